@@ -1,0 +1,169 @@
+"""Times and memory of micro-batches as functions of their tokens (MODELS, "Costs").
+
+Legend: T tokens of a micro-batch, Q its sum of squared sequence lengths, g pipeline stages.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+EXTRAPOLATION_MEMORY_MARGIN = 1.1
+"""Factor on the memory of stage counts that nobody profiled."""
+
+
+@dataclass(frozen=True)
+class SmoothMaximum:
+    """`(floor^p + (a T + q Q)^p)^(1/p)`: flat while launch-bound, then linear; convex in the work `a T + q Q`."""
+
+    floor_s: float
+    per_token_s: float
+    per_square_s: float
+    power: float
+
+    def work(self, tokens: ArrayLike, squares: ArrayLike) -> Floats:
+        """Return the asymptotic cost `a T + q Q`, seconds: additive over samples, never above the time."""
+        return self.per_token_s * np.asarray(tokens, dtype=float) + self.per_square_s * np.asarray(squares, dtype=float)
+
+    def of_work(self, work: ArrayLike) -> Floats:
+        """Return the time of a micro-batch with this work, seconds."""
+        work = np.asarray(work, dtype=float)
+        if self.floor_s == 0:
+            return work
+        high, low = np.maximum(work, self.floor_s), np.minimum(work, self.floor_s)
+        return high * (1 + (low / high) ** self.power) ** (1 / self.power)
+
+    def __call__(self, tokens: ArrayLike, squares: ArrayLike) -> Floats:
+        """Return the time, seconds."""
+        return self.of_work(self.work(tokens, squares))
+
+    def scaled(self, factor: float) -> "SmoothMaximum":
+        """Return the curve with every time multiplied by `factor`."""
+        return SmoothMaximum(
+            self.floor_s * factor, self.per_token_s * factor, self.per_square_s * factor, self.power
+        )
+
+
+@dataclass(frozen=True)
+class MemoryModel:
+    """Memory of the fullest stage: `static + working x T running + held x tokens forwarded, not yet backwarded`."""
+
+    static_gib: float
+    working_gib: float
+    """Per token of the running micro-batch."""
+    held_gib: float
+    """Per token in flight, the running micro-batch included."""
+
+    def peak(self, running_tokens: ArrayLike, held_tokens: ArrayLike) -> Floats:
+        """Return the memory at a moment, GiB."""
+        running, held = np.asarray(running_tokens, dtype=float), np.asarray(held_tokens, dtype=float)
+        return self.static_gib + self.working_gib * running + self.held_gib * held
+
+    def max_tokens(self, limit_gib: float) -> int:
+        """Return the largest micro-batch that fits on its own, tokens; 0 when none does."""
+        slope = self.working_gib + self.held_gib
+        room = limit_gib - self.static_gib
+        if room <= 0:
+            return 0
+        return int(min(room / slope, 2**40)) if slope > 0 else 2**40
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Costs of one backbone on one GPU type, for every number of pipeline stages.
+
+    Stage counts in `profiled` have curves and memory of their own; others are derived from them (`extrapolated`).
+    """
+
+    backbone: str
+    gpu: str
+    forward: SmoothMaximum
+    """Forward of the whole backbone; a stage takes 1/g of it."""
+    backward: SmoothMaximum
+    """Backward of the whole backbone; a stage takes 1/g of it."""
+    memory: Mapping[int, MemoryModel]
+    """By profiled stage count."""
+    stage_forward: Mapping[int, SmoothMaximum] = field(default_factory=dict)
+    """Measured per stage count, where the table has forward times; takes precedence over `forward` / g."""
+    stage_backward: Mapping[int, SmoothMaximum] = field(default_factory=dict)
+    """Likewise for the backward."""
+    optimizer_s: float = 0.0
+    """One optimizer step of one adapter on one stage, where it is not part of the other times."""
+    transfer: tuple[float, float] = (0.0, 0.0)
+    """Latency (seconds) and seconds per token between neighbouring stages, likewise."""
+    num_layers: int | None = None
+    """Decoder layers of the backbone, where known."""
+    weights_gib: float | None = None
+    """Backbone weights in 16 bit, where the backbone is catalogued: a floor under extrapolated memory."""
+    usable_memory_gib: float | None = None
+    """What the rows that failed say can really be used of a GPU's memory; None when none failed."""
+    profiled_tokens: tuple[int, int] = (1, 1)
+    """Smallest and largest micro-batch of the table, tokens."""
+    analytic: bool = False
+    """Whether the table was computed from specifications instead of measured."""
+
+    @property
+    def profiled(self) -> tuple[int, ...]:
+        """Profiled stage counts, ascending."""
+        return tuple(sorted(self.memory))
+
+    def extrapolated(self, num_stages: int) -> bool:
+        """Return whether nobody profiled this stage count."""
+        return num_stages not in self.memory
+
+    def stage_counts(self, limit: int, profiled_only: bool = False) -> tuple[int, ...]:
+        """Return the stage counts worth considering on at most `limit` GPUs.
+
+        Those profiled, and, unless forbidden, 1 to twice the largest profiled one; never more than layers.
+        """
+        most = min(limit, self.num_layers or limit)
+        counts = set(self.profiled)
+        if not profiled_only:
+            counts |= set(range(1, 2 * max(counts) + 1))
+        return tuple(sorted(g for g in counts if g <= most))
+
+    def forward_curve(self, num_stages: int) -> SmoothMaximum:
+        """Return the forward time of one of `num_stages` stages as a function of a micro-batch."""
+        return self._curve(self.stage_forward, self.forward, num_stages)
+
+    def backward_curve(self, num_stages: int) -> SmoothMaximum:
+        """Return the backward time of one of `num_stages` stages as a function of a micro-batch."""
+        return self._curve(self.stage_backward, self.backward, num_stages)
+
+    @staticmethod
+    def _curve(by_count: Mapping[int, SmoothMaximum], whole: SmoothMaximum, num_stages: int) -> SmoothMaximum:
+        return by_count[num_stages] if num_stages in by_count else whole.scaled(1 / num_stages)
+
+    def transfer_time(self, tokens: ArrayLike) -> Floats:
+        """Return the time from the end of a micro-batch on a stage until its neighbour can start, seconds."""
+        return self.transfer[0] + self.transfer[1] * np.asarray(tokens, dtype=float)
+
+    def memory_model(self, num_stages: int) -> MemoryModel:
+        """Return the memory of a stage, extrapolated with a margin where the stage count was not profiled."""
+        if num_stages in self.memory:
+            return self.memory[num_stages]
+        margin = EXTRAPOLATION_MEMORY_MARGIN
+        static = self._extrapolated_static(num_stages)
+        working = max(m.working_gib for m in self.memory.values())
+        total = max(m.working_gib + m.held_gib for m in self.memory.values())
+        return MemoryModel(static * margin, working * margin, (total - working) * margin)
+
+    def _extrapolated_static(self, num_stages: int) -> float:
+        counts = np.array(self.profiled, dtype=float)
+        static = np.array([self.memory[g].static_gib for g in self.profiled])
+        if len(counts) > 1:
+            slope, base = np.polyfit(1 / counts, static, 1)
+            value = float(base + slope / num_stages)
+        else:  # one point cannot tell weights from the rest: all shrinks as weights do, nothing grows thinner for free
+            value = float(static[0] * max(1.0, counts[0] / num_stages))
+        return max(value, (self.weights_gib or 0.0) / num_stages, 0.0)
+
+    def memory_limit(self, pool_memory_gib: float) -> float:
+        """Return the memory that plans may fill of a GPU that has `pool_memory_gib`, GiB."""
+        return min(pool_memory_gib, self.usable_memory_gib or pool_memory_gib)
+
+    def max_tokens(self, num_stages: int, pool_memory_gib: float) -> int:
+        """Return the largest micro-batch that fits a stage, tokens; 0 when not even an empty stage fits."""
+        return self.memory_model(num_stages).max_tokens(self.memory_limit(pool_memory_gib))

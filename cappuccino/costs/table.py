@@ -1,0 +1,102 @@
+"""Cost tables: profiled step times and peak memory, in the seed's CSV columns and the project's finer ones."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cappuccino.errors import InputError
+from cappuccino.files import read_text
+
+COUNTS = ("pp_size", "micro_bsz", "grad_acc_steps", "seqlen", "rank")
+MEASURED = ("peak_memory_mb", "time_per_step_s")
+REQUIRED = ("param_name", *COUNTS, *MEASURED, "status")
+OPTIONAL_TIMES = ("forward_time_s", "backward_time_s", "optimizer_time_s", "transfer_time_s")
+"""Per micro-batch on the slowest stage; per adapter and step; per micro-batch and link."""
+OPTIONAL_COUNTS = ("num_layers", "held_micro_batches")
+OK = "OK"
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """A validated cost table.
+
+    `ok` has the rows that ran, `failed` those that did not fit; both carry `tokens` (of one micro-batch) and
+    `squares` (sum of squared sequence lengths) besides the columns of the file, numbers as numbers.
+    """
+
+    source: Path
+    ok: pd.DataFrame
+    failed: pd.DataFrame
+
+    def select(self, backbone: str, gpu: str) -> "CostTable":
+        """Return the rows of one backbone on one GPU type; a table without a `gpu` column serves every type.
+
+        Raises
+        ------
+        InputError
+            When no row is left that ran.
+        """
+        ok, failed = (f[f["param_name"] == backbone] for f in (self.ok, self.failed))
+        if ok.empty:
+            known = ", ".join(sorted(set(self.ok["param_name"]))) or "none"
+            problem = f'no OK rows of backbone "{backbone}"'
+            raise InputError(self.source, "param_name", problem, f"profile it, or use a backbone of the table: {known}")
+        if "gpu" in ok.columns:
+            ok, failed = (f[f["gpu"] == gpu] for f in (ok, failed))
+            if ok.empty:
+                known = ", ".join(sorted(set(self.ok["gpu"])))
+                problem = f'no OK rows of backbone "{backbone}" on "{gpu}"'
+                raise InputError(self.source, "gpu", problem, f"profile it there, or use a GPU of the table: {known}")
+        return CostTable(self.source, ok, failed)
+
+    @property
+    def is_analytic(self) -> bool:
+        """Whether any row was computed from specifications instead of measured."""
+        return "source" in self.ok.columns and bool((self.ok["source"] == "analytic").any())
+
+
+def read_cost_table(path: Path) -> CostTable:
+    """Read and validate a cost table.
+
+    Raises
+    ------
+    InputError
+        Naming the column, and the line and value where there is one.
+    """
+    read_text(path)  # missing or binary files get their own message
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise InputError(path, "", f"is not a CSV table ({error})".replace("\n", " "), "give a CSV file") from error
+    missing = [c for c in REQUIRED if c not in frame.columns]
+    if missing:
+        raise InputError(path, missing[0], "column is missing", f"a cost table needs the columns {', '.join(REQUIRED)}")
+    ran = frame["status"] == OK
+    for column in (*COUNTS, *(c for c in OPTIONAL_COUNTS if c in frame.columns)):
+        frame[column] = _numbers(path, frame, column, pd.Series(True, frame.index), least=1, whole=True)
+    for column in (*MEASURED, *(c for c in OPTIONAL_TIMES if c in frame.columns)):
+        frame[column] = _numbers(path, frame, column, ran, least=0.0, whole=False)
+    for column in MEASURED:
+        zero = frame.index[ran & (frame[column] == 0)]
+        if len(zero):
+            raise InputError(path, f"line {zero[0] + 2}, {column}", "0 is not allowed", "measure the row again")
+    frame["tokens"] = frame["micro_bsz"] * frame["seqlen"]
+    frame["squares"] = frame["tokens"] * frame["seqlen"]
+    if not ran.any():
+        raise InputError(path, "status", "no row is OK", "profile at least a few points that fit")
+    return CostTable(path, frame[ran].reset_index(drop=True), frame[~ran].reset_index(drop=True))
+
+
+def _numbers(path: Path, frame: pd.DataFrame, column: str, needed: pd.Series, least: float, whole: bool) -> pd.Series:
+    values = pd.to_numeric(frame[column], errors="coerce")
+    bad = needed & (values.isna() | ~np.isfinite(values) | (values < least))
+    if whole:
+        bad |= needed & (values != values.round())
+    if bad.any():
+        line = frame.index[bad][0]
+        kind = "a positive integer" if whole else "a number that is not negative"
+        problem = f'"{frame[column][line]}" is not {kind}'
+        raise InputError(path, f"line {line + 2}, {column}", problem, "correct the row or profile it again")
+    return values.astype("int64") if whole else values.astype("float64")

@@ -1,0 +1,34 @@
+"""What can go wrong for a user, each error one clear sentence with its remedy."""
+
+
+class CappuccinoError(Exception):
+    """Base of all errors that a user can cause or cure; the command line prints them and exits 1."""
+
+
+class InputError(CappuccinoError):
+    """A file or an argument is wrong.
+
+    Parameters
+    ----------
+    source
+        The file (or option) at fault.
+    field
+        Path of the field inside it, empty when the file as a whole is at fault.
+    problem
+        What is wrong, with the value that broke the rule.
+    remedy
+        What the user can do about it.
+    """
+
+    def __init__(self, source: object, field: str, problem: str, remedy: str) -> None:
+        self.source, self.field, self.problem, self.remedy = str(source), field, problem, remedy
+        where = f"{source}: {field}" if field else str(source)
+        super().__init__(f"{where}: {problem}; {remedy}")
+
+
+class InfeasibleError(CappuccinoError):
+    """The input is well formed, but no plan can exist; the message says why and what would help."""
+
+
+class InvalidPlanError(CappuccinoError):
+    """A plan breaks a rule of validity; the message names the rules."""

@@ -1,0 +1,121 @@
+"""Reading and writing files: clear errors on the way in, nothing half-written on the way out."""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from cappuccino.errors import InputError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` to `path` so that a reader sees the old file or the whole new one.
+
+    Raises
+    ------
+    InputError
+        When the folder does not exist or cannot be written.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        raise InputError(path, "", f"cannot be written ({error.strerror})", "name a folder that exists") from error
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise InputError(path, "", f"cannot be written ({error.strerror})", "free the path or name another") from error
+        raise
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file.
+
+    Raises
+    ------
+    InputError
+        When the file is missing, unreadable or no UTF-8 text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(path, "", "file not found", "check the path") from error
+    except UnicodeDecodeError as error:
+        raise InputError(path, "", f"is not UTF-8 text (byte {error.start})", "give a text file") from error
+    except OSError as error:
+        raise InputError(path, "", f"cannot be read ({error.strerror})", "check the path and its rights") from error
+
+
+def read_json(path: Path) -> Any:
+    """Return the parsed JSON of a file.
+
+    Raises
+    ------
+    InputError
+        When the file is missing or not JSON; a truncated file is named as such.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text, parse_constant=_reject_constant)
+    except _NotANumberError as error:
+        raise InputError(path, "", f"contains {error}", "JSON has no such number: write null or a finite value") from error
+    except json.JSONDecodeError as error:
+        cut = error.pos >= len(text.rstrip())
+        problem = f"is {'truncated' if cut else 'not valid JSON'} at line {error.lineno} column {error.colno} ({error.msg})"
+        raise InputError(path, "", problem, "write the file again" if cut else "correct it there") from error
+
+
+class _NotANumberError(ValueError):
+    """JSON text used NaN or Infinity."""
+
+
+def _reject_constant(name: str) -> None:
+    raise _NotANumberError(name)
+
+
+def parse_model(model: type[M], data: Any, source: object) -> M:
+    """Validate parsed JSON against a pydantic model.
+
+    Raises
+    ------
+    InputError
+        Naming the file, the first offending field, its value and the remedy.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = _field_path(first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        if first["type"] == "missing":
+            raise InputError(source, field, f"is missing{more}", "add it") from error
+        if first["type"] == "extra_forbidden":
+            raise InputError(source, field, f"is not a known field{more}", "remove it or correct its name") from error
+        value = json.dumps(first["input"], default=str)
+        value = value if len(value) <= 80 else value[:77] + "..."
+        raise InputError(source, field, f"{value} is not allowed{more}", message[0].lower() + message[1:]) from error
+
+
+def _field_path(location: tuple[int | str, ...]) -> str:
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else (f".{part}" if path else str(part))
+    return path
+
+
+def sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,254 @@
+"""The problem: adapters to train, their sample lengths, and the GPUs that are there."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cappuccino.errors import InputError
+from cappuccino.files import parse_model, read_json
+from cappuccino.seed_formats import read_length_distribution
+
+FORMAT = "cappuccino.instance/1"
+
+PositiveInt = Annotated[int, Field(gt=0, strict=True)]
+NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]*$")]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GpuPool(_Record):
+    """GPUs of one type that replicas may be placed on."""
+
+    gpu: str
+    """GPU type; rows of the cost table carry the same name."""
+    count: PositiveInt
+    """How many GPUs of this type there are."""
+    memory_gib: PositiveFloat
+    """Memory of one GPU, GiB."""
+    price_per_hour: NonNegativeFloat | None = None
+    """Money per GPU-hour; needed by the objective `cost` only."""
+
+
+class Adapter(_Record):
+    """One LoRA job: what is trained, on which data, in which steps."""
+
+    name: Name
+    """Unique name; PEFT's adapter name and the name of the output folder."""
+    dataset: str
+    """Key of `datasets`."""
+    global_batch_size: PositiveInt
+    """Samples per optimizer step."""
+    micro_batch_size: PositiveInt = 1
+    """Samples per micro-batch when the job runs on its own; baselines use it, the planner packs freely."""
+    num_steps: PositiveInt | None = None
+    """Optimizer steps; by default one pass over the dataset, the incomplete last batch dropped."""
+    rank: PositiveInt = 16
+    """LoRA rank."""
+    alpha: PositiveFloat = 32
+    """LoRA alpha."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """LoRA dropout probability."""
+    target_modules: tuple[str, ...] | Literal["all-linear"] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    """Module names that get the adapter, as PEFT understands them."""
+    learning_rate: PositiveFloat = 1e-4
+    """AdamW's peak learning rate."""
+    weight_decay: NonNegativeFloat = 0.0
+    """AdamW's weight decay."""
+    lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
+    """Shape of the learning rate after the warm-up; `linear` and `cosine` reach 0 at the last step."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps over which the learning rate rises linearly from 0."""
+    max_grad_norm: PositiveFloat | None = None
+    """Gradients of a step are clipped to this global norm; null: no clipping."""
+    seed: NonNegativeInt = 0
+    """Seed of the initial weights and of dropout."""
+
+    @model_validator(mode="after")
+    def _targets_named(self) -> "Adapter":
+        if not self.target_modules:
+            raise ValueError("Name at least one target module")
+        return self
+
+
+class DatasetSource(_Record):
+    """Sample lengths of a dataset in training order: given here, or by reference to a seed distribution file."""
+
+    lengths: tuple[PositiveInt, ...] | None = None
+    """Tokens of every sample."""
+    file: str | None = None
+    """Distribution file, relative to the instance file."""
+    key: str | None = None
+    """Dataset name inside the file."""
+    seed: int = 42
+    """Sampling seed inside the file."""
+    permutation: PositiveInt = 1
+    """Permutation inside the file."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "DatasetSource":
+        if (self.lengths is None) == (self.file is None):
+            raise ValueError("Give either `lengths` or `file` with `key`")
+        if self.file is not None and self.key is None:
+            raise ValueError("Give the `key` of the dataset in `file`")
+        if self.lengths is not None and not self.lengths:
+            raise ValueError("Give at least one length")
+        return self
+
+
+class InstanceFile(_Record):
+    """Schema of `cappuccino.instance/1`, before references are resolved."""
+
+    format: Literal["cappuccino.instance/1"]
+    name: str
+    backbone: str
+    cost_table: str
+    gpu_pools: Annotated[tuple[GpuPool, ...], Field(min_length=1)]
+    max_sequence_length: PositiveInt
+    datasets: dict[str, DatasetSource]
+    adapters: Annotated[tuple[Adapter, ...], Field(min_length=1)]
+    layout: Literal["packed", "padded"] = "packed"
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A resolved instance: every dataset's lengths are at hand, every reference is known to be good.
+
+    Raises
+    ------
+    InputError
+        On construction, when references or names contradict each other.
+    """
+
+    name: str
+    backbone: str
+    cost_table: Path
+    gpu_pools: tuple[GpuPool, ...]
+    max_sequence_length: int
+    dataset_lengths: Mapping[str, np.ndarray] = field(repr=False)
+    adapters: tuple[Adapter, ...]
+    layout: Literal["packed", "padded"] = "packed"
+    source: str = "instance"
+    """File the instance came from, for messages."""
+
+    def __post_init__(self) -> None:
+        self._no_duplicates("adapters", [a.name for a in self.adapters])
+        self._no_duplicates("gpu_pools", [p.gpu for p in self.gpu_pools])
+        for i, adapter in enumerate(self.adapters):
+            at = f"adapters[{i}]"
+            if adapter.dataset not in self.dataset_lengths:
+                known = ", ".join(self.dataset_lengths) or "none"
+                remedy = f"name one of the datasets: {known}"
+                raise InputError(self.source, f"{at}.dataset", f'"{adapter.dataset}" is not a dataset', remedy)
+            if adapter.num_steps is None and len(self.dataset_lengths[adapter.dataset]) < adapter.global_batch_size:
+                size = len(self.dataset_lengths[adapter.dataset])
+                problem = f"one pass over {size} samples holds no batch of {adapter.global_batch_size}"
+                raise InputError(self.source, f"{at}.num_steps", problem, "set num_steps or a smaller global_batch_size")
+
+    def _no_duplicates(self, name: str, values: list[str]) -> None:
+        seen: set[str] = set()
+        for i, value in enumerate(values):
+            if value in seen:
+                raise InputError(self.source, f"{name}[{i}]", f'"{value}" is given twice', "use unique names")
+            seen.add(value)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Instance":
+        """Read and validate an instance file.
+
+        Raises
+        ------
+        InputError
+            Naming file, field, value and remedy.
+        """
+        path = Path(path)
+        return cls.from_file_model(parse_model(InstanceFile, read_json(path), path), path)
+
+    @classmethod
+    def from_file_model(cls, data: InstanceFile, path: Path) -> "Instance":
+        """Resolve an instance schema; relative paths in it are relative to the folder of `path`."""
+        lengths = {}
+        for name, source in data.datasets.items():
+            if source.lengths is not None:
+                values = np.asarray(source.lengths, dtype=np.int64)
+            else:
+                assert source.file is not None and source.key is not None  # the schema guarantees it
+                file = path.parent / source.file
+                values = read_length_distribution(file).lengths(source.key, source.seed, source.permutation)
+            lengths[name] = np.minimum(values, data.max_sequence_length)
+        return cls(
+            name=data.name,
+            backbone=data.backbone,
+            cost_table=path.parent / data.cost_table,
+            gpu_pools=data.gpu_pools,
+            max_sequence_length=data.max_sequence_length,
+            dataset_lengths=lengths,
+            adapters=data.adapters,
+            layout=data.layout,
+            source=str(path),
+        )
+
+    def num_steps(self, adapter: int) -> int:
+        """Return the number of optimizer steps of an adapter."""
+        job = self.adapters[adapter]
+        return job.num_steps or len(self.dataset_lengths[job.dataset]) // job.global_batch_size
+
+    @cached_property
+    def step_lengths(self) -> tuple[np.ndarray, ...]:
+        """Sample lengths by adapter, each of shape (steps, global_batch_size), tokens."""
+        result = []
+        for i, job in enumerate(self.adapters):
+            steps = self.num_steps(i)
+            lengths = self.dataset_lengths[job.dataset]
+            numbers = np.arange(steps * job.global_batch_size) % len(lengths)
+            result.append(lengths[numbers].reshape(steps, job.global_batch_size))
+        return tuple(result)
+
+    def sample_length(self, adapter: int, number: int) -> int:
+        """Return the tokens of sample `number` (0, 1, ... in training order) of an adapter."""
+        batch = self.adapters[adapter].global_batch_size
+        return int(self.step_lengths[adapter][number // batch, number % batch])
+
+    def adapter_index(self, name: str) -> int:
+        """Return the position of the adapter called `name`; KeyError when there is none."""
+        return self._positions[name]
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {a.name: i for i, a in enumerate(self.adapters)}
+
+    def pool(self, gpu: str) -> GpuPool:
+        """Return the pool of a GPU type; KeyError when there is none."""
+        for pool in self.gpu_pools:
+            if pool.gpu == gpu:
+                return pool
+        raise KeyError(gpu)
+
+    def subset(self, adapters: list[int]) -> "Instance":
+        """Return the instance with these adapters only, in the given order."""
+        return replace(self, adapters=tuple(self.adapters[i] for i in adapters))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of everything that a plan depends on except the costs; plans carry it."""
+        used = {a.dataset for a in self.adapters}
+        content: dict[str, Any] = {
+            "backbone": self.backbone,
+            "gpu_pools": [p.model_dump() for p in self.gpu_pools],
+            "max_sequence_length": self.max_sequence_length,
+            "layout": self.layout,
+            "lengths": {k: v.tolist() for k, v in sorted(self.dataset_lengths.items()) if k in used},
+            "adapters": [a.model_dump() for a in self.adapters],
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

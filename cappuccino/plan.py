@@ -1,0 +1,141 @@
+"""The plan: the contract between solvers, checker and runtime (`cappuccino.plan/1`)."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cappuccino.files import parse_model, read_json, write_atomically
+
+Index = Annotated[int, Field(ge=0, strict=True)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+Forward = tuple[Literal["F"], Index]
+Backward = tuple[Literal["B"], Index]
+Step = tuple[Literal["S"], Index, Index]
+Operation = Annotated[Forward | Backward | Step, Field(union_mode="left_to_right")]
+"""`("F", m)` forward and `("B", m)` backward of micro-batch m; `("S", a, j)` optimizer step j of adapter a."""
+Sample = tuple[Index, Index]
+"""Position in the replica's adapters, number of the sample in the adapter's training order."""
+
+
+class Objective(StrEnum):
+    """What a plan minimises."""
+
+    GPU_TIME = "gpu_time"
+    """Sum over replicas of stages x makespan, GPU-seconds."""
+    MAKESPAN = "makespan"
+    """Longest makespan of a replica, seconds."""
+    COST = "cost"
+    """Sum over replicas of price x stages x makespan, money."""
+
+
+class Status(StrEnum):
+    """How good a plan is known to be."""
+
+    OPTIMAL = "optimal"
+    """The gap is closed within the tolerance asked for."""
+    FEASIBLE = "feasible"
+    """Valid, with the gap stated."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MicroBatch(_Record):
+    """Samples that run together, adapter by adapter."""
+
+    samples: Annotated[tuple[Sample, ...], Field(min_length=1)]
+
+
+class Replica(_Record):
+    """One pipeline: its adapters, micro-batches and one program per stage."""
+
+    id: Index
+    gpu: str
+    num_stages: Annotated[int, Field(gt=0, strict=True)]
+    layers_per_stage: tuple[Annotated[int, Field(gt=0, strict=True)], ...] | None = None
+    """Decoder layers by stage; null leaves an even split to the runtime."""
+    adapters: Annotated[tuple[str, ...], Field(min_length=1)]
+    makespan_s: Seconds
+    lower_bound_s: Seconds | None
+    """Proven bound on the makespan of these adapters on these stages; null when none was proven."""
+    peak_memory_gib: tuple[Annotated[float, Field(ge=0)], ...]
+    """By stage."""
+    micro_batches: tuple[MicroBatch, ...]
+    programs: tuple[tuple[Operation, ...], ...]
+    """By stage; a stage runs its list in order, each operation as soon as its input has arrived."""
+
+
+class InstanceReference(_Record):
+    """Which instance a plan belongs to."""
+
+    name: str
+    sha256: str
+    """`Instance.digest`."""
+
+
+class Plan(_Record):
+    """Replicas with their programs, the objective reached and what is proven about it."""
+
+    format: Literal["cappuccino.plan/1"] = "cappuccino.plan/1"
+    instance: InstanceReference
+    objective: Objective
+    status: Status
+    gpu_time_s: Seconds
+    makespan_s: Seconds
+    cost: Annotated[float, Field(ge=0)] | None = None
+    """Money, where every pool used has a price."""
+    deadline_s: Seconds | None = None
+    """Every replica's makespan was to be at most this."""
+    lower_bound_s: Annotated[float, Field(ge=0)] | None
+    """Proven bound on the objective, in the objective's unit."""
+    gap: Annotated[float, Field(ge=0)] | None
+    """`(objective - bound) / objective`."""
+    solver: dict[str, float | int | str]
+    replicas: Annotated[tuple[Replica, ...], Field(min_length=1)]
+
+    @property
+    def objective_value(self) -> float:
+        """The value of the objective, in its unit."""
+        if self.objective is Objective.COST:
+            if self.cost is None:
+                raise ValueError("a plan for the objective cost carries its cost")
+            return self.cost
+        return self.gpu_time_s if self.objective is Objective.GPU_TIME else self.makespan_s
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Plan":
+        """Read a plan file.
+
+        Raises
+        ------
+        InputError
+            When the file is truncated or malformed; validity is the checker's business.
+        """
+        path = Path(path)
+        return parse_model(cls, read_json(path), path)
+
+    def dump(self) -> dict[str, Any]:
+        """Return the plan as JSON-ready data."""
+        return self.model_dump(mode="json")
+
+    def save(self, path: Path | str) -> None:
+        """Write the plan file, whole or not at all."""
+        write_atomically(Path(path), json.dumps(self.dump(), separators=(",", ":")) + "\n")
+
+
+def objective_gap(objective: float, bound: float | None) -> float | None:
+    """Return `(objective - bound) / objective`, None without a bound."""
+    if bound is None:
+        return None
+    return max(0.0, (objective - bound) / objective) if objective > 0 else 0.0
+
+
+def even_layers(num_layers: int, num_stages: int) -> tuple[int, ...]:
+    """Split layers evenly; the first stages take what is left over, since the last one has the head."""
+    share, rest = divmod(num_layers, num_stages)
+    return tuple(share + (s < rest) for s in range(num_stages))

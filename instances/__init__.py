@@ -1,0 +1,1 @@
+"""Shipped instances, their length distributions and cost tables, and the scripts that generate them."""

@@ -1,0 +1,1 @@
+"""Formulations: data in, model object out."""

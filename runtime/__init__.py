@@ -1,0 +1,1 @@
+"""Execution of plans: megatron-core pipeline stages with PEFT adapters."""

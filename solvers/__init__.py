@@ -1,0 +1,1 @@
+"""Algorithms over the formulations: they build and solve models and write plans."""
