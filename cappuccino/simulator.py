@@ -1,0 +1,159 @@
+"""Runs the programs of a plan on the cost model: times, bubble and memory of every stage.
+
+Independent of the solvers: it knows programs and costs only, and repairs nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cappuccino.costs import CostModel, MemoryModel
+from cappuccino.errors import InvalidPlanError
+from cappuccino.instance import Instance
+from cappuccino.plan import Operation, Plan
+from cappuccino.timeline import Timeline
+from cappuccino.workload import Workload
+
+
+class DeadlockError(InvalidPlanError):
+    """The programs wait for each other."""
+
+
+@dataclass(frozen=True)
+class ReplicaSimulation:
+    """What running one replica's programs gives."""
+
+    timeline: Timeline
+    peak_memory_gib: tuple[float, ...]
+    """By stage."""
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What running a plan gives."""
+
+    replicas: tuple[ReplicaSimulation, ...]
+    gpu_time_s: float
+    makespan_s: float
+    cost: float | None
+    """Money, where every pool used has a price."""
+
+
+def simulate(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]) -> Simulation:
+    """Run all replicas of a plan.
+
+    Parameters
+    ----------
+    costs
+        Cost model by GPU type.
+
+    Raises
+    ------
+    DeadlockError
+        When programs wait for each other; the message names the waiting operations.
+    """
+    replicas = []
+    gpu_time, cost, priced = 0.0, 0.0, True
+    for replica in plan.replicas:
+        model = costs[replica.gpu]
+        workload = Workload.of(replica, instance, model)
+        timeline = run_programs(replica.programs, workload, replica.id)
+        peaks = peak_memory(replica.programs, workload.tokens, model.memory_model(replica.num_stages))
+        replicas.append(ReplicaSimulation(timeline, peaks))
+        used = replica.num_stages * timeline.makespan
+        gpu_time += used
+        price = instance.pool(replica.gpu).price_per_hour
+        priced = priced and price is not None
+        cost += used * (price or 0.0) / 3600
+    makespan = max(r.timeline.makespan for r in replicas)
+    return Simulation(tuple(replicas), gpu_time, makespan, cost if priced else None)
+
+
+def run_programs(programs: Sequence[Sequence[Operation]], workload: Workload, replica: int = 0) -> Timeline:
+    """Run one program per stage, every operation in its turn as soon as its input has arrived.
+
+    An F needs the F of the stage before, a B the F of its own stage and the B of the stage behind, each a transfer
+    earlier; the S of an adapter with gradient clipping needs all stages' B's of its step.
+
+    Raises
+    ------
+    DeadlockError
+        When no stage can go on.
+    """
+    stages = len(programs)
+    last = stages - 1
+    forward, backward, transfer = (x.tolist() for x in (workload.forward_s, workload.backward_s, workload.transfer_s))
+    forward_end: list[dict[int, float]] = [{} for _ in programs]
+    backward_end: list[dict[int, float]] = [{} for _ in programs]
+    batches_of: dict[tuple[int, int], list[int]] = {}
+    for m, steps in enumerate(workload.steps):
+        for step in steps:
+            if step[0] in workload.clipped:
+                batches_of.setdefault(step, []).append(m)
+    starts: list[list[float]] = [[] for _ in programs]
+    ends: list[list[float]] = [[] for _ in programs]
+    free = [0.0] * stages
+
+    def input_arrival(s: int, operation: Operation) -> float | None:
+        if operation[0] == "F":
+            m = operation[1]
+            if s == 0:
+                return 0.0
+            end = forward_end[s - 1].get(m)
+            return None if end is None else end + transfer[m]
+        if operation[0] == "B":
+            m = operation[1]
+            own = forward_end[s].get(m)
+            if own is None or s == last:
+                return own
+            end = backward_end[s + 1].get(m)
+            return None if end is None else max(own, end + transfer[m])
+        needed = [backward_end[r].get(m) for m in batches_of.get((operation[1], operation[2]), ()) for r in range(stages)]
+        return None if None in needed else max((e for e in needed if e is not None), default=0.0)
+
+    waiting = set(range(stages))
+    while waiting:
+        progressed = False
+        for s in range(stages):
+            program = programs[s]
+            while len(ends[s]) < len(program):
+                operation = program[len(ends[s])]
+                arrival = input_arrival(s, operation)
+                if arrival is None:
+                    break
+                start = max(free[s], arrival)
+                if operation[0] == "F":
+                    end = forward_end[s][operation[1]] = start + forward[operation[1]]
+                elif operation[0] == "B":
+                    end = backward_end[s][operation[1]] = start + backward[operation[1]]
+                else:
+                    end = start + workload.optimizer_s
+                starts[s].append(start)
+                ends[s].append(end)
+                free[s] = end
+                progressed = True
+            if len(ends[s]) == len(program):
+                waiting.discard(s)
+        if waiting and not progressed:
+            stuck = ", ".join(f"stage {s} at {list(programs[s][len(ends[s])])}" for s in sorted(waiting))
+            raise DeadlockError(f"replica {replica}: the programs deadlock: {stuck}")
+    arrays = (tuple(np.array(x) for x in values) for values in (starts, ends))
+    return Timeline(replica, tuple(tuple(p) for p in programs), *arrays)
+
+
+def peak_memory(
+    programs: Sequence[Sequence[Operation]], tokens: np.ndarray, memory: MemoryModel
+) -> tuple[float, ...]:
+    """Return the peak memory of every stage, GiB: that of its fullest moment.
+
+    A micro-batch is held from its F to its B, both included.
+    """
+    peaks = []
+    for program in programs:
+        running = np.array([tokens[op[1]] if op[0] != "S" else 0 for op in program], dtype=float)
+        sign = np.array([{"F": 1.0, "B": -1.0, "S": 0.0}[op[0]] for op in program])
+        held_after = np.cumsum(sign * running)
+        held = np.where(sign < 0, held_after + running, held_after)
+        peaks.append(float(memory.peak(running, held).max(initial=memory.static_gib)))
+    return tuple(peaks)

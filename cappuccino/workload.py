@@ -1,0 +1,73 @@
+"""The micro-batches of a replica as arrays: what they hold and what they cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cappuccino.costs import CostModel
+from cappuccino.instance import Instance
+from cappuccino.plan import Replica, Sample
+
+
+def shape_of(lengths: Sequence[int], layout: str) -> tuple[int, int]:
+    """Return tokens and sum of squared lengths of a micro-batch of samples with these lengths.
+
+    In the padded layout every sample counts as long as the longest.
+    """
+    if layout == "padded":
+        longest = max(lengths)
+        return len(lengths) * longest, len(lengths) * longest * longest
+    return sum(lengths), sum(n * n for n in lengths)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The micro-batches of one replica and their costs on one of its stages.
+
+    Arrays have shape (micro-batches,).
+    """
+
+    tokens: np.ndarray
+    steps: tuple[frozenset[tuple[int, int]], ...]
+    """By micro-batch, the (position of the adapter in the replica, optimizer step) pairs it has samples of."""
+    forward_s: np.ndarray
+    backward_s: np.ndarray
+    transfer_s: np.ndarray
+    optimizer_s: float
+    """One optimizer step of one adapter on one stage."""
+    clipped: frozenset[int]
+    """Positions of the adapters whose optimizer step waits for the gradient norm of all stages."""
+
+    @classmethod
+    def of(cls, replica: Replica, instance: Instance, costs: CostModel) -> "Workload":
+        """Build the workload of a replica whose samples exist in the instance."""
+        indices = [instance.adapter_index(name) for name in replica.adapters]
+        samples = [batch.samples for batch in replica.micro_batches]
+        return cls.of_samples(samples, indices, replica.num_stages, instance, costs)
+
+    @classmethod
+    def of_samples(
+        cls,
+        micro_batches: Sequence[Sequence[Sample]],
+        adapters: Sequence[int],
+        num_stages: int,
+        instance: Instance,
+        costs: CostModel,
+    ) -> "Workload":
+        """Build the workload of micro-batches of (position, sample number) pairs of these instance adapters."""
+        sizes = [instance.adapters[i].global_batch_size for i in adapters]
+        shapes = [
+            shape_of([instance.sample_length(adapters[a], n) for a, n in batch], instance.layout)
+            for batch in micro_batches
+        ]
+        tokens, squares = np.array(shapes, dtype=np.int64).reshape(-1, 2).T
+        return cls(
+            tokens=tokens,
+            steps=tuple(frozenset((a, n // sizes[a]) for a, n in batch) for batch in micro_batches),
+            forward_s=costs.forward_curve(num_stages)(tokens, squares),
+            backward_s=costs.backward_curve(num_stages)(tokens, squares),
+            transfer_s=costs.transfer_time(tokens),
+            optimizer_s=costs.optimizer_s,
+            clipped=frozenset(a for a, i in enumerate(adapters) if instance.adapters[i].max_grad_norm is not None),
+        )

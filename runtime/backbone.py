@@ -1,0 +1,140 @@
+"""The part of a frozen decoder-only backbone that one pipeline stage holds.
+
+Shapes: T tokens of the micro-batch, L of them with loss, H hidden size, V vocabulary.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from cappuccino.errors import InputError
+from cappuccino.files import read_json
+from cappuccino.runtime.attention import NAME, Packing
+
+_EMBEDDING = "model.embed_tokens.weight"
+_HEAD = "lm_head.weight"
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+
+
+class BackbonePart(nn.Module):
+    """Consecutive decoder layers, with the embedding on the first stage and norm and head on the last.
+
+    Parameters
+    ----------
+    path
+        Folder of a Hugging Face checkpoint in safetensors files.
+    layers
+        Indices of the decoder layers to hold.
+    device
+        Where the weights go.
+    dtype
+        Type the weights are converted to.
+
+    Raises
+    ------
+    InputError
+        When a file or a tensor of this part is missing or unreadable.
+    """
+
+    def __init__(self, path: Path, layers: range, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        config = AutoConfig.from_pretrained(path, local_files_only=True)
+        self.layers = layers
+        self.is_first = layers.start == 0
+        self.is_last = layers.stop == config.num_hidden_layers
+        model = meta_model(config, dtype)
+        _drop_foreign(model, layers, self.is_first, self.is_last)
+        model.load_state_dict(_read_tensors(path, model, device, dtype), strict=True, assign=True)
+        model.model.rotary_emb = type(model.model.rotary_emb)(config=config).to(device)
+        model.requires_grad_(False)
+        self.model = model
+
+    def embed(self, input_ids_1T: torch.Tensor) -> torch.Tensor:
+        """Return the embedded tokens, shape (1, T, H); first stage only."""
+        return self.model.model.embed_tokens(input_ids_1T)
+
+    def decode(self, hidden_1TH: torch.Tensor, position_ids_1T: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """Return the hidden states after this part's layers, shape (1, T, H)."""
+        rotary = self.model.model.rotary_emb(hidden_1TH, position_ids_1T)
+        for index in self.layers:
+            hidden_1TH = self.model.model.layers[index](
+                hidden_1TH,
+                attention_mask=None,
+                position_ids=position_ids_1T,
+                position_embeddings=rotary,
+                use_cache=False,
+                packing=packing,
+            )
+        return hidden_1TH
+
+    def logits(self, hidden_1TH: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor:
+        """Return the logits at the given tokens only, shape (L, V); last stage only."""
+        return self.model.lm_head(self.model.model.norm(hidden_1TH[0, positions_L]))
+
+
+def meta_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """Return the whole backbone without memory for its weights."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=NAME)
+
+
+def _drop_foreign(model: PreTrainedModel, layers: range, is_first: bool, is_last: bool) -> None:
+    """Replace what other stages hold; the layers that stay keep their indices and so their names."""
+    for index in range(len(model.model.layers)):
+        if index not in layers:
+            model.model.layers[index] = nn.Identity()
+    if not is_first:
+        model.model.embed_tokens = nn.Identity()
+    if is_last:
+        # An untied head of its own, since the embedding may be on another stage.
+        head = model.lm_head
+        model.lm_head = nn.Linear(
+            head.in_features, head.out_features, bias=head.bias is not None, device="meta", dtype=head.weight.dtype
+        )
+    else:
+        model.model.norm = nn.Identity()
+        model.lm_head = nn.Identity()
+
+
+def _read_tensors(
+    path: Path, model: PreTrainedModel, device: torch.device, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """Return the tensors that `model` needs, from those files only that hold one of them."""
+    files = _files_by_tensor(path)
+    tied = bool(model.config.tie_word_embeddings)
+    wanted: dict[Path, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name in model.state_dict():
+        stored = _EMBEDDING if name == _HEAD and tied else name
+        if stored not in files:
+            raise InputError(path, stored, "is missing in the checkpoint", "download the checkpoint again")
+        wanted[files[stored]][stored].append(name)
+    tensors = {}
+    for file, names in wanted.items():
+        try:
+            with safe_open(file, framework="pt", device=str(device)) as content:
+                for stored, targets in names.items():
+                    tensors.update(dict.fromkeys(targets, content.get_tensor(stored).to(dtype)))
+        except (OSError, SafetensorError) as error:
+            raise InputError(file, "", f"cannot be read ({error})", "download the checkpoint again") from error
+    return tensors
+
+
+def _files_by_tensor(path: Path) -> Mapping[str, Path]:
+    if (path / _INDEX).exists():
+        index = read_json(path / _INDEX)
+        if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
+            raise InputError(path / _INDEX, "weight_map", "is missing", "download the checkpoint again")
+        return {name: path / file for name, file in index["weight_map"].items()}
+    file = path / _SINGLE
+    try:
+        with safe_open(file, framework="pt") as content:
+            return dict.fromkeys(content.keys(), file)
+    except (OSError, SafetensorError) as error:
+        problem = f"cannot be read ({error})"
+        raise InputError(file, "", problem, "give a checkpoint saved as safetensors files") from error

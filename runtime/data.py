@@ -1,0 +1,224 @@
+"""Training samples from the user's folder, checked against the lengths that the plan was made for; needs no torch."""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cappuccino.errors import InputError
+from cappuccino.instance import Instance
+
+NO_LOSS = -100
+"""Label of a token that carries no loss."""
+
+_FORMATS = {".jsonl": "json", ".parquet": "parquet"}
+
+
+@dataclass(frozen=True)
+class TokenizedDataset:
+    """Token ids and labels of all samples one after another."""
+
+    input_ids: np.ndarray
+    """Shape (tokens,), int64."""
+    labels: np.ndarray
+    """Likewise; `NO_LOSS` where a token is not to be predicted."""
+    offsets: np.ndarray
+    """First token of every sample and the end, shape (samples + 1,), int64."""
+
+    def save(self, stem: Path) -> None:
+        """Write the arrays next to each other, as `stem` with the name of the array."""
+        for name in ("input_ids", "labels", "offsets"):
+            np.save(f"{stem}-{name}.npy", getattr(self, name), allow_pickle=False)
+
+    @classmethod
+    def load(cls, stem: Path) -> "TokenizedDataset":
+        """Map what `save` wrote into memory; only the samples used are read."""
+        names = ("input_ids", "labels", "offsets")
+        return cls(*(np.load(f"{stem}-{name}.npy", mmap_mode="r", allow_pickle=False) for name in names))
+
+
+@dataclass(frozen=True)
+class AdapterSamples:
+    """The samples of one adapter in its training order."""
+
+    dataset: TokenizedDataset
+    num_lengths: int
+    """Samples after which the training order starts again."""
+    global_batch_size: int
+    """Samples per optimizer step."""
+
+    def step(self, number: int) -> int:
+        """Return the optimizer step that sample `number` trains."""
+        return number // self.global_batch_size
+
+    def tokens(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return token ids and labels of sample `number`, each of shape (length,)."""
+        start, end = self.dataset.offsets[number % self.num_lengths :][:2]
+        return self.dataset.input_ids[start:end], self.dataset.labels[start:end]
+
+    def loss_tokens(self, step: int) -> int:
+        """Return how many tokens of a step's global batch are to be predicted."""
+        first = step * self.global_batch_size
+        samples = range(first, first + self.global_batch_size)
+        # The first token of a sample has nothing before it to be predicted from.
+        return sum(int((self.tokens(n)[1][1:] != NO_LOSS).sum()) for n in samples)
+
+
+def load_datasets(instance: Instance, folder: Path, backbone: Path, vocab_size: int) -> dict[str, TokenizedDataset]:
+    """Read and check the data of every dataset that an adapter of the instance trains on.
+
+    A dataset is `<name>.jsonl` or `<name>.parquet`, row n being sample n: `input_ids` and optionally `labels`, or
+    `text`, which the backbone's tokenizer turns into tokens.
+
+    Parameters
+    ----------
+    instance
+        Says which lengths the samples must have.
+    folder
+        Where the files are.
+    backbone
+        Folder with the tokenizer.
+    vocab_size
+        Token ids must be below it.
+
+    Raises
+    ------
+    InputError
+        When a file is missing, a row is malformed or has another length than the instance says, or an optimizer step
+        would have no token to learn from.
+    """
+    if not folder.is_dir():
+        raise InputError(folder, "", "is not a folder", "name the folder that holds a file per dataset")
+    needed: dict[str, int] = {}
+    for i, job in enumerate(instance.adapters):
+        used = min(instance.num_steps(i) * job.global_batch_size, len(instance.dataset_lengths[job.dataset]))
+        needed[job.dataset] = max(needed.get(job.dataset, 0), used)
+    datasets = {}
+    for name, count in needed.items():
+        file = _find(folder, name)
+        rows = _read_rows(file, count, backbone)
+        lengths = instance.dataset_lengths[name][:count]
+        datasets[name] = _tokenized(file, rows, lengths, instance.max_sequence_length, vocab_size)
+    for i, job in enumerate(instance.adapters):
+        samples = adapter_samples(instance, i, datasets)
+        for step in range(instance.num_steps(i)):
+            if samples.loss_tokens(step) == 0:
+                problem = f"optimizer step {step} of adapter {job.name} has no token to learn from"
+                remedy = "give labels other than -100, or a larger global_batch_size"
+                raise InputError(_find(folder, job.dataset), "labels", problem, remedy)
+    return datasets
+
+
+def adapter_samples(instance: Instance, adapter: int, datasets: Mapping[str, TokenizedDataset]) -> AdapterSamples:
+    """Return the samples of an adapter by its position in the instance."""
+    job = instance.adapters[adapter]
+    return AdapterSamples(datasets[job.dataset], len(instance.dataset_lengths[job.dataset]), job.global_batch_size)
+
+
+def _find(folder: Path, name: str) -> Path:
+    for suffix in _FORMATS:
+        file = folder / f"{name}{suffix}"
+        if file.is_file():
+            return file
+    names = " or ".join(f"{name}{suffix}" for suffix in _FORMATS)
+    raise InputError(folder, "", f"holds no {names}", f"put the samples of dataset {name} there")
+
+
+def _read_rows(file: Path, count: int, backbone: Path) -> Iterator[tuple[list[int], list[int] | None]]:
+    """Yield token ids and labels of the first `count` rows."""
+    import datasets  # noqa: PLC0415
+
+    reader = datasets.Dataset.from_json if _FORMATS[file.suffix] == "json" else datasets.Dataset.from_parquet
+    bars = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        with tempfile.TemporaryDirectory(prefix="cappuccino-datasets-") as cache:
+            try:
+                table = reader(str(file), cache_dir=cache)
+            except Exception as error:
+                # The readers raise whatever their parsers raise; the innermost message says what is wrong.
+                cause: BaseException = error
+                while cause.__cause__ is not None:
+                    cause = cause.__cause__
+                problem = f"cannot be read as {_FORMATS[file.suffix]} ({str(cause).splitlines()[0]})"
+                raise InputError(file, "", problem, "write one object with the same fields per row") from error
+            if len(table) < count:
+                problem = f"holds {len(table)} rows, the instance uses {count}"
+                raise InputError(file, "", problem, "add rows, or correct the dataset's lengths in the instance")
+            if "input_ids" in table.column_names:
+                wanted = [c for c in ("input_ids", "labels") if c in table.column_names]
+                for row in table.select(range(count)).select_columns(wanted):
+                    yield row["input_ids"], row.get("labels")
+            elif "text" in table.column_names:
+                tokenize = _tokenizer(backbone)
+                for number, row in enumerate(table.select(range(count)).select_columns(["text"])):
+                    if not isinstance(row["text"], str):
+                        raise InputError(file, f"row {number}", f"text is {row['text']!r}", "give a string")
+                    yield tokenize(row["text"])["input_ids"], None
+            else:
+                columns = ", ".join(table.column_names) or "none"
+                problem = f"has neither the field input_ids nor text (fields: {columns})"
+                raise InputError(file, "", problem, "add one of them to every row")
+    finally:
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(backbone: Path) -> Any:
+    from transformers import AutoTokenizer  # noqa: PLC0415
+
+    try:
+        return AutoTokenizer.from_pretrained(backbone, local_files_only=True)
+    except (OSError, ValueError) as error:
+        remedy = "copy the checkpoint's tokenizer files there, or give rows with input_ids"
+        raise InputError(backbone, "", "holds no tokenizer, which rows with text need", remedy) from error
+
+
+def _tokenized(
+    file: Path,
+    rows: Iterator[tuple[list[int], list[int] | None]],
+    lengths: Sequence[int] | np.ndarray,
+    longest: int,
+    vocab_size: int,
+) -> TokenizedDataset:
+    """Check every row and cut it to `longest` tokens."""
+    ids_parts, label_parts = [], []
+    for number, ((raw_ids, raw_labels), expected) in enumerate(zip(rows, lengths, strict=True)):
+        at = f"row {number}"
+        ids = _integers(raw_ids, file, f"{at}: input_ids")
+        labels = ids if raw_labels is None else _integers(raw_labels, file, f"{at}: labels")
+        if len(labels) != len(ids):
+            problem = f"{len(labels)} labels for {len(ids)} input_ids"
+            raise InputError(file, at, problem, "give a label for every token, -100 for no loss")
+        ids, labels = ids[:longest], labels[:longest]
+        if len(ids) != expected:
+            problem = f"has {len(ids)} tokens (cut at {longest}), the instance says {expected}"
+            raise InputError(file, at, problem, "correct the dataset's lengths in the instance and plan again")
+        _in_vocabulary(ids, ids >= 0, vocab_size, file, f"{at}: input_ids")
+        _in_vocabulary(labels, (labels >= 0) | (labels == NO_LOSS), vocab_size, file, f"{at}: labels")
+        ids_parts.append(ids)
+        label_parts.append(labels)
+    offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in ids_parts])]).astype(np.int64)
+    return TokenizedDataset(np.concatenate(ids_parts), np.concatenate(label_parts), offsets)
+
+
+def _integers(values: object, file: Path, at: str) -> np.ndarray:
+    """Return a row's list as int64, shape (length,)."""
+    array = np.asarray(values if isinstance(values, list) else None)
+    if array.size and array.ndim == 1 and np.issubdtype(array.dtype, np.integer):
+        return array.astype(np.int64)
+    if isinstance(values, list) and not values:
+        return np.zeros(0, dtype=np.int64)
+    raise InputError(file, at, "is no list of integers", "give token ids")
+
+
+def _in_vocabulary(values: np.ndarray, allowed: np.ndarray, vocab_size: int, file: Path, at: str) -> None:
+    wrong = np.flatnonzero(~(allowed & (values < vocab_size)))
+    if len(wrong):
+        problem = f"{values[wrong[0]]} is no token of the backbone (vocabulary {vocab_size})"
+        raise InputError(file, at, problem, "tokenise with the backbone's own tokenizer")

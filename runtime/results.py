@@ -1,0 +1,120 @@
+"""What the stages of a replica leave behind, and how it becomes one result; needs no torch.
+
+Every stage writes a report and one weights file per adapter into the results folder of its replica; the launcher reads
+them when all stages are done.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from cappuccino.errors import CappuccinoError, InputError
+from cappuccino.files import parse_model, read_json, write_atomically
+from cappuccino.plan import Replica
+from cappuccino.timeline import Timeline
+
+
+class StepLoss(BaseModel):
+    """Loss of one optimizer step."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    adapter: int
+    """Position in the replica's adapters."""
+    step: int
+    """Optimizer step."""
+    loss: float
+    """Mean cross-entropy over the loss tokens of the global batch."""
+
+
+class StageReport(BaseModel):
+    """What one stage measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    starts: tuple[float, ...]
+    """By operation, seconds on the machine's monotonic clock."""
+    ends: tuple[float, ...]
+    """Likewise."""
+    losses: tuple[StepLoss, ...]
+    """Of the last stage; empty on the others."""
+    peak_memory_gib: float
+    """Highest memory use of the process: resident on the CPU, allocated on the GPU."""
+
+
+class StageFailure(BaseModel):
+    """Why one stage gave up."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    time_s: float
+    """When, seconds on the machine's monotonic clock."""
+    reason: str
+    """Last lines of the traceback."""
+    input_error: tuple[str, str, str, str] | None
+    """Source, field, problem and remedy, when the user's input is at fault."""
+
+
+def report_file(results: Path, stage: int) -> Path:
+    """Return where a stage writes its report."""
+    return results / f"stage-{stage}.json"
+
+
+def failure_file(results: Path, stage: int) -> Path:
+    """Return where a stage writes why it failed."""
+    return results / f"stage-{stage}-failure.json"
+
+
+def write_record(path: Path, record: StageReport | StageFailure) -> None:
+    """Write a report or a failure, whole or not at all."""
+    write_atomically(path, json.dumps(record.model_dump(mode="json"), allow_nan=True) + "\n")
+
+
+def read_reports(results: Path, num_stages: int) -> list[StageReport]:
+    """Return the reports by stage."""
+    reports = []
+    for stage in range(num_stages):
+        file = report_file(results, stage)
+        reports.append(parse_model(StageReport, _lenient(file), file))
+    return reports
+
+
+def read_failure(results: Path, stage: int) -> StageFailure | None:
+    """Return why a stage failed, None where it could not say."""
+    file = failure_file(results, stage)
+    return parse_model(StageFailure, read_json(file), file) if file.exists() else None
+
+
+def _lenient(file: Path) -> Any:
+    """Read JSON in which a diverged loss may be NaN."""
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def measured_timeline(replica: Replica, reports: Sequence[StageReport]) -> Timeline:
+    """Return the replica's operations on one clock that starts with the first of them."""
+    origin = min((r.starts[0] for r in reports if r.starts), default=0.0)
+    starts = tuple(np.array(r.starts) - origin for r in reports)
+    ends = tuple(np.array(r.ends) - origin for r in reports)
+    return Timeline(replica.id, replica.programs, starts, ends)
+
+
+def step_losses(replica: Replica, reports: Sequence[StageReport]) -> dict[str, list[float]]:
+    """Return the losses by adapter and step."""
+    losses: dict[str, list[float]] = {name: [] for name in replica.adapters}
+    for entry in sorted(reports[-1].losses, key=lambda e: (e.adapter, e.step)):
+        losses[replica.adapters[entry.adapter]].append(entry.loss)
+    return losses
+
+
+def as_failure(error: BaseException, time_s: float, reason: str) -> StageFailure:
+    """Return what a stage says about the exception that ended it."""
+    fields = None
+    if isinstance(error, InputError):
+        fields = (error.source, error.field, error.problem, error.remedy)
+    elif isinstance(error, CappuccinoError):
+        reason = str(error)
+    return StageFailure(time_s=time_s, reason=reason, input_error=fields)

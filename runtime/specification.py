@@ -1,0 +1,51 @@
+"""What `run_plan` tells the processes of a replica, one JSON file for all of its stages."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from cappuccino.instance import Adapter
+from cappuccino.plan import Replica
+
+
+class JobSpecification(BaseModel):
+    """One adapter of the replica."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    adapter: Adapter
+    """What is trained."""
+    num_steps: int
+    """Optimizer steps."""
+    data: Path
+    """Stem of the tokenized dataset's files."""
+    num_lengths: int
+    """Samples after which the training order starts again."""
+
+
+class ReplicaSpecification(BaseModel):
+    """Everything that the processes of one replica need."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    replica: Replica
+    """Micro-batches and programs."""
+    jobs: tuple[JobSpecification, ...]
+    """By position in the replica's adapters."""
+    layers_per_stage: tuple[int, ...]
+    """Decoder layers by stage."""
+    backbone: Path
+    """Folder of the checkpoint."""
+    device: Literal["cpu", "cuda"]
+    """Kind of device."""
+    device_indices: tuple[int, ...]
+    """By stage, which GPU; unused on the CPU."""
+    dtype: Literal["float32", "float64", "bfloat16", "float16"]
+    """Type of the backbone's weights and of the activations."""
+    threads: int
+    """CPU threads of every process."""
+    rendezvous: Path
+    """File through which the processes find each other; must not exist before."""
+    results: Path
+    """Folder for what the stages produce."""

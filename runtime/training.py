@@ -1,0 +1,78 @@
+"""The optimizer steps of one adapter on one stage."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from transformers import get_scheduler
+
+from cappuccino.instance import Adapter
+
+_SCHEDULERS = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+_TINY = 1e-6
+"""What `torch.nn.utils.clip_grad_norm_` adds to the norm."""
+
+
+class AdapterTraining:
+    """AdamW, learning rate and clipping of one adapter, as if it were trained alone.
+
+    Every stage of the pipeline must call the methods for the same adapters and steps in the same order.
+
+    Parameters
+    ----------
+    adapter
+        The job.
+    num_steps
+        Its optimizer steps.
+    parameters
+        Its parameters on this stage; there may be none.
+    control_group
+        The stages of the pipeline, for tensors on the CPU.
+    """
+
+    def __init__(
+        self, adapter: Adapter, num_steps: int, parameters: Sequence[nn.Parameter], control_group: dist.ProcessGroup
+    ) -> None:
+        self._limit = adapter.max_grad_norm
+        self._parameters = list(parameters)
+        self._group = control_group
+        self._norm: tuple[torch.Tensor, dist.Work] | None = None
+        self._optimizer: torch.optim.Optimizer | None = None
+        if self._parameters:
+            self._optimizer = torch.optim.AdamW(
+                self._parameters, lr=adapter.learning_rate, weight_decay=adapter.weight_decay
+            )
+            self._schedule = get_scheduler(
+                _SCHEDULERS[adapter.lr_scheduler], self._optimizer, adapter.warmup_steps, num_steps
+            )
+
+    def gradients_complete(self) -> None:
+        """Start to sum the squared norm over the stages, after the last backward of a step on this stage."""
+        if self._limit is None:
+            return
+        squares = [p.grad.double().square().sum() for p in self._parameters if p.grad is not None]
+        total = torch.stack(squares).sum().cpu() if squares else torch.zeros((), dtype=torch.float64)
+        self._norm = (total, dist.all_reduce(total, group=self._group, async_op=True))
+
+    def clip(self) -> None:
+        """Wait until every stage has its gradients, and scale them down to the limit."""
+        if self._limit is None:
+            return
+        if self._norm is None:
+            raise RuntimeError("an optimizer step comes before the last backward of its micro-batches")
+        total, work = self._norm
+        work.wait()
+        self._norm = None
+        factor = self._limit / (total.sqrt().item() + _TINY)
+        if factor < 1:
+            for parameter in self._parameters:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(factor)
+
+    def step(self) -> None:
+        """Update the parameters and the learning rate."""
+        if self._optimizer is not None:
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
+            self._schedule.step()

@@ -1,0 +1,159 @@
+"""From an instance to a checked plan."""
+
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from cappuccino import __version__
+from cappuccino.checker import check
+from cappuccino.costs import CostModel, fit_instance_costs
+from cappuccino.errors import InputError
+from cappuccino.instance import Instance
+from cappuccino.plan import InstanceReference, Objective, Plan, Status, even_layers, objective_gap
+from cappuccino.solvers.allocation import Allocation, allocate
+from cappuccino.solvers.budget import Budget, Clock
+from cappuccino.solvers.columns import ReplicaSpace
+from cappuccino.solvers.programs import ReplicaSchedule
+from cappuccino.solvers.scheduling import schedule_replica
+
+_ALLOCATION_SHARE = 0.4
+"""Part of the time that may go into choosing replicas before the chosen ones are improved."""
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What a user decides about a plan."""
+
+    objective: Objective = Objective.GPU_TIME
+    time_limit_s: float | None = 60.0
+    """Wall-clock limit, seconds; None: iteration limits only, so that equal seeds give equal plans."""
+    gap: float = 1e-3
+    """Relative distance between objective and bound that is good enough."""
+    deadline_s: float | None = None
+    """Every replica is to end within this, seconds."""
+    num_stages: int | None = None
+    """Fixes the depth of every replica."""
+    profiled_only: bool = False
+    """Forbids stage counts that the cost table does not hold."""
+    seed: int = 0
+    iterations: int = 20
+    """Without a time limit: CP-SAT windows per replica; the local search takes 50 times as many moves."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where planning stands."""
+
+    elapsed_s: float
+    objective: float
+    bound: float
+
+
+def make_plan(
+    instance: Instance,
+    options: PlanOptions | None = None,
+    costs: Mapping[str, CostModel] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Plan:
+    """Plan an instance; the checker has confirmed what is returned.
+
+    Parameters
+    ----------
+    costs
+        Cost model by GPU type; by default fitted to the instance's cost table.
+
+    Raises
+    ------
+    InputError
+        When the input contradicts itself.
+    InfeasibleError
+        When no plan can exist.
+    InvalidPlanError
+        When the checker refuses the result: an error of this program, never written to a file.
+    """
+    options = options or PlanOptions()
+    _check_options(instance, options)
+    clock = Clock(options.time_limit_s)
+    costs = costs if costs is not None else fit_instance_costs(instance)
+    space = ReplicaSpace.of(instance, costs, options.num_stages, options.profiled_only)
+
+    def report(state: Allocation) -> None:
+        if on_progress:
+            on_progress(Progress(clock.elapsed, state.best, state.bound))
+
+    share = clock.part(_ALLOCATION_SHARE)
+    state = allocate(space, options.objective, options.deadline_s, share, options.gap, options.seed, report)
+    report(state)
+    _improve(state, options, clock, report)
+    plan = _assemble(state, options, clock)
+    check(plan, instance, costs).raise_if_invalid("planner")
+    return plan
+
+
+def _check_options(instance: Instance, options: PlanOptions) -> None:
+    if options.objective is Objective.COST:
+        for i, pool in enumerate(instance.gpu_pools):
+            if pool.price_per_hour is None:
+                field = f"gpu_pools[{i}].price_per_hour"
+                raise InputError(instance.source, field, "is missing", "the objective cost needs every pool's price")
+
+
+def _improve(
+    state: Allocation, options: PlanOptions, clock: Clock, report: Callable[[Allocation], None]
+) -> None:
+    """Spend what is left of the time on the chosen replicas, most on those with the most to gain."""
+    order = sorted(range(len(state.chosen)), key=lambda r: -_to_gain(state.chosen[r]))
+    for done, r in enumerate(order):
+        if clock.over or state.best * (1 - options.gap) <= state.bound:
+            return
+        waiting = sum(_to_gain(state.chosen[k]) for k in order[done:])
+        fraction = _to_gain(state.chosen[r]) / waiting if waiting > 0 else 1.0
+        iterations = options.iterations if options.time_limit_s is None else 10**9
+        budget = Budget(clock.part(fraction).left, moves=50 * iterations, windows=iterations)
+
+        def better(found: ReplicaSchedule, place: int = r) -> None:
+            schedules = [*state.chosen[:place], found, *state.chosen[place + 1 :]]
+            if state.offer(schedules, state.chosen_gpus):
+                report(state)
+
+        problem = state.chosen[r].problem
+        schedule_replica(
+            problem, budget, options.seed, start=state.chosen[r], target_gap=options.gap / 2, on_better=better
+        )
+
+
+def _to_gain(schedule: ReplicaSchedule) -> float:
+    return max(0.0, schedule.gpu_time_s - schedule.problem.num_stages * schedule.problem.lower_bound_s)
+
+
+def _assemble(state: Allocation, options: PlanOptions, clock: Clock) -> Plan:
+    instance, costs = state.space.instance, state.space.costs
+    replicas = []
+    pairs = sorted(zip(state.chosen, state.chosen_gpus, strict=True), key=lambda p: p[0].problem.adapters)
+    for number, (schedule, gpu) in enumerate(pairs):
+        layers = costs[gpu].num_layers
+        replicas.append(schedule.replica(number, gpu, even_layers(layers, schedule.problem.num_stages) if layers else None))
+    prices = [instance.pool(gpu).price_per_hour for _, gpu in pairs]
+    money = sum(s.gpu_time_s * (p or 0.0) / 3600 for (s, _), p in zip(pairs, prices, strict=True))
+    bound = min(state.bound, state.best)
+    gap = objective_gap(state.best, bound)
+    assert gap is not None  # there is a bound
+    return Plan(
+        instance=InstanceReference(name=instance.name, sha256=instance.digest),
+        objective=options.objective,
+        status=Status.OPTIMAL if gap <= options.gap else Status.FEASIBLE,
+        gpu_time_s=sum(s.gpu_time_s for s, _ in pairs),
+        makespan_s=max(s.makespan_s for s, _ in pairs),
+        cost=money if all(p is not None for p in prices) else None,
+        deadline_s=options.deadline_s,
+        lower_bound_s=bound,
+        gap=gap,
+        solver={
+            "wall_time_s": round(clock.elapsed, 3),
+            "seed": options.seed,
+            "cappuccino": __version__,
+            "ortools": importlib.metadata.version("ortools"),
+            "highspy": importlib.metadata.version("highspy"),
+        },
+        replicas=tuple(replicas),
+    )

@@ -1,0 +1,133 @@
+"""One replica to be scheduled: its adapters' samples and what micro-batches of them cost on its stages."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from cappuccino.bounds import ReplicaBounds
+from cappuccino.costs import CostModel, MemoryModel
+from cappuccino.instance import Instance
+from cappuccino.plan import Sample
+from cappuccino.workload import shape_of
+
+StepKey = tuple[int, int]
+"""Position of the adapter in the replica, optimizer step."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """A micro-batch with its costs on one stage. Compared by identity: two equal ones are still two."""
+
+    samples: tuple[Sample, ...]
+    steps: tuple[StepKey, ...]
+    tokens: int
+    forward_s: float
+    backward_s: float
+    transfer_s: float
+
+
+@dataclass(frozen=True)
+class ReplicaProblem:
+    """Adapters of an instance on one pipeline."""
+
+    instance: Instance
+    costs: CostModel
+    adapters: tuple[int, ...]
+    """Indices in the instance; a position in this tuple names the adapter inside the replica."""
+    num_stages: int
+    memory_gib: float
+    """Memory of one GPU of the pool."""
+
+    @cached_property
+    def lengths(self) -> tuple[np.ndarray, ...]:
+        """Sample lengths by position, each (steps, global_batch_size), tokens."""
+        return tuple(self.instance.step_lengths[i] for i in self.adapters)
+
+    @cached_property
+    def memory(self) -> MemoryModel:
+        """Memory of a stage."""
+        return self.costs.memory_model(self.num_stages)
+
+    @cached_property
+    def held_room_gib(self) -> float:
+        """What a stage can give to working and held memory."""
+        return self.costs.memory_limit(self.memory_gib) - self.memory.static_gib
+
+    @cached_property
+    def max_tokens(self) -> int:
+        """Largest micro-batch that fits, tokens."""
+        return self.costs.max_tokens(self.num_stages, self.memory_gib)
+
+    @cached_property
+    def num_steps(self) -> tuple[int, ...]:
+        """Optimizer steps by position."""
+        return tuple(len(x) for x in self.lengths)
+
+    @cached_property
+    def clipped(self) -> frozenset[int]:
+        """Positions of adapters with gradient clipping."""
+        jobs = self.instance.adapters
+        return frozenset(a for a, i in enumerate(self.adapters) if jobs[i].max_grad_norm is not None)
+
+    @cached_property
+    def lower_bound_s(self) -> float:
+        """Proven bound on the makespan, seconds; infinite when a sample does not fit."""
+        bounds = ReplicaBounds(self.instance, self.costs, self.num_stages, self.memory_gib)
+        members = np.zeros((1, len(self.instance.adapters)), dtype=bool)
+        members[0, list(self.adapters)] = True
+        return float(bounds.lower_bounds(members)[0])
+
+    def batch_tokens(self, samples: Iterable[Sample]) -> int:
+        """Return the tokens of a micro-batch of these samples in the instance's layout."""
+        return shape_of([self._length(s) for s in samples], self.instance.layout)[0]
+
+    def batch(self, samples: Iterable[Sample]) -> Batch:
+        """Return the micro-batch of these samples, sorted adapter by adapter."""
+        ordered = tuple(sorted(samples))
+        tokens, squares = shape_of([self._length(s) for s in ordered], self.instance.layout)
+        steps = dict.fromkeys((a, n // self.lengths[a].shape[1]) for a, n in ordered)
+        forward, backward = self._curves
+        return Batch(
+            ordered,
+            tuple(steps),
+            tokens,
+            float(forward(tokens, squares)),
+            float(backward(tokens, squares)),
+            float(self.costs.transfer_time(tokens)),
+        )
+
+    def batches(self, groups: Sequence[Iterable[Sample]]) -> list[Batch]:
+        """Return the micro-batches of several groups of samples."""
+        return [self.batch(group) for group in groups]
+
+    def time_of_work(self, work: float) -> float:
+        """Return forward plus backward time of a micro-batch with this work, seconds."""
+        forward, backward = self._curves
+        share = self._forward_share
+        return float(forward.of_work(work * share) + backward.of_work(work * (1 - share)))
+
+    @cached_property
+    def sample_work(self) -> tuple[np.ndarray, ...]:
+        """Work (asymptotic forward plus backward seconds on one stage) of every sample, by position, as `lengths`."""
+        return tuple(sum(c.work(x, x.astype(float) ** 2) for c in self._curves) for x in self.lengths)  # type: ignore[misc]
+
+    @cached_property
+    def knee_work(self) -> float:
+        """Work at which a micro-batch leaves the launch-bound floor."""
+        forward, backward = self._curves
+        return max(forward.floor_s + backward.floor_s, 1e-12)
+
+    @cached_property
+    def _curves(self) -> tuple:  # type: ignore[type-arg]
+        return self.costs.forward_curve(self.num_stages), self.costs.backward_curve(self.num_stages)
+
+    @cached_property
+    def _forward_share(self) -> float:
+        forward, backward = self._curves
+        return float(forward.per_token_s / (forward.per_token_s + backward.per_token_s))
+
+    def _length(self, sample: Sample) -> int:
+        lengths = self.lengths[sample[0]]
+        return int(lengths[divmod(sample[1], lengths.shape[1])])

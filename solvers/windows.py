@@ -1,0 +1,357 @@
+"""Large-neighbourhood search: one window of the schedule at a time is given to a CP-SAT model, the rest stays."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from cappuccino.models.job_shop import HeldMemory, JobShopWindow, Kind, WindowData, WindowOperation, order_of
+from cappuccino.models.packing import PackingData, PackingModel
+from cappuccino.plan import Sample
+from cappuccino.simulator import DeadlockError
+from cappuccino.solvers.list_scheduling import FixedOrder, ListSchedule, list_schedule
+from cappuccino.solvers.local_search import respects_steps
+from cappuccino.solvers.programs import ReplicaSchedule, build_schedule
+from cappuccino.solvers.replica_problem import Batch, ReplicaProblem
+
+GRID = 1 << 20
+"""Grid points in a makespan: rounding costs less than one part in a hundred thousand."""
+Node = tuple[int, int]
+"""Stage, position in the stage's operations."""
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """The schedule on the integer grid: longest paths from the start and to the end."""
+
+    durations: list[list[int]]
+    lags: list[int]
+    """Transfer by micro-batch."""
+    starts: list[list[int]]
+    tails: list[list[int]]
+    """From the end of an operation to the end of the schedule."""
+    makespan: int
+
+
+def improve_order(
+    schedule: ReplicaSchedule,
+    num_operations: int,
+    rng: np.random.Generator,
+    *,
+    time_limit_s: float | None,
+    deterministic_limit: float = 2.0,
+) -> ReplicaSchedule | None:
+    """Reorder the operations of a random window optimally; None when that gains nothing.
+
+    Parameters
+    ----------
+    num_operations
+        Operations in the window, over all stages.
+    """
+    graph = _graph(schedule)
+    window = _random_window(schedule, graph, num_operations, rng)
+    data, nodes = _window_data(schedule, graph, window)
+    seed = int(rng.integers(2**31 - 1))
+    solved = JobShopWindow(data).solve(time_limit_s=time_limit_s, deterministic_limit=deterministic_limit, seed=seed)
+    if solved is None:
+        return None
+    _, starts = solved
+    operations = []
+    for s, (low, high) in enumerate(window):
+        old = schedule.operations[s]
+        mine = [i for i, (stage, _) in enumerate(nodes) if stage == s]
+        inside = [old[nodes[i][1]] for i in order_of(starts, mine)]
+        operations.append([*old[:low], *inside, *old[high:]])
+    return _accepted(schedule, *_renumbered(schedule.order, operations))
+
+
+def repack(
+    schedule: ReplicaSchedule,
+    num_batches: int,
+    patience_s: float,
+    rng: np.random.Generator,
+    *,
+    time_limit_s: float | None,
+    deterministic_limit: float = 0.5,
+) -> ReplicaSchedule | None:
+    """Repack the samples of neighbouring micro-batches and schedule anew; None when that gains nothing.
+
+    The micro-batches are chosen so that no adapter has two steps among them; then any exchange keeps the steps in order.
+    Random preferences for early or late micro-batches make the packings differ.
+    """
+    problem, order = schedule.problem, schedule.order
+    if problem.instance.layout == "padded":
+        return None  # times are not a function of the sum of the samples' work there; the local search packs these
+    low = int(rng.integers(len(order)))
+    high, step_of = low, dict[int, int]()
+    while high < len(order) and high - low < num_batches:
+        if any(step_of.get(a, j) != j for a, j in order[high].steps):
+            break
+        step_of.update(order[high].steps)
+        high += 1
+    samples = [s for b in order[low:high] for s in b.samples]
+    if high - low < 2 or len(samples) < 3:
+        return None
+    data = _packing_data(problem, order[low:high], samples, rng)
+    seed = int(rng.integers(2**31 - 1))
+    places = PackingModel(data).solve(time_limit_s=time_limit_s, deterministic_limit=deterministic_limit, seed=seed)
+    if places is None or tuple(places) == data.current:
+        return None
+    groups: list[list[Sample]] = [[] for _ in range(data.num_batches)]
+    for sample, b in zip(samples, places, strict=True):
+        groups[b].append(sample)
+    new = [*order[:low], *problem.batches([g for g in groups if g]), *order[high:]]
+    if not respects_steps(new):
+        return None
+    found = list_schedule(problem, FixedOrder(new), patience_s, cutoff_s=schedule.makespan_s)
+    return None if found is None else accepted(schedule, found)
+
+
+def accepted(schedule: ReplicaSchedule, found: ListSchedule) -> ReplicaSchedule | None:
+    """Return the found schedule if it beats the one at hand."""
+    return _accepted(schedule, found.order, found.operations)
+
+
+def _accepted(
+    schedule: ReplicaSchedule, order: Sequence[Batch], operations: Sequence[Sequence[int]]
+) -> ReplicaSchedule | None:
+    try:
+        new = build_schedule(schedule.problem, order, operations)
+    except DeadlockError:  # operations that tie on the grid can be sorted into a circle; such a window gains nothing
+        return None
+    limit = schedule.problem.costs.memory_limit(schedule.problem.memory_gib)
+    fits = max(new.peak_memory_gib) <= limit * (1 + 1e-9)
+    return new if fits and new.makespan_s < schedule.makespan_s * (1 - 1e-9) else None
+
+
+def _packing_data(
+    problem: ReplicaProblem, batches: Sequence[Batch], samples: Sequence[Sample], rng: np.random.Generator
+) -> PackingData:
+    works = [float(problem.sample_work[a].ravel()[n]) for a, n in samples]
+    scale = 10**6 / max(sum(works), problem.knee_work)
+    current = tuple(b for b, batch in enumerate(batches) for _ in batch.samples)
+    grid = np.geomspace(min(works), sum(works), 12)
+    tangents = []
+    for x in (0.0, *grid):
+        width = 1e-4 * sum(works)
+        slope = (problem.time_of_work(x + width) - problem.time_of_work(x)) / width
+        offset = problem.time_of_work(x) - slope * x
+        tangents.append((round(slope * 1000), round(offset * scale * 1000), 1000))
+    adapters = {a for a, _ in samples}
+    weight = {a: float(rng.normal(0, 0.05)) for a in adapters}
+    preference = tuple(
+        tuple(round(weight[a] * w * scale * b) for b in range(len(batches)))
+        for (a, _), w in zip(samples, works, strict=True)
+    )
+    return PackingData(
+        work=tuple(max(1, round(w * scale)) for w in works),
+        tokens=tuple(problem.batch_tokens([s]) for s in samples),
+        current=current,
+        num_batches=len(batches),
+        max_tokens=problem.max_tokens,
+        time_tangents=tuple(tangents),
+        preference=preference,
+    )
+
+
+def _graph(schedule: ReplicaSchedule) -> _Graph:
+    """Put the schedule on the grid; optimizer steps count into the F behind them or the B before them."""
+    order, operations = schedule.order, schedule.operations
+    scale = GRID / schedule.makespan_s
+    durations: list[list[int]] = []
+    for s, program in enumerate(schedule.timeline.programs):
+        seconds: list[float] = []
+        pending = 0.0
+        lengths = schedule.timeline.ends[s] - schedule.timeline.starts[s]
+        for operation, length in zip(program, lengths.tolist(), strict=True):
+            if operation[0] == "S":
+                if seconds and operation[2] == schedule.problem.num_steps[operation[1]] - 1:
+                    seconds[-1] += length
+                else:
+                    pending += length
+            else:
+                seconds.append(length + pending)
+                pending = 0.0
+        durations.append([round(x * scale) for x in seconds])
+    lags = [round(b.transfer_s * scale) for b in order]
+    at = [{op: i for i, op in enumerate(stage)} for stage in operations]
+    starts = [[0] * len(stage) for stage in operations]
+    done = [0] * len(operations)
+    topological: list[Node] = []
+    moved = True
+    while moved:
+        moved = False
+        for s, stage in enumerate(operations):
+            while done[s] < len(stage):
+                i = done[s]
+                pred = _job_predecessor(stage[i], s, len(operations))
+                ready = starts[s][i - 1] + durations[s][i - 1] if i else 0
+                if pred is not None:
+                    r, op = pred
+                    p = at[r][op]
+                    if p >= done[r]:
+                        break
+                    lag = lags[_rank(stage[i])] if r != s else 0
+                    ready = max(ready, starts[r][p] + durations[r][p] + lag)
+                starts[s][i] = ready
+                done[s] += 1
+                topological.append((s, i))
+                moved = True
+    tails = [[0] * len(stage) for stage in operations]
+    for s, i in reversed(topological):
+        below = durations[s][i] + tails[s][i]
+        if i:
+            tails[s][i - 1] = max(tails[s][i - 1], below)
+        pred = _job_predecessor(operations[s][i], s, len(operations))
+        if pred is not None:
+            r, op = pred
+            p = at[r][op]
+            lag = lags[_rank(op)] if r != s else 0
+            tails[r][p] = max(tails[r][p], below + lag)
+    makespan = max(starts[s][-1] + durations[s][-1] for s in range(len(operations)))
+    return _Graph(durations, lags, starts, tails, makespan)
+
+
+def _rank(operation: int) -> int:
+    return operation if operation >= 0 else ~operation
+
+
+def _job_predecessor(operation: int, stage: int, stages: int) -> tuple[int, int] | None:
+    """Return stage and operation that provide the input of an operation."""
+    if operation >= 0:
+        return (stage - 1, operation) if stage else None
+    return (stage, ~operation) if stage == stages - 1 else (stage + 1, operation)
+
+
+def _random_window(
+    schedule: ReplicaSchedule, graph: _Graph, num_operations: int, rng: np.random.Generator
+) -> list[tuple[int, int]]:
+    """Return by stage the half-open range of operations that start in a random interval of time."""
+    starts = np.sort(np.concatenate([np.array(s) for s in graph.starts]))
+    first = int(rng.integers(max(1, len(starts) - num_operations // 2)))
+    begin, end = starts[first], starts[min(first + num_operations, len(starts) - 1)]
+    if first + num_operations >= len(starts):
+        end += 1
+    return [(int(np.searchsorted(s, begin)), int(np.searchsorted(s, end))) for s in graph.starts]
+
+
+def _window_data(
+    schedule: ReplicaSchedule, graph: _Graph, window: list[tuple[int, int]]
+) -> tuple[WindowData, list[Node]]:
+    operations, stages = schedule.operations, len(schedule.operations)
+    nodes = [(s, i) for s, (low, high) in enumerate(window) for i in range(low, high)]
+    index = {node: n for n, node in enumerate(nodes)}
+    at = [{op: i for i, op in enumerate(stage)} for stage in operations]
+    items: list[WindowOperation] = []
+    precedences: list[tuple[int, int, int]] = []
+    for s, i in nodes:
+        low, high = window[s]
+        op, duration = operations[s][i], graph.durations[s][i]
+        earliest = graph.starts[s][low - 1] + graph.durations[s][low - 1] if low else 0
+        pred = _job_predecessor(op, s, stages)
+        if pred is not None:
+            r, other = pred
+            node = (r, at[r][other])
+            lag = graph.lags[_rank(op)] if r != s else 0
+            if node in index:
+                precedences.append((index[node], index[s, i], lag))
+            else:
+                earliest = max(earliest, graph.starts[r][node[1]] + graph.durations[r][node[1]] + lag)
+        tail = graph.durations[s][high] + graph.tails[s][high] if high < len(operations[s]) else 0
+        for r, other in _job_successors(op, s, stages):
+            node = (r, at[r][other])
+            if node not in index:
+                lag = graph.lags[_rank(op)] if r != s else 0
+                tail = max(tail, lag + graph.durations[r][node[1]] + graph.tails[r][node[1]])
+        kind: Kind = "F" if op >= 0 else "B"
+        items.append(WindowOperation(_rank(op), kind, s, duration, earliest, tail, graph.starts[s][i]))
+    precedences += _step_precedences(schedule, window, index, at)
+    data = WindowData(
+        tuple(items),
+        tuple(precedences),
+        tuple(_fixed_pairs(operations, window)),
+        tuple(_held_memory(schedule, window)),
+        graph.makespan,
+    )
+    return data, nodes
+
+
+def _job_successors(operation: int, stage: int, stages: int) -> list[tuple[int, int]]:
+    if operation >= 0:
+        return [(stage + 1, operation)] if stage < stages - 1 else [(stage, ~operation)]
+    return [(stage - 1, operation)] if stage else []
+
+
+def _step_precedences(
+    schedule: ReplicaSchedule, window: list[tuple[int, int]], index: dict[Node, int], at: list[dict[int, int]]
+) -> list[tuple[int, int, int]]:
+    """On the first stage, F's of a step come after the B's of the step before; on the others that follows."""
+    low, high = window[0]
+    inside = [op for op in schedule.operations[0][low:high]]
+    result = []
+    for op in inside:
+        if op < 0:
+            continue
+        needed = {(a, j - 1) for a, j in schedule.order[op].steps}
+        for other in inside:
+            if other < 0 and needed & set(schedule.order[~other].steps):
+                result.append((index[0, at[0][other]], index[0, at[0][op]], 0))
+    return result
+
+
+def _fixed_pairs(operations: Sequence[Sequence[int]], window: list[tuple[int, int]]) -> list[tuple[Kind, int, int]]:
+    """Pairs of jobs whose order is settled because on some stage not both of them run inside the window."""
+    inside: dict[Kind, list[set[int]]] = {"F": [], "B": []}
+    for s, (low, high) in enumerate(window):
+        part = operations[s][low:high]
+        inside["F"].append({op for op in part if op >= 0})
+        inside["B"].append({~op for op in part if op < 0})
+    result: list[tuple[Kind, int, int]] = []
+    kinds: tuple[Kind, ...] = ("F", "B")
+    for kind in kinds:
+        sets = inside[kind]
+        sequence = [op if kind == "F" else ~op for op in operations[0] if (op >= 0) == (kind == "F")]
+        place = {k: i for i, k in enumerate(sequence)}
+        jobs = sorted(set().union(*sets), key=place.__getitem__)
+        result += [(kind, k, l) for k, l in combinations(jobs, 2) if not all(k in x and l in x for x in sets)]
+    return result
+
+
+def _held_memory(schedule: ReplicaSchedule, window: list[tuple[int, int]]) -> list[HeldMemory]:
+    """Stages where the tokens in flight can exceed the memory, counted with the largest micro-batch running."""
+    problem, order = schedule.problem, schedule.order
+    result = []
+    for s, (low, high) in enumerate(window):
+        part = schedule.operations[s][low:high]
+        if problem.memory.held_gib == 0 or not part:
+            continue
+        now: set[int] = set()
+        for op in schedule.operations[s][:low]:
+            now.symmetric_difference_update({_rank(op)})
+        forwarded = {op for op in part if op >= 0}
+        backwarded = {~op for op in part if op < 0}
+        throughout = sum(order[k].tokens for k in now - backwarded)
+        largest = max(order[_rank(op)].tokens for op in part)
+        capacity = int((problem.held_room_gib - problem.memory.working_gib * largest) / problem.memory.held_gib)
+        held, most = throughout + sum(order[k].tokens for k in now & backwarded), 0
+        for op in part:  # the schedule at hand is valid, moment by moment, where counting the largest may be too strict
+            held += order[op].tokens if op >= 0 else 0
+            most = max(most, held)
+            held -= order[~op].tokens if op < 0 else 0
+        capacity = max(capacity, most) - throughout
+        groups = (now & backwarded, forwarded & backwarded, forwarded - backwarded)
+        if sum(order[k].tokens for g in groups for k in g) > capacity:
+            jobs = [tuple((k, order[k].tokens) for k in sorted(g)) for g in groups]
+            result.append(HeldMemory(s, capacity, *jobs))
+    return result
+
+
+def _renumbered(
+    order: Sequence[Batch], operations: Sequence[Sequence[int]]
+) -> tuple[list[Batch], list[list[int]]]:
+    """Rank micro-batches anew by the order of their F's on the first stage."""
+    sequence = [op for op in operations[0] if op >= 0]
+    rank = {old: new for new, old in enumerate(sequence)}
+    renamed = [[rank[op] if op >= 0 else ~rank[~op] for op in stage] for stage in operations]
+    return [order[k] for k in sequence], renamed

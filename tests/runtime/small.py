@@ -1,0 +1,69 @@
+"""A backbone, instances and data of a few kilobytes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from cappuccino.instance import Adapter, GpuPool, Instance
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, Qwen2Config, Qwen2ForCausalLM
+
+VOCABULARY = 64
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "initializer_range": 0.2,  # large enough for attention to matter
+}
+
+
+def save_llama(path: Path, layers: int = 4, **changes: object) -> Path:
+    """Save a random Llama in several files, so that a stage can leave some closed."""
+    return _save(LlamaForCausalLM, LlamaConfig(**SIZES, num_hidden_layers=layers, **changes), path)
+
+
+def save_qwen2(path: Path, layers: int = 4, **changes: object) -> Path:
+    """Save a random Qwen2 with its head tied to the embedding, in one file."""
+    config = Qwen2Config(**SIZES, num_hidden_layers=layers, tie_word_embeddings=True, **changes)
+    return _save(Qwen2ForCausalLM, config, path, shard="1GB")
+
+
+def _save(model_class: type, config: PreTrainedConfig, path: Path, shard: str = "20KB") -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = model_class(config)
+    model.save_pretrained(path, max_shard_size=shard)
+    return path
+
+
+def instance_of(adapters: list[Adapter], lengths: dict[str, list[int]], longest: int = 24) -> Instance:
+    """Return an instance with one pool of CPUs."""
+    return Instance(
+        name="tiny",
+        backbone="tiny",
+        cost_table=Path("unused.csv"),
+        gpu_pools=(GpuPool(gpu="cpu", count=8, memory_gib=1.0),),
+        max_sequence_length=longest,
+        dataset_lengths={name: np.minimum(values, longest) for name, values in lengths.items()},
+        adapters=tuple(adapters),
+    )
+
+
+def write_data(folder: Path, lengths: dict[str, list[int]], seed: int = 0) -> Path:
+    """Write random samples of the given lengths; a fifth of the labels carries no loss."""
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for name, values in lengths.items():
+        rows = []
+        for length in values:
+            ids = rng.integers(3, VOCABULARY, length)
+            labels = np.where(rng.random(length) < 0.2, -100, ids)
+            rows.append({"input_ids": ids.tolist(), "labels": labels.tolist()})
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
