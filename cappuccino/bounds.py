@@ -1,6 +1,8 @@
 """Lower bounds on a replica's makespan that hold for every packing and every order (MODELS, "Lower bounds").
 
-Legend: N sets of adapters, A adapters; x work of a micro-batch (asymptotic seconds on one stage), t(x) its time; g stages.
+Legend: N sets of adapters, A adapters; x work of a micro-batch (asymptotic seconds on one stage), t(x) its time; g
+stages.
+
 A micro-batch's time is convex in its work and positive at none, so n micro-batches of total work X take at least
 n t(X / n), which grows with n: the fewest micro-batches that the rules allow give the bound.
 """
@@ -96,8 +98,8 @@ class ReplicaBounds:
     def efficient_work(self) -> np.ndarray:
         """Time per stage of each adapter's samples in the fullest micro-batches that memory allows, shape (A,).
 
-        A bound on its share of any replica's busy time, whoever it shares with: a micro-batch's time per work falls with
-        its work.
+        A bound on its share of any replica's busy time, whoever it shares with: a micro-batch's time per work falls
+        with its work.
         """
         overall = float(self.longest.max())
         most = np.array([c.work(self.max_tokens, self.max_tokens * overall) for c in self._curves])
@@ -119,7 +121,9 @@ class ReplicaBounds:
         totals = m @ self._totals.T  # (N, 2)
         longest = np.where(members, self.longest, 0).max(axis=1)
         # a micro-batch of T tokens has squares of at most T x longest, and holds at most one step per adapter
-        by_memory = np.stack([c.work(self.max_tokens, self.max_tokens * longest.astype(float)) for c in self._curves], 1)
+        by_memory = np.stack(
+            [c.work(self.max_tokens, self.max_tokens * longest.astype(float)) for c in self._curves], 1
+        )
         most = np.minimum(by_memory, m @ self._largest_steps.T)
         full = np.divide(totals, most, out=np.ones_like(totals), where=most > 0)
         count = np.ceil(full.max(axis=1) - 1e-9)

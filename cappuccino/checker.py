@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from cappuccino.costs import CostModel
 from cappuccino.errors import InvalidPlanError
@@ -111,8 +112,10 @@ def _placement(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]) -
 def _samples(replica: Replica, instance: Instance) -> Iterator[Violation]:
     """Rule 2: every sample is in exactly one micro-batch, which holds samples of at most one step per adapter."""
     jobs = [instance.adapters[instance.adapter_index(name)] for name in replica.adapters]
-    totals = [instance.num_steps(instance.adapter_index(n)) * j.global_batch_size for n, j in
-              zip(replica.adapters, jobs, strict=True)]
+    totals = [
+        instance.num_steps(instance.adapter_index(n)) * j.global_batch_size
+        for n, j in zip(replica.adapters, jobs, strict=True)
+    ]
     seen: Counter[tuple[int, int]] = Counter()
     for m, batch in enumerate(replica.micro_batches):
         at = f"replica {replica.id}, micro-batch {m}"
@@ -126,7 +129,7 @@ def _samples(replica: Replica, instance: Instance) -> Iterator[Violation]:
             step = n // jobs[a].global_batch_size
             if step_of.setdefault(a, step) != step:
                 yield Violation(2, f'{at}: samples of steps {step_of[a]} and {step} of adapter "{jobs[a].name}"')
-        if sum(x != y for x, y in zip(order, order[1:], strict=False)) + 1 != len(set(order)):
+        if sum(x != y for x, y in pairwise(order)) + 1 != len(set(order)):
             yield Violation(2, f"{at}: samples are not listed adapter by adapter")
     for (a, n), count in seen.items():
         if count > 1:
@@ -165,7 +168,9 @@ def _steps(replica: Replica, instance: Instance) -> Iterator[Violation]:
     """Rule 4: S of (a, j) stands after every B with samples of (a, j) and before every F with samples of (a, j + 1)."""
     sizes = [instance.adapters[instance.adapter_index(name)].global_batch_size for name in replica.adapters]
     wanted = {
-        (a, j) for a, name in enumerate(replica.adapters) for j in range(instance.num_steps(instance.adapter_index(name)))
+        (a, j)
+        for a, name in enumerate(replica.adapters)
+        for j in range(instance.num_steps(instance.adapter_index(name)))
     }
     steps = [{(a, n // sizes[a]) for a, n in batch.samples} for batch in replica.micro_batches]
     for s, program in enumerate(replica.programs):
@@ -186,7 +191,9 @@ def _steps(replica: Replica, instance: Instance) -> Iterator[Violation]:
                 continue
             for a, j in steps[operation[1]]:
                 if operation[0] == "B" and place.get((a, j), i) < i:
-                    yield Violation(4, f"{at}: S of step {j} of adapter {a} stands before B of micro-batch {operation[1]}")
+                    yield Violation(
+                        4, f"{at}: S of step {j} of adapter {a} stands before B of micro-batch {operation[1]}"
+                    )
                 if operation[0] == "F" and j > 0 and place.get((a, j - 1), i) > i:
                     message = f"F of micro-batch {operation[1]} stands before S of step {j - 1} of adapter {a}"
                     yield Violation(4, f"{at}: {message}")
@@ -230,7 +237,9 @@ def _times(plan: Plan, simulation: Simulation) -> Iterator[Violation]:
         figures.append((at + "makespan_s", replica.makespan_s, run.timeline.makespan))
         pairs = zip(replica.peak_memory_gib, run.peak_memory_gib, strict=True)
         figures += [(f"{at}peak_memory_gib[{s}]", stated, found) for s, (stated, found) in enumerate(pairs)]
-        if replica.lower_bound_s is not None and replica.lower_bound_s > run.timeline.makespan * (1 + RELATIVE_TOLERANCE):
+        if replica.lower_bound_s is not None and replica.lower_bound_s > run.timeline.makespan * (
+            1 + RELATIVE_TOLERANCE
+        ):
             yield Violation(7, f"{at}lower_bound_s {replica.lower_bound_s:g} is above the makespan")
     wrong = [(name, stated, found) for name, stated, found in figures if not _close(stated, found)]
     for name, stated, found in wrong:

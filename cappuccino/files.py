@@ -36,7 +36,9 @@ def write_atomically(path: Path, text: str) -> None:
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise InputError(path, "", f"cannot be written ({error.strerror})", "free the path or name another") from error
+            raise InputError(
+                path, "", f"cannot be written ({error.strerror})", "free the path or name another"
+            ) from error
         raise
 
 
@@ -70,10 +72,14 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(text, parse_constant=_reject_constant)
     except _NotANumberError as error:
-        raise InputError(path, "", f"contains {error}", "JSON has no such number: write null or a finite value") from error
+        raise InputError(
+            path, "", f"contains {error}", "JSON has no such number: write null or a finite value"
+        ) from error
     except json.JSONDecodeError as error:
         cut = error.pos >= len(text.rstrip())
-        problem = f"is {'truncated' if cut else 'not valid JSON'} at line {error.lineno} column {error.colno} ({error.msg})"
+        problem = (
+            f"is {'truncated' if cut else 'not valid JSON'} at line {error.lineno} column {error.colno} ({error.msg})"
+        )
         raise InputError(path, "", problem, "write the file again" if cut else "correct it there") from error
 
 

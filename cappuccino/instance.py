@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cappuccino.errors import InputError
-from cappuccino.files import parse_model, read_json
+from cappuccino.files import parse_model, read_json, write_atomically
 from cappuccino.seed_formats import read_length_distribution
 
 FORMAT = "cappuccino.instance/1"
@@ -154,7 +154,9 @@ class Instance:
             if adapter.num_steps is None and len(self.dataset_lengths[adapter.dataset]) < adapter.global_batch_size:
                 size = len(self.dataset_lengths[adapter.dataset])
                 problem = f"one pass over {size} samples holds no batch of {adapter.global_batch_size}"
-                raise InputError(self.source, f"{at}.num_steps", problem, "set num_steps or a smaller global_batch_size")
+                raise InputError(
+                    self.source, f"{at}.num_steps", problem, "set num_steps or a smaller global_batch_size"
+                )
 
     def _no_duplicates(self, name: str, values: list[str]) -> None:
         seen: set[str] = set()
@@ -252,3 +254,21 @@ class Instance:
             "adapters": [a.model_dump() for a in self.adapters],
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def save_instance(instance: Instance, path: Path) -> None:
+    """Write an instance file with all lengths in it; the cost table is named relative to the file where possible."""
+    table = instance.cost_table.resolve()
+    folder = path.resolve().parent
+    document = {
+        "format": FORMAT,
+        "name": instance.name,
+        "backbone": instance.backbone,
+        "cost_table": str(table.relative_to(folder) if table.is_relative_to(folder) else table),
+        "gpu_pools": [p.model_dump(exclude_none=True) for p in instance.gpu_pools],
+        "max_sequence_length": instance.max_sequence_length,
+        "layout": instance.layout,
+        "datasets": {name: {"lengths": lengths.tolist()} for name, lengths in instance.dataset_lengths.items()},
+        "adapters": [a.model_dump(mode="json", exclude_none=True) for a in instance.adapters],
+    }
+    write_atomically(path, json.dumps(document, indent=1) + "\n")

@@ -109,7 +109,9 @@ def run_programs(programs: Sequence[Sequence[Operation]], workload: Workload, re
                 return own
             end = backward_end[s + 1].get(m)
             return None if end is None else max(own, end + transfer[m])
-        needed = [backward_end[r].get(m) for m in batches_of.get((operation[1], operation[2]), ()) for r in range(stages)]
+        needed = [
+            backward_end[r].get(m) for m in batches_of.get((operation[1], operation[2]), ()) for r in range(stages)
+        ]
         return None if None in needed else max((e for e in needed if e is not None), default=0.0)
 
     waiting = set(range(stages))
@@ -142,9 +144,7 @@ def run_programs(programs: Sequence[Sequence[Operation]], workload: Workload, re
     return Timeline(replica, tuple(tuple(p) for p in programs), *arrays)
 
 
-def peak_memory(
-    programs: Sequence[Sequence[Operation]], tokens: np.ndarray, memory: MemoryModel
-) -> tuple[float, ...]:
+def peak_memory(programs: Sequence[Sequence[Operation]], tokens: np.ndarray, memory: MemoryModel) -> tuple[float, ...]:
     """Return the peak memory of every stage, GiB: that of its fullest moment.
 
     A micro-batch is held from its F to its B, both included.

@@ -47,7 +47,7 @@ class Timeline:
     def bubble(self) -> float:
         """Fraction of the stages' time in which they do nothing."""
         total = self.makespan * len(self.programs)
-        return float(1 - self.busy.sum() / total) if total else 0.0
+        return max(0.0, float(1 - self.busy.sum() / total)) if total else 0.0
 
 
 class _Arguments(BaseModel):
@@ -74,8 +74,8 @@ class _Other(BaseModel):
 
 class _TraceFile(BaseModel):
     model_config = ConfigDict(extra="ignore")
-    traceEvents: list[dict[str, Any]]
-    otherData: _Other
+    traceEvents: list[dict[str, Any]]  # noqa: N815 -- the format's own names
+    otherData: _Other  # noqa: N815
 
 
 def write_trace(path: Path, timelines: Sequence[Timeline], kind: Kind, instance_sha256: str) -> None:
@@ -124,5 +124,7 @@ def read_trace(path: Path) -> tuple[list[Timeline], Kind, str]:
         ordered = [sorted(by_stage.get(s, []), key=lambda e: e.ts) for s in range(max(by_stage) + 1)]
         starts = tuple(np.array([e.ts / _US for e in events]) for events in ordered)
         ends = tuple(np.array([(e.ts + e.dur) / _US for e in events]) for events in ordered)
-        lines.append(Timeline(replica, tuple(tuple(e.args.operation for e in events) for events in ordered), starts, ends))
+        lines.append(
+            Timeline(replica, tuple(tuple(e.args.operation for e in events) for events in ordered), starts, ends)
+        )
     return lines, data.otherData.kind, data.otherData.instance_sha256

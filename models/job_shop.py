@@ -103,7 +103,7 @@ class JobShopWindow:
 
     def _links_are_fifo(self, kind: Kind) -> None:
         """Two jobs stand in one order on all stages: `end_k <= start_l` everywhere or `end_l <= start_k` everywhere."""
-        fixed = {(k, l) for what, k, l in self.data.fixed_order if what == kind}
+        fixed = {(first, second) for what, first, second in self.data.fixed_order if what == kind}
         stages_of: dict[int, set[int]] = {}
         for o in self.data.operations:
             if o.kind == kind:

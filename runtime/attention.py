@@ -74,7 +74,7 @@ def packed_attention(
     if fused is not None:
         rows = (x[0].transpose(0, 1) for x in (query, key, value))
         window = (-1 if sliding_window is None else sliding_window - 1, 0)
-        return fused(*rows, packing, scaling, window).unsqueeze(0), None
+        return fused(*rows, packing=packing, scale=scaling, window=window).unsqueeze(0), None
     grouped = query.shape[1] != key.shape[1]
     results = []
     for q, k, v in zip(*(x.split(packing.lengths, dim=2) for x in (query, key, value)), strict=True):
@@ -103,12 +103,10 @@ def _fused_kernel() -> Callable[..., torch.Tensor] | None:
     except ImportError:
         return _torch_kernel()
 
-    def flash(
-        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packing: Packing, scale: float | None, window: tuple[int, int]
-    ) -> torch.Tensor:
+    def flash(*rows: torch.Tensor, packing: Packing, scale: float | None, window: tuple[int, int]) -> torch.Tensor:
         edges, longest = packing.boundaries, packing.longest
         return flash_attn_varlen_func(
-            q, k, v, edges, edges, longest, longest, softmax_scale=scale, causal=True, window_size=window
+            *rows, edges, edges, longest, longest, softmax_scale=scale, causal=True, window_size=window
         )
 
     return flash
@@ -120,13 +118,10 @@ def _torch_kernel() -> Callable[..., torch.Tensor] | None:
     except ImportError:
         return None
 
-    def varlen(
-        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packing: Packing, scale: float | None, window: tuple[int, int]
-    ) -> torch.Tensor:
-        edges, longest, grouped = packing.boundaries, packing.longest, q.shape[1] != k.shape[1]
-        return varlen_attn(
-            q, k, v, edges, edges, longest, longest, scale=scale, window_size=window, enable_gqa=grouped
-        )
+    def varlen(*rows: torch.Tensor, packing: Packing, scale: float | None, window: tuple[int, int]) -> torch.Tensor:
+        edges, longest = packing.boundaries, packing.longest
+        grouped = rows[0].shape[1] != rows[1].shape[1]
+        return varlen_attn(*rows, edges, edges, longest, longest, scale=scale, window_size=window, enable_gqa=grouped)
 
     return varlen
 

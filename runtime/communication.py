@@ -8,6 +8,7 @@ Shapes: T tokens of a micro-batch, H hidden size.
 
 from collections import defaultdict, deque
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -49,7 +50,7 @@ class PlannedCommunicator(P2PCommunicator):
         stage = pp_group.rank()
         self._has: dict[Neighbour, bool] = {"previous": stage > 0, "next": stage < len(ranks) - 1}
         self._peer: dict[Neighbour, int | None] = {"previous": self.prev_rank, "next": self.next_rank}
-        links = list(zip(ranks, ranks[1:], strict=False))
+        links = list(pairwise(ranks))
         downward = [dist.new_group(list(link)) for link in links]
         upward = [dist.new_group(list(link)) for link in links]
         self._send_group = dict(self._around(stage, upward, downward))

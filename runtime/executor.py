@@ -62,6 +62,7 @@ class Executor:
 
     def __init__(
         self,
+        *,
         stage: Stage,
         communicator: PlannedCommunicator,
         trainings: Sequence[AdapterTraining],

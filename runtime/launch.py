@@ -156,7 +156,7 @@ def _layers(replica: Replica, shape: BackboneShape, backbone: Path) -> tuple[int
     split = replica.layers_per_stage or even_layers(shape.num_layers, replica.num_stages)
     at = f"replicas[{replica.id}].layers_per_stage"
     if len(split) != replica.num_stages or sum(split) != shape.num_layers:
-        problem = f"{list(split)} on {replica.num_stages} stages does not hold the {shape.num_layers} layers of {backbone}"
+        problem = f"{list(split)} on {replica.num_stages} stages is no split of {shape.num_layers} layers ({backbone})"
         raise InputError("plan", at, problem, "plan with a cost table of this backbone")
     if 0 in split:
         problem = f"{shape.num_layers} layers on {replica.num_stages} stages leave a stage without layers"

@@ -12,7 +12,7 @@ import traceback
 import warnings
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from cappuccino.files import parse_model, read_json
 from cappuccino.runtime.results import (
@@ -33,8 +33,8 @@ _PATIENCE = timedelta(days=7)
 _REASON_LINES = 8
 
 
-def main(arguments: list[str]) -> int:
-    """Run one stage; return the exit status."""
+def main(arguments: list[str]) -> NoReturn:
+    """Run one stage and leave with exit status 0, or 1 when it failed."""
     path, stage = Path(arguments[0]), int(arguments[1])
     progress = os.dup(1)
     os.dup2(2, 1)  # whatever libraries print must not look like progress
@@ -49,7 +49,8 @@ def main(arguments: list[str]) -> int:
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)  # the destructors of process groups would wait for the other stages
-    return 0
+    sys.stderr.flush()
+    os._exit(0)  # all is written, and taking down what was imported takes seconds
 
 
 def _end_with_launcher() -> None:
@@ -138,7 +139,15 @@ def _train(specification: ReplicaSpecification, stage: int, progress: int, devic
     samples = [
         AdapterSamples(TokenizedDataset.load(job.data), job.num_lengths, job.adapter.global_batch_size) for job in jobs
     ]
-    executor = Executor(Stage(config, part, lora), communicator, trainings, samples, replica, stage, device)
+    executor = Executor(
+        stage=Stage(config, part, lora),
+        communicator=communicator,
+        trainings=trainings,
+        samples=samples,
+        replica=replica,
+        index=stage,
+        device=device,
+    )
     dist.barrier(control)  # so that no stage's first operations wait for another's imports
     record = executor.run(lambda: _report_progress(progress))
     write_parts(lora, stage, specification.results)
@@ -168,4 +177,4 @@ def _peak_memory_gib(device: "torch.device") -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

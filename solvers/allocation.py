@@ -76,9 +76,9 @@ def allocate(
 ) -> Allocation:
     """Choose replicas and schedule those that matter.
 
-    The bound comes from the set partitioning with proven bounds as costs when all columns are enumerated. The plan comes
-    from the same model with scheduled makespans where there are some, and expected ones elsewhere, until it chooses
-    scheduled columns only, the gap is reached or the time is up.
+    The bound comes from the set partitioning with proven bounds as costs when all columns are enumerated. The plan
+    comes from the same model with scheduled makespans where there are some, and expected ones elsewhere, until it
+    chooses scheduled columns only, the gap is reached or the time is up.
 
     Raises
     ------

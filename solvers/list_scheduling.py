@@ -129,7 +129,7 @@ def list_schedule(
             else:
                 batch = None
             if batch is not None and limited and held_tokens[s]:
-                largest = max(batch.tokens, max(b.tokens for b in order[backwards[s] : k]))
+                largest = max(batch.tokens, *(b.tokens for b in order[backwards[s] : k]))
                 if working * largest + held * (held_tokens[s] + batch.tokens) > room:
                     forward_start = _INFINITY
             if backward_start <= forward_start + patience_s:

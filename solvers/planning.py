@@ -98,9 +98,7 @@ def _check_options(instance: Instance, options: PlanOptions) -> None:
                 raise InputError(instance.source, field, "is missing", "the objective cost needs every pool's price")
 
 
-def _improve(
-    state: Allocation, options: PlanOptions, clock: Clock, report: Callable[[Allocation], None]
-) -> None:
+def _improve(state: Allocation, options: PlanOptions, clock: Clock, report: Callable[[Allocation], None]) -> None:
     """Spend what is left of the time on the chosen replicas, most on those with the most to gain."""
     order = sorted(range(len(state.chosen)), key=lambda r: -_to_gain(state.chosen[r]))
     for done, r in enumerate(order):
@@ -132,7 +130,9 @@ def _assemble(state: Allocation, options: PlanOptions, clock: Clock) -> Plan:
     pairs = sorted(zip(state.chosen, state.chosen_gpus, strict=True), key=lambda p: p[0].problem.adapters)
     for number, (schedule, gpu) in enumerate(pairs):
         layers = costs[gpu].num_layers
-        replicas.append(schedule.replica(number, gpu, even_layers(layers, schedule.problem.num_stages) if layers else None))
+        replicas.append(
+            schedule.replica(number, gpu, even_layers(layers, schedule.problem.num_stages) if layers else None)
+        )
     prices = [instance.pool(gpu).price_per_hour for _, gpu in pairs]
     money = sum(s.gpu_time_s * (p or 0.0) / 3600 for (s, _), p in zip(pairs, prices, strict=True))
     bound = min(state.bound, state.best)

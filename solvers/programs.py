@@ -83,8 +83,9 @@ def build_schedule(
 
 
 def _with_steps(problem: ReplicaProblem, order: Sequence[Batch], operations: Sequence[int]) -> tuple[Operation, ...]:
-    """Put each optimizer step just before the adapter's next F; the last ones after their B, or, where they wait for
-    the gradient norm of all stages, at the end.
+    """Put each optimizer step just before the adapter's next F.
+
+    The last ones stand after their B or, where they wait for the gradient norm of all stages, at the end.
     """
     open_batches: dict[StepKey, int] = {}
     for batch in order:

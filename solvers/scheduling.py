@@ -1,4 +1,4 @@
-"""Schedules one replica: construct, anneal, then improve windows with CP-SAT, until the bound or the budget is reached."""
+"""Schedules one replica: construct, anneal, then improve windows with CP-SAT, until the bound is met or time is up."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,9 @@ WINDOW_OPERATIONS = (24, 64)
 """Fewest and most operations in a CP-SAT window."""
 
 
-def construct(problem: ReplicaProblem, count: int, clock: Clock, rng: np.random.Generator) -> tuple[ListSchedule, float]:
+def construct(
+    problem: ReplicaProblem, count: int, clock: Clock, rng: np.random.Generator
+) -> tuple[ListSchedule, float]:
     """Return the best of `count` list schedules with packing on the fly, and the patience (seconds) it was made with.
 
     The first schedule is always finished, however little time there is.

@@ -77,8 +77,8 @@ def repack(
 ) -> ReplicaSchedule | None:
     """Repack the samples of neighbouring micro-batches and schedule anew; None when that gains nothing.
 
-    The micro-batches are chosen so that no adapter has two steps among them; then any exchange keeps the steps in order.
-    Random preferences for early or late micro-batches make the packings differ.
+    The micro-batches are chosen so that no adapter has two steps among them; then any exchange keeps the steps in
+    order. Random preferences for early or late micro-batches make the packings differ.
     """
     problem, order = schedule.problem, schedule.order
     if problem.instance.layout == "padded":
@@ -288,7 +288,7 @@ def _step_precedences(
 ) -> list[tuple[int, int, int]]:
     """On the first stage, F's of a step come after the B's of the step before; on the others that follows."""
     low, high = window[0]
-    inside = [op for op in schedule.operations[0][low:high]]
+    inside = schedule.operations[0][low:high]
     result = []
     for op in inside:
         if op < 0:
@@ -314,7 +314,7 @@ def _fixed_pairs(operations: Sequence[Sequence[int]], window: list[tuple[int, in
         sequence = [op if kind == "F" else ~op for op in operations[0] if (op >= 0) == (kind == "F")]
         place = {k: i for i, k in enumerate(sequence)}
         jobs = sorted(set().union(*sets), key=place.__getitem__)
-        result += [(kind, k, l) for k, l in combinations(jobs, 2) if not all(k in x and l in x for x in sets)]
+        result += [(kind, *pair) for pair in combinations(jobs, 2) if not all(x.issuperset(pair) for x in sets)]
     return result
 
 
@@ -347,9 +347,7 @@ def _held_memory(schedule: ReplicaSchedule, window: list[tuple[int, int]]) -> li
     return result
 
 
-def _renumbered(
-    order: Sequence[Batch], operations: Sequence[Sequence[int]]
-) -> tuple[list[Batch], list[list[int]]]:
+def _renumbered(order: Sequence[Batch], operations: Sequence[Sequence[int]]) -> tuple[list[Batch], list[list[int]]]:
     """Rank micro-batches anew by the order of their F's on the first stage."""
     sequence = [op for op in operations[0] if op >= 0]
     rank = {old: new for new, old in enumerate(sequence)}

@@ -19,7 +19,9 @@ _FEWEST_ROWS = 4
 _POWER_BOUNDS = (1.0, 16.0)
 
 
-def fit_instance_costs(instance: Instance, backward_over_forward: float = BACKWARD_OVER_FORWARD) -> dict[str, CostModel]:
+def fit_instance_costs(
+    instance: Instance, backward_over_forward: float = BACKWARD_OVER_FORWARD
+) -> dict[str, CostModel]:
     """Return the cost model of every GPU pool of an instance, by GPU type.
 
     Raises
@@ -30,7 +32,9 @@ def fit_instance_costs(instance: Instance, backward_over_forward: float = BACKWA
     table = read_cost_table(instance.cost_table)
     if "gpu" not in table.ok.columns and len(instance.gpu_pools) > 1:
         remedy = "add a `gpu` column to the table, or keep one pool"
-        raise InputError(instance.cost_table, "gpu", f"column is missing for {len(instance.gpu_pools)} GPU pools", remedy)
+        raise InputError(
+            instance.cost_table, "gpu", f"column is missing for {len(instance.gpu_pools)} GPU pools", remedy
+        )
     return {p.gpu: fit_costs(table, instance.backbone, p.gpu, backward_over_forward) for p in instance.gpu_pools}
 
 
@@ -165,7 +169,9 @@ def _fit_transfer(rows: pd.DataFrame) -> tuple[float, float]:
     return float(latency), float(per_token)
 
 
-def cross_validated_errors(table: CostTable, backbone: str, gpu: str, folds: int = 10, seed: int = 0) -> dict[str, float]:
+def cross_validated_errors(
+    table: CostTable, backbone: str, gpu: str, folds: int = 10, seed: int = 0
+) -> dict[str, float]:
     """Return the mean absolute relative error of predicted step times and peak memory on rows left out of the fit.
 
     Returns

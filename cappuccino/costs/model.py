@@ -13,6 +13,9 @@ Floats = NDArray[np.float64]
 EXTRAPOLATION_MEMORY_MARGIN = 1.1
 """Factor on the memory of stage counts that nobody profiled."""
 
+RESERVED_MEMORY = 0.05
+"""Part of a GPU's memory that plans never fill."""
+
 
 @dataclass(frozen=True)
 class SmoothMaximum:
@@ -41,9 +44,7 @@ class SmoothMaximum:
 
     def scaled(self, factor: float) -> "SmoothMaximum":
         """Return the curve with every time multiplied by `factor`."""
-        return SmoothMaximum(
-            self.floor_s * factor, self.per_token_s * factor, self.per_square_s * factor, self.power
-        )
+        return SmoothMaximum(self.floor_s * factor, self.per_token_s * factor, self.per_square_s * factor, self.power)
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,12 @@ class CostModel:
         return max(value, (self.weights_gib or 0.0) / num_stages, 0.0)
 
     def memory_limit(self, pool_memory_gib: float) -> float:
-        """Return the memory that plans may fill of a GPU that has `pool_memory_gib`, GiB."""
-        return min(pool_memory_gib, self.usable_memory_gib or pool_memory_gib)
+        """Return the memory that plans may fill of a GPU that has `pool_memory_gib`, GiB.
+
+        Fragmentation and the driver take their share; rows that failed show how much, otherwise a part is reserved.
+        """
+        most = pool_memory_gib * (1 - RESERVED_MEMORY)
+        return most if self.usable_memory_gib is None else min(most, self.usable_memory_gib)
 
     def max_tokens(self, num_stages: int, pool_memory_gib: float) -> int:
         """Return the largest micro-batch that fits a stage, tokens; 0 when not even an empty stage fits."""

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cappuccino.instance import Adapter, GpuPool, Instance
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, Qwen2Config, Qwen2ForCausalLM
+
+from cappuccino.instance import Adapter, GpuPool, Instance
 
 VOCABULARY = 64
 SIZES = {

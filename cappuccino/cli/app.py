@@ -1,0 +1,48 @@
+"""The commands in one application, and how errors become messages and exit codes."""
+
+import json
+import sys
+from importlib.metadata import version
+from typing import Annotated, NoReturn
+
+import typer
+
+from cappuccino.cli import plan_commands, run_commands, seed_commands
+from cappuccino.errors import CappuccinoError
+
+app = typer.Typer(
+    name="cappuccino",
+    help="Plan and run the fine-tuning of many LoRA adapters on one frozen backbone at the least GPU time.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for commands in (run_commands, plan_commands, seed_commands):
+    commands.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(version("cappuccino-lora"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> NoReturn:
+    """Run the command line; exit 0 when done, 1 when the input is wrong or infeasible, 2 on wrong usage."""
+    try:
+        app(standalone_mode=True)
+    except CappuccinoError as error:
+        if "--json" in sys.argv[1:]:
+            print(json.dumps({"error": str(error)}))
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(0)

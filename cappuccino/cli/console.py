@@ -1,0 +1,135 @@
+"""What commands print: results on stdout, as text or as one JSON object; progress and warnings on stderr."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+
+from cappuccino.errors import InputError
+
+if TYPE_CHECKING:
+    from cappuccino.checker import CheckReport
+    from cappuccino.plan import Plan
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one machine-readable object on stdout.")]
+
+
+class Show(Protocol):
+    """Moves a progress bar: fraction done, and what to say beside it."""
+
+    def __call__(self, fraction: float, text: str) -> None:
+        """Show this state."""
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object on stdout."""
+    print(json.dumps(value, indent=2))
+
+
+def warn(message: str) -> None:
+    """Print a warning on stderr."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def require_folder_of(path: Path) -> None:
+    """Raise InputError when a file could not be written at `path`: before the work, not after it."""
+    if path.is_dir():
+        raise InputError(path, "", "is a folder", "name a file")
+    if not path.absolute().parent.is_dir():
+        raise InputError(path, "", f'there is no folder "{path.absolute().parent}"', "create it or name another")
+
+
+def integers(option: str, text: str, count: int | None = None, least: int = 0) -> list[int]:
+    """Return the integers of a comma-separated list.
+
+    Raises
+    ------
+    InputError
+        When the text is no such list, an integer is below `least`, or there are not `count` of them.
+    """
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(option, "", f'"{text}" is no list of integers', "separate integers by commas") from None
+    if count is not None and len(values) != count:
+        raise InputError(option, "", f'"{text}" has {len(values)} integers, not {count}', "give one per adapter")
+    if min(values) < least:
+        raise InputError(option, "", f'"{text}" has {min(values)}', f"give integers of at least {least}")
+    return values
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Show]:
+    """Show a progress bar on stderr while the context lasts; nothing where stderr is no terminal but the last state."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[text]}"))
+    last = ""
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(title, total=1.0, text="")
+
+        def show(fraction: float, text: str) -> None:
+            nonlocal last
+            last = text
+            progress.update(task, completed=min(1.0, fraction), text=text)
+
+        yield show
+    if last:
+        print(f"{title}: {last}", file=sys.stderr)
+
+
+def objective_unit(objective: str) -> str:
+    """Return the unit of an objective."""
+    return {"gpu_time": "GPU-s", "makespan": "s", "cost": "money"}[objective]
+
+
+def plan_summary(plan: "Plan", report: "CheckReport") -> dict[str, Any]:
+    """Return what is to be said of every plan: objective, bound, gap, status and the checker's word."""
+    return {
+        "objective": plan.objective.value,
+        "value": plan.objective_value,
+        "lower_bound": plan.lower_bound_s,
+        "gap": plan.gap,
+        "status": plan.status.value,
+        "checked": report.valid,
+        "gpu_time_s": plan.gpu_time_s,
+        "makespan_s": plan.makespan_s,
+        "cost": plan.cost,
+        "replicas": [
+            {
+                "id": r.id,
+                "gpu": r.gpu,
+                "num_stages": r.num_stages,
+                "adapters": list(r.adapters),
+                "micro_batches": len(r.micro_batches),
+                "makespan_s": r.makespan_s,
+                "lower_bound_s": r.lower_bound_s,
+                "peak_memory_gib": list(r.peak_memory_gib),
+            }
+            for r in plan.replicas
+        ],
+    }
+
+
+def print_plan(plan: "Plan", report: "CheckReport") -> None:
+    """Print the summary of a plan as text."""
+    unit = objective_unit(plan.objective.value)
+    bound = "none" if plan.lower_bound_s is None else f"{plan.lower_bound_s:.4g} {unit}"
+    gap = "none" if plan.gap is None else f"{100 * plan.gap:.2f}%"
+    checked = "checked: valid" if report.valid else f"checked: INVALID ({report.violations[0]})"
+    print(f"objective   {plan.objective.value} {plan.objective_value:.4g} {unit}")
+    print(f"bound       {bound} (proven)")
+    print(f"gap         {gap}, {plan.status.value}, {checked}")
+    for r in plan.replicas:
+        adapters = ", ".join(r.adapters)
+        memory = "/".join(f"{m:.1f}" for m in r.peak_memory_gib)
+        stages = f"{r.num_stages} x {r.gpu}"
+        print(
+            f"replica {r.id}   {stages}, {r.makespan_s:.4g} s, {len(r.micro_batches)} micro-batches, {memory} GiB: {adapters}"
+        )

@@ -1,0 +1,161 @@
+"""The demo: the whole way on this machine's CPU, with a tiny backbone and text that ships with Python."""
+
+from pathlib import Path
+from typing import Any
+
+from cappuccino.cli import console
+
+NUM_STAGES = 2
+NAME = "tiny-llama"
+MAX_LENGTH = 512
+SAMPLES = 96
+
+
+def run_demo(output: Path, time_limit_s: float) -> dict[str, Any]:
+    """Build a backbone and data, profile, plan, check, train, and load the adapters with PEFT.
+
+    Parameters
+    ----------
+    output
+        Folder for everything that is made.
+    time_limit_s
+        Of the planner.
+
+    Returns
+    -------
+    dict
+        Objective, bound, gap, predicted and measured time, and the adapters with their folders.
+    """
+    from cappuccino.checker import check  # noqa: PLC0415
+    from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
+    from cappuccino.errors import InputError  # noqa: PLC0415
+    from cappuccino.instance import Adapter, GpuPool, Instance, save_instance  # noqa: PLC0415
+    from cappuccino.plan import Plan  # noqa: PLC0415
+    from cappuccino.runtime.launch import run_plan  # noqa: PLC0415
+    from cappuccino.runtime.profiler import ProfileGrid, profile_backbone  # noqa: PLC0415
+    from cappuccino.runtime.tiny import build_text_datasets, build_tiny_backbone  # noqa: PLC0415
+    from cappuccino.solvers.planning import PlanOptions, Progress, make_plan  # noqa: PLC0415
+
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(output, "", f"cannot be made a folder ({error.strerror})", "name another") from error
+    backbone, data = output / "backbone", output / "data"
+    with console.progress_bar("1/4 backbone and text") as show:
+        show(0.1, "a random tiny Llama, and text that ships with Python")
+        build_tiny_backbone(backbone)
+        show(0.6, "tokenizing")
+        lengths = build_text_datasets(data, backbone, samples=SAMPLES, max_length=MAX_LENGTH)
+        show(1.0, ", ".join(f"{name}: median {int(sorted(n)[len(n) // 2])} tokens" for name, n in lengths.items()))
+    table = output / "cost-table.csv"
+    grid = ProfileGrid(num_stages=(NUM_STAGES,), tokens=(64, 128, 256, 512, 1024), sequence_lengths=(64, 256, 512))
+    with console.progress_bar("2/4 profile") as show:
+        profile_backbone(backbone, table, name=NAME, gpu="cpu", grid=grid, on_progress=show)
+    docstrings, functions, topics = lengths
+    adapters = (
+        Adapter(
+            name="docs",
+            dataset=docstrings,
+            global_batch_size=16,
+            num_steps=8,
+            rank=4,
+            alpha=8,
+            target_modules=("q_proj", "v_proj"),
+            learning_rate=2e-3,
+        ),
+        Adapter(
+            name="code",
+            dataset=functions,
+            global_batch_size=8,
+            num_steps=6,
+            rank=8,
+            alpha=16,
+            target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
+            learning_rate=2e-3,
+            max_grad_norm=1.0,
+        ),
+        Adapter(
+            name="topics",
+            dataset=topics,
+            global_batch_size=4,
+            num_steps=6,
+            rank=16,
+            alpha=32,
+            target_modules="all-linear",
+            learning_rate=1e-3,
+            lr_scheduler="linear",
+            warmup_steps=2,
+        ),
+    )
+    pool = GpuPool(gpu="cpu", count=NUM_STAGES, memory_gib=8.0)
+    built = Instance("demo", NAME, table, (pool,), MAX_LENGTH, lengths, adapters, source=str(output / "instance.json"))
+    save_instance(built, output / "instance.json")
+    instance = Instance.load(output / "instance.json")
+    costs = fit_instance_costs(instance)
+    with console.progress_bar("3/4 plan") as show:
+
+        def on_progress(state: Progress) -> None:
+            show(state.elapsed_s / time_limit_s, f"{state.objective:.4g} GPU-s, bound {state.bound:.4g}")
+
+        options = PlanOptions(time_limit_s=time_limit_s, num_stages=NUM_STAGES, gap=0.01)
+        plan = make_plan(instance, options, costs, on_progress)
+    plan.save(output / "plan.json")
+    plan = Plan.load(output / "plan.json")
+    report = check(plan, instance, costs)
+    report.raise_if_invalid(output / "plan.json")
+    with console.progress_bar("4/4 train") as show:
+        result = run_plan(
+            plan,
+            instance,
+            backbone,
+            data,
+            output / "adapters",
+            on_progress=lambda done, total: show(done / total, f"{done} of {total} operations"),
+        )
+    measured = max(line.makespan for line in result.timelines)
+    return {
+        **console.plan_summary(plan, report),
+        "predicted_s": plan.makespan_s,
+        "measured_s": measured,
+        "difference": measured / plan.makespan_s - 1,
+        "measured_bubble": result.timelines[0].bubble,
+        "adapters": {
+            name: {
+                "path": str(path),
+                "first_loss": result.losses[name][0],
+                "last_loss": result.losses[name][-1],
+                "peft_parameters": _load_with_peft(backbone, path),
+            }
+            for name, path in result.adapters.items()
+        },
+        "instance": str(output / "instance.json"),
+        "plan": str(output / "plan.json"),
+        "cost_table": str(table),
+        "trace": str(result.trace),
+    }
+
+
+def _load_with_peft(backbone: Path, adapter: Path) -> int:
+    """Load an adapter as any user of PEFT would and return the number of its parameters."""
+    from peft import PeftModel  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415
+
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(backbone), adapter)
+    return sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """Print the outcome as text."""
+    print(f"objective   {report['objective']} {report['value']:.4g} GPU-s on {NUM_STAGES} stages")
+    print(f"bound       {report['lower_bound']:.4g} GPU-s (proven)")
+    checked = "valid" if report["checked"] else "INVALID"
+    print(f"gap         {100 * report['gap']:.2f}%, {report['status']}, checked: {checked}")
+    print(f"predicted   {report['predicted_s']:.3f} s")
+    print(f"measured    {report['measured_s']:.3f} s ({100 * report['difference']:+.1f}%)")
+    for name, entry in report["adapters"].items():
+        losses = f"loss {entry['first_loss']:.3f} -> {entry['last_loss']:.3f}"
+        print(
+            f"adapter     {name}: {losses}, {entry['peft_parameters']} parameters loaded by PEFT from {entry['path']}"
+        )
+    print(f"plan        {report['plan']} (cappuccino check {report['plan']} --instance {report['instance']})")
+    print(f"trace       {report['trace']} (open it at ui.perfetto.dev)")

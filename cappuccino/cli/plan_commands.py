@@ -1,0 +1,169 @@
+"""plan, check, simulate."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cappuccino.cli import console
+from cappuccino.cli.console import JsonFlag
+from cappuccino.errors import InvalidPlanError
+
+if TYPE_CHECKING:
+    from cappuccino.simulator import ReplicaSimulation
+
+InstanceArgument = Annotated[Path, typer.Argument(metavar="INSTANCE", help="Instance file (cappuccino.instance/1).")]
+PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan file (cappuccino.plan/1).")]
+InstanceOption = Annotated[Path, typer.Option("--instance", help="The instance that the plan was made for.")]
+
+
+class ObjectiveOption(StrEnum):
+    """Objectives as they are spelled on the command line."""
+
+    GPU_TIME = "gpu-time"
+    MAKESPAN = "makespan"
+    COST = "cost"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(plan)
+    app.command()(check)
+    app.command()(simulate)
+
+
+def plan(
+    instance: InstanceArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="PLAN", help="Where the plan is written.")],
+    time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds for the search.")] = 60.0,
+    objective: Annotated[ObjectiveOption, typer.Option(help="What is minimised.")] = ObjectiveOption.GPU_TIME,
+    deadline: Annotated[float | None, typer.Option(min=0, help="Seconds within which every replica is to end.")] = None,
+    num_stages: Annotated[int | None, typer.Option(min=1, help="Fix the pipeline depth of every replica.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the search.")] = 0,
+    gap: Annotated[float, typer.Option(min=0, max=0.99, help="Stop at this gap to the bound, as a fraction.")] = 1e-3,
+    profiled_only: Annotated[bool, typer.Option(help="Allow only the stage counts in the cost table.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Plan an instance: replicas, micro-batches and the order of all operations, with a proven bound."""
+    from cappuccino.checker import check as check_plan  # noqa: PLC0415
+    from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
+    from cappuccino.extrapolation import extrapolation_warnings  # noqa: PLC0415
+    from cappuccino.instance import Instance  # noqa: PLC0415
+    from cappuccino.plan import Objective, objective_gap  # noqa: PLC0415
+
+    console.require_folder_of(output)
+    loaded = Instance.load(instance)
+    costs = fit_instance_costs(loaded)
+    from cappuccino.solvers.planning import PlanOptions, Progress, make_plan  # noqa: PLC0415
+
+    options = PlanOptions(
+        objective=Objective(objective.value.replace("-", "_")),
+        time_limit_s=time_limit,
+        gap=gap,
+        deadline_s=deadline,
+        num_stages=num_stages,
+        profiled_only=profiled_only,
+        seed=seed,
+    )
+    unit = console.objective_unit(options.objective.value)
+    with console.progress_bar("planning") as show:
+
+        def on_progress(state: Progress) -> None:
+            reached = objective_gap(state.objective, state.bound) or 0.0
+            text = f"{state.objective:.4g} {unit}, bound {state.bound:.4g}, gap {100 * reached:.2f}%"
+            show(state.elapsed_s / time_limit, text)
+
+        made = make_plan(loaded, options, costs, on_progress)
+    report = check_plan(made, loaded, costs)
+    report.raise_if_invalid(output)
+    made.save(output)
+    warnings = list(extrapolation_warnings(made, loaded, costs))
+    for warning in warnings:
+        console.warn(warning)
+    if json:
+        console.print_json({"plan": str(output), **console.plan_summary(made, report), "warnings": warnings})
+    else:
+        console.print_plan(made, report)
+        print(f"plan        {output}")
+
+
+def check(plan: PlanArgument, instance: InstanceOption, json: JsonFlag = False) -> None:
+    """Verify a plan against the seven rules; exit 1 and name the broken rule when it is invalid."""
+    from cappuccino.checker import check as check_plan  # noqa: PLC0415
+    from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
+    from cappuccino.instance import Instance  # noqa: PLC0415
+    from cappuccino.plan import Plan  # noqa: PLC0415
+
+    loaded, stated = Instance.load(instance), Plan.load(plan)
+    report = check_plan(stated, loaded, fit_instance_costs(loaded))
+    if json:
+        violations = [{"rule": v.rule, "message": v.message} for v in report.violations]
+        console.print_json({**console.plan_summary(stated, report), "violations": violations})
+    elif report.valid:
+        console.print_plan(stated, report)
+    if not report.valid:
+        if json:
+            raise typer.Exit(1)
+        report.raise_if_invalid(plan)
+
+
+def simulate(
+    plan: PlanArgument,
+    instance: InstanceOption,
+    trace: Annotated[Path | None, typer.Option(help="Write a trace that ui.perfetto.dev opens.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Run a plan on the cost model: times, bubble and memory of every stage."""
+    from cappuccino.checker import check as check_plan  # noqa: PLC0415
+    from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
+    from cappuccino.instance import Instance  # noqa: PLC0415
+    from cappuccino.plan import Plan  # noqa: PLC0415
+    from cappuccino.timeline import write_trace  # noqa: PLC0415
+
+    if trace is not None:
+        console.require_folder_of(trace)
+    loaded, stated = Instance.load(instance), Plan.load(plan)
+    report = check_plan(stated, loaded, fit_instance_costs(loaded))
+    if report.simulation is None:
+        report.raise_if_invalid(plan)
+        raise InvalidPlanError(f"{plan}: cannot be simulated")
+    if not report.valid:
+        console.warn(f"{plan}: invalid plan: {report.violations[0]}")
+    result = report.simulation
+    if trace is not None:
+        write_trace(trace, [r.timeline for r in result.replicas], "simulated", loaded.digest)
+    if json:
+        console.print_json(
+            {
+                "gpu_time_s": result.gpu_time_s,
+                "makespan_s": result.makespan_s,
+                "cost": result.cost,
+                "checked": report.valid,
+                "replicas": [_replica_figures(r) for r in result.replicas],
+                "trace": None if trace is None else str(trace),
+            }
+        )
+        return
+    print(
+        f"GPU time {result.gpu_time_s:.4g} GPU-s, makespan {result.makespan_s:.4g} s, checked: "
+        f"{'valid' if report.valid else 'INVALID'}"
+    )
+    for run in result.replicas:
+        line = run.timeline
+        print(f"replica {line.replica}: {line.makespan:.4g} s, bubble {100 * line.bubble:.1f}%")
+        for s, (busy, memory) in enumerate(zip(line.busy, run.peak_memory_gib, strict=True)):
+            print(f"  stage {s}: busy {busy:.4g} s ({100 * busy / line.makespan:.1f}%), peak memory {memory:.2f} GiB")
+    if trace is not None:
+        print(f"trace {trace}")
+
+
+def _replica_figures(run: "ReplicaSimulation") -> dict[str, object]:
+    line = run.timeline
+    return {
+        "id": line.replica,
+        "makespan_s": line.makespan,
+        "bubble": line.bubble,
+        "busy_s": [float(b) for b in line.busy],
+        "peak_memory_gib": list(run.peak_memory_gib),
+    }

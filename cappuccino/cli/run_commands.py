@@ -1,0 +1,174 @@
+"""demo, profile, lengths, run: the commands that load torch."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cappuccino.cli import console
+from cappuccino.cli.console import JsonFlag
+from cappuccino.cli.plan_commands import InstanceOption, PlanArgument
+
+BackboneOption = Annotated[Path, typer.Option("--backbone", help="Folder of the Hugging Face backbone.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="float32, float64, bfloat16 or float16.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(demo)
+    app.command()(profile)
+    app.command()(lengths)
+    app.command()(run)
+
+
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything the demo makes.")] = Path(
+        "demo-out"
+    ),
+    time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds for planning.")] = 20.0,
+    json: JsonFlag = False,
+) -> None:
+    """Profile, plan, check, run and report a tiny backbone with three adapters on this machine's CPU."""
+    from cappuccino.cli.demo import print_report, run_demo  # noqa: PLC0415
+
+    report = run_demo(output, time_limit)
+    if json:
+        console.print_json(report)
+    else:
+        print_report(report)
+
+
+def profile(
+    backbone: BackboneOption,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="TABLE", help="Where the cost table is written.")],
+    name: Annotated[str | None, typer.Option(help="Name of the backbone in the table; default: the folder's.")] = None,
+    gpu: Annotated[str, typer.Option(help="Name of this machine's GPU type in the table.")] = "cpu",
+    num_stages: Annotated[str, typer.Option(help="Stage counts to profile, comma-separated.")] = "1,2",
+    tokens: Annotated[str, typer.Option(help="Micro-batch sizes in tokens, comma-separated.")] = "64,128,256,512,1024",
+    sequence_lengths: Annotated[str, typer.Option(help="Sample lengths in tokens, comma-separated.")] = "32,128,512",
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
+    json: JsonFlag = False,
+) -> None:
+    """Measure a backbone on this machine and write its cost table."""
+    from cappuccino.runtime.profiler import ProfileGrid, profile_backbone  # noqa: PLC0415
+
+    console.require_folder_of(output)
+
+    grid = ProfileGrid(
+        num_stages=tuple(console.integers("--num-stages", num_stages, least=1)),
+        tokens=tuple(console.integers("--tokens", tokens, least=1)),
+        sequence_lengths=tuple(console.integers("--sequence-lengths", sequence_lengths, least=1)),
+    )
+    with console.progress_bar("profiling") as show:
+        table = profile_backbone(
+            backbone,
+            output,
+            name=name or backbone.resolve().name,
+            gpu=gpu,
+            grid=grid,
+            device=device,
+            dtype=dtype,
+            on_progress=show,
+        )
+    if json:
+        console.print_json({"table": str(output), "rows": len(table)})
+    else:
+        print(f"{len(table)} rows in {output}")
+
+
+def lengths(
+    tokenizer: Annotated[Path, typer.Option("--tokenizer", help="Folder with a tokenizer, e.g. the backbone's.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the distribution file is written.")],
+    data: Annotated[
+        list[str], typer.Argument(metavar="NAME=SOURCE", help="Dataset: a .jsonl or .parquet file, or a hub name.")
+    ],
+    num_samples: Annotated[int, typer.Option(min=1, help="Samples per dataset.")] = 1000,
+    max_length: Annotated[int, typer.Option(min=1, help="Longer samples are cut.")] = 4096,
+    text_field: Annotated[str, typer.Option(help="Field of the text; several joined by +.")] = "text",
+    split: Annotated[str, typer.Option(help="Split of a dataset from the hub.")] = "train",
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 42,
+    json: JsonFlag = False,
+) -> None:
+    """Tokenize datasets and write their length distributions in the seed's format."""
+    from cappuccino.runtime.lengths import measure_lengths  # noqa: PLC0415
+
+    console.require_folder_of(output)
+    with console.progress_bar("tokenizing") as show:
+        measured = measure_lengths(
+            data,
+            tokenizer,
+            output,
+            num_samples=num_samples,
+            max_length=max_length,
+            text_fields=text_field.split("+"),
+            split=split,
+            seed=seed,
+            on_progress=show,
+        )
+    summary = {n: {k: v for k, v in s.items() if not k.startswith("permutation")} for n, s in measured.items()}
+    if json:
+        console.print_json({"output": str(output), "datasets": summary})
+        return
+    for dataset, record in summary.items():
+        print(f"{dataset}: {record['num_samples']} samples, median {record['p50']}, p99 {record['p99']} tokens")
+    print(f"lengths in {output}")
+
+
+def run(
+    plan: PlanArgument,
+    instance: InstanceOption,
+    backbone: BackboneOption,
+    data: Annotated[Path, typer.Option("--data", help="Folder with <dataset>.jsonl or .parquet for every dataset.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for adapters, losses and trace.")],
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
+    json: JsonFlag = False,
+) -> None:
+    """Train the adapters of a plan, one process per pipeline stage, exactly as planned."""
+    from cappuccino.checker import check  # noqa: PLC0415
+    from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
+    from cappuccino.instance import Instance  # noqa: PLC0415
+    from cappuccino.plan import Plan  # noqa: PLC0415
+    from cappuccino.runtime.launch import run_plan  # noqa: PLC0415
+
+    loaded, stated = Instance.load(instance), Plan.load(plan)
+    check(stated, loaded, fit_instance_costs(loaded)).raise_if_invalid(plan)
+    with console.progress_bar("training") as show:
+        result = run_plan(
+            stated,
+            loaded,
+            backbone,
+            data,
+            output,
+            device=device,
+            dtype=dtype,
+            on_progress=lambda done, total: show(done / total, f"{done} of {total} operations"),
+        )
+    replicas = [
+        {
+            "id": r.id,
+            "predicted_s": r.makespan_s,
+            "measured_s": line.makespan,
+            "difference": line.makespan / r.makespan_s - 1,
+            "measured_bubble": line.bubble,
+            "peak_memory_gib": list(result.peak_memory_gib[r.id]),
+        }
+        for r, line in zip(stated.replicas, result.timelines, strict=True)
+    ]
+    adapters = {
+        name: {"path": str(path), "first_loss": result.losses[name][0], "last_loss": result.losses[name][-1]}
+        for name, path in result.adapters.items()
+    }
+    if json:
+        console.print_json({"checked": True, "replicas": replicas, "adapters": adapters, "trace": str(result.trace)})
+        return
+    for entry in replicas:
+        print(
+            f"replica {entry['id']}: measured {entry['measured_s']:.3f} s, predicted {entry['predicted_s']:.3f} s "
+            f"({100 * entry['difference']:+.1f}%)"
+        )
+    for name, found in adapters.items():
+        print(f"{name}: loss {found['first_loss']:.3f} -> {found['last_loss']:.3f}, {found['path']}")
+    print(f"trace {result.trace}")

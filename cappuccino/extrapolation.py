@@ -1,0 +1,37 @@
+"""Where a plan rests on costs that nobody measured."""
+
+from collections.abc import Iterator, Mapping
+
+from cappuccino.costs import CostModel
+from cappuccino.instance import Instance
+from cappuccino.plan import Plan
+from cappuccino.workload import Workload
+
+
+def extrapolation_warnings(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]) -> Iterator[str]:
+    """Yield a sentence for every way in which a plan leaves the profiled range of its cost table.
+
+    Parameters
+    ----------
+    costs
+        Cost model by GPU type.
+    """
+    for gpu in sorted({r.gpu for r in plan.replicas}):
+        if costs[gpu].analytic:
+            yield f"costs on {gpu} are analytic, computed from specifications: profile before you rely on them"
+    for replica in plan.replicas:
+        model = costs[replica.gpu]
+        if model.extrapolated(replica.num_stages):
+            profiled = ", ".join(map(str, model.profiled))
+            yield (
+                f"replica {replica.id}: {replica.num_stages} stages were not profiled on {replica.gpu} (only "
+                f"{profiled}); times are extrapolated and memory carries a margin (--profiled-only forbids this)"
+            )
+        tokens = Workload.of(replica, instance, model).tokens
+        low, high = model.profiled_tokens
+        outside = int(((tokens < low) | (tokens > high)).sum())
+        if outside:
+            yield (
+                f"replica {replica.id}: {outside} of {len(tokens)} micro-batches have {tokens.min()} to {tokens.max()} "
+                f"tokens, outside the profiled {low} to {high}"
+            )

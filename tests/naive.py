@@ -1,0 +1,168 @@
+"""FORMATS' rules of validity a second time, as literally as possible and sharing no code with the package's checker."""
+
+from collections.abc import Mapping
+
+from cappuccino.costs import CostModel
+from cappuccino.instance import Instance
+from cappuccino.plan import Plan, Replica
+
+Node = tuple[int, int]
+"""Stage, position in its program."""
+
+
+class Naive:
+    """One replica, its samples looked up one by one."""
+
+    def __init__(self, replica: Replica, instance: Instance, costs: CostModel) -> None:
+        self.replica, self.costs = replica, costs
+        by_name = {a.name: a for a in instance.adapters}
+        self.jobs = [by_name[name] for name in replica.adapters]
+        self.lengths = [instance.dataset_lengths[job.dataset].tolist() for job in self.jobs]
+        self.steps = [
+            job.num_steps or len(n) // job.global_batch_size for job, n in zip(self.jobs, self.lengths, strict=True)
+        ]
+        self.layout = instance.layout
+
+    def length(self, a: int, n: int) -> int:
+        return self.lengths[a][n % len(self.lengths[a])]
+
+    def shape(self, m: int) -> tuple[int, int]:
+        sizes = [self.length(a, n) for a, n in self.replica.micro_batches[m].samples]
+        if self.layout == "padded":
+            sizes = [max(sizes)] * len(sizes)
+        return sum(sizes), sum(x * x for x in sizes)
+
+    def duration(self, operation) -> float:
+        if operation[0] == "S":
+            return self.costs.optimizer_s
+        g = self.replica.num_stages
+        curve = self.costs.forward_curve(g) if operation[0] == "F" else self.costs.backward_curve(g)
+        tokens, squares = self.shape(operation[1])
+        work = curve.per_token_s * tokens + curve.per_square_s * squares
+        return (curve.floor_s**curve.power + work**curve.power) ** (1 / curve.power)
+
+    def steps_of(self, m: int) -> set[tuple[int, int]]:
+        return {(a, n // self.jobs[a].global_batch_size) for a, n in self.replica.micro_batches[m].samples}
+
+    def inputs(self) -> dict[Node, list[tuple[Node, float]]]:
+        """Return what every operation waits for, with the lag; needs rule 3."""
+        programs, last = self.replica.programs, self.replica.num_stages - 1
+        at = {(s, op): i for s, program in enumerate(programs) for i, op in enumerate(program)}
+        result: dict[Node, list[tuple[Node, float]]] = {}
+        for s, program in enumerate(programs):
+            for i, op in enumerate(program):
+                needs: list[tuple[Node, float]] = [((s, i - 1), 0.0)] if i else []
+                if op[0] in "FB":
+                    lag = self.costs.transfer[0] + self.costs.transfer[1] * self.shape(op[1])[0]
+                if op[0] == "F" and s:
+                    needs.append(((s - 1, at[s - 1, op]), lag))
+                if op[0] == "B":
+                    needs.append(((s, at[s, ("F", op[1])]), 0.0))
+                    if s < last:
+                        needs.append(((s + 1, at[s + 1, op]), lag))
+                if op[0] == "S" and self.jobs[op[1]].max_grad_norm is not None:
+                    for m in range(len(self.replica.micro_batches)):
+                        if (op[1], op[2]) in self.steps_of(m):
+                            needs += [((r, at[r, ("B", m)]), 0.0) for r in range(last + 1)]
+                result[s, i] = needs
+        return result
+
+    def spans(self) -> dict[Node, tuple[float, float]] | None:
+        """Return start and end of every operation, None on a deadlock: rounds until nothing changes."""
+        inputs = self.inputs()
+        done: dict[Node, tuple[float, float]] = {}
+        while len(done) < len(inputs):
+            ready = [x for x, needs in inputs.items() if x not in done and all(y in done for y, _ in needs)]
+            if not ready:
+                return None
+            for s, i in ready:
+                start = max((done[y][1] + lag for y, lag in inputs[s, i]), default=0.0)
+                done[s, i] = start, start + self.duration(self.replica.programs[s][i])
+        return done
+
+    def peaks(self) -> list[float]:
+        memory = self.costs.memory_model(self.replica.num_stages)
+        result = []
+        for program in self.replica.programs:
+            moments = [memory.static_gib]
+            for i, op in enumerate(program):
+                if op[0] == "S":
+                    continue
+                before = program[: i + (op[0] == "F")]
+                flying = {x[1] for x in before if x[0] == "F"} - {x[1] for x in program[:i] if x[0] == "B"}
+                held = sum(self.shape(m)[0] for m in flying)
+                moments.append(memory.static_gib + memory.working_gib * self.shape(op[1])[0] + memory.held_gib * held)
+            result.append(max(moments))
+        return result
+
+    def samples_ok(self) -> bool:
+        """Rule 2."""
+        wanted = [(a, n) for a, job in enumerate(self.jobs) for n in range(self.steps[a] * job.global_batch_size)]
+        given = [tuple(x) for m in self.replica.micro_batches for x in m.samples]
+        if sorted(given) != wanted:
+            return False
+        for m, batch in enumerate(self.replica.micro_batches):
+            if len({a for a, _ in self.steps_of(m)}) != len(self.steps_of(m)):
+                return False
+            listed = [a for a, _ in batch.samples]
+            if any(listed[i] != listed[i - 1] and listed[i] in listed[:i] for i in range(1, len(listed))):
+                return False
+        return True
+
+    def operations_ok(self) -> bool:
+        """Rule 3."""
+        wanted = sorted((kind, m) for kind in "FB" for m in range(len(self.replica.micro_batches)))
+        for program in self.replica.programs:
+            if sorted(op for op in program if op[0] != "S") != wanted:
+                return False
+            if any(program.index(("B", m)) < program.index(("F", m)) for m in range(len(self.replica.micro_batches))):
+                return False
+        return True
+
+    def steps_ok(self) -> bool:
+        """Rule 4."""
+        wanted = sorted(("S", a, j) for a, count in enumerate(self.steps) for j in range(count))
+        for program in self.replica.programs:
+            if sorted(op for op in program if op[0] == "S") != wanted:
+                return False
+            for _, a, j in wanted:
+                place = program.index(("S", a, j))
+                for m in range(len(self.replica.micro_batches)):
+                    if (a, j) in self.steps_of(m) and program.index(("B", m)) > place:
+                        return False
+                    if (a, j + 1) in self.steps_of(m) and program.index(("F", m)) < place:
+                        return False
+        return True
+
+    def order_ok(self) -> bool:
+        """Rule 5, without deadlock."""
+        orders = {kind: {tuple(op for op in p if op[0] == kind) for p in self.replica.programs} for kind in "FB"}
+        return all(len(x) == 1 for x in orders.values())
+
+
+def is_valid(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]) -> bool:
+    """Return whether a plan without bounds keeps all seven rules."""
+    placed = sorted(name for r in plan.replicas for name in r.adapters)
+    if placed != sorted(a.name for a in instance.adapters) or plan.instance.sha256 != instance.digest:
+        return False
+    for pool in instance.gpu_pools:
+        if sum(r.num_stages for r in plan.replicas if r.gpu == pool.gpu) > pool.count:
+            return False
+    gpu_time, makespan = 0.0, 0.0
+    for replica in plan.replicas:
+        naive = Naive(replica, instance, costs[replica.gpu])
+        if not (naive.samples_ok() and naive.operations_ok() and naive.steps_ok() and naive.order_ok()):
+            return False
+        spans, peaks = naive.spans(), naive.peaks()
+        if spans is None:
+            return False
+        limit = costs[replica.gpu].memory_limit(instance.pool(replica.gpu).memory_gib)
+        if max(peaks) > limit + 1e-9:
+            return False
+        end = max(e for _, e in spans.values())
+        if abs(end - replica.makespan_s) > 1e-6 * end:
+            return False
+        if any(abs(x - y) > 1e-6 * y for x, y in zip(replica.peak_memory_gib, peaks, strict=True)):
+            return False
+        gpu_time, makespan = gpu_time + replica.num_stages * end, max(makespan, end)
+    return abs(gpu_time - plan.gpu_time_s) <= 1e-6 * gpu_time and abs(makespan - plan.makespan_s) <= 1e-6 * makespan

@@ -1,0 +1,74 @@
+"""Every adapter trained alone by plain PEFT: what the runtime must reproduce."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM
+
+from cappuccino.instance import Instance
+
+
+@dataclass(frozen=True)
+class Trained:
+    losses: list[float]
+    weights: dict[str, torch.Tensor]
+
+
+def train_alone(
+    instance: Instance, position: int, backbone: Path, data: Path, dtype: torch.dtype, *, attention: str = "sdpa"
+) -> Trained:
+    """Train one adapter in one process, sample by sample, on the whole backbone."""
+    job = instance.adapters[position]
+    model = AutoModelForCausalLM.from_pretrained(backbone, dtype=dtype, attn_implementation=attention)
+    targets = job.target_modules if isinstance(job.target_modules, str) else list(job.target_modules)
+    config = LoraConfig(r=job.rank, lora_alpha=job.alpha, target_modules=targets, task_type="CAUSAL_LM")
+    torch.manual_seed(job.seed)
+    model = get_peft_model(model, config)
+    model.train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    steps = instance.num_steps(position)
+    optimizer = torch.optim.AdamW(parameters, lr=job.learning_rate, weight_decay=job.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda k: learning_rate_factor(job.lr_scheduler, k, job.warmup_steps, steps)
+    )
+    rows = [json.loads(line) for line in (data / f"{job.dataset}.jsonl").read_text().splitlines()]
+    total = len(instance.dataset_lengths[job.dataset])
+    losses = []
+    for step in range(steps):
+        batch = [rows[n % total] for n in range(step * job.global_batch_size, (step + 1) * job.global_batch_size)]
+        longest = instance.max_sequence_length
+        labels = [torch.tensor(row.get("labels", row["input_ids"])[:longest])[1:] for row in batch]
+        count = sum(int((x != -100).sum()) for x in labels)
+        losses.append(0.0)
+        for row, targets_L in zip(batch, labels, strict=True):
+            if (targets_L == -100).all():
+                continue
+            logits = model(torch.tensor([row["input_ids"][:longest]]), use_cache=False).logits[0, :-1]
+            loss = cross_entropy(logits, targets_L, ignore_index=-100, reduction="sum") / count
+            loss.backward()
+            losses[-1] += loss.item()
+        if job.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, job.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+    return Trained(losses, get_peft_model_state_dict(model, save_embedding_layers=False))
+
+
+def learning_rate_factor(kind: str, step: int, warmup: int, steps: int) -> float:
+    """Return the factor of the learning rate of a step, written from its definition."""
+    if step < warmup:
+        return step / warmup
+    share = (step - warmup) / max(1, steps - warmup)
+    return {"constant": 1.0, "linear": 1 - share, "cosine": 0.5 + 0.5 * math.cos(math.pi * share)}[kind]
+
+
+def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """Return the largest absolute difference of weights under the same names."""
+    assert a.keys() == b.keys()
+    return max(float((a[name] - b[name]).abs().max()) for name in a)

@@ -1,0 +1,108 @@
+"""A run must give what every adapter gives when it is trained alone."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from alone import largest_difference, train_alone
+from peft import PeftModel, get_peft_model_state_dict
+from plans import joined, random_plan
+from runs import DROPOUT_ADAPTER, Run
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from cappuccino.runtime.launch import run_plan
+from cappuccino.timeline import read_trace
+
+NAMES = ["q_proj", "train", "0", "last-layer"]
+
+
+def exported(run: Run, name: str) -> dict[str, torch.Tensor]:
+    return load_file(run.result.adapters[name] / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float64_equals_training_alone(qwen2_run: Run, name: str) -> None:
+    position = qwen2_run.instance.adapter_index(name)
+    expected = train_alone(qwen2_run.instance, position, qwen2_run.backbone, qwen2_run.data, torch.float64)
+    difference = largest_difference(exported(qwen2_run, name), expected.weights)
+    print(f"{name}: weights differ by {difference:.2e}")
+    assert difference < 1e-8
+    np.testing.assert_allclose(qwen2_run.result.losses[name], expected.losses, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float32_equals_training_alone_up_to_peft_own_noise(llama_run: Run, name: str) -> None:
+    position = llama_run.instance.adapter_index(name)
+    expected, other = (
+        train_alone(
+            llama_run.instance, position, llama_run.backbone, llama_run.data, torch.float32, attention=attention
+        )
+        for attention in ("sdpa", "eager")
+    )
+    noise = largest_difference(expected.weights, other.weights)
+    difference = largest_difference(exported(llama_run, name), expected.weights)
+    print(f"{name}: weights differ by {difference:.2e}, PEFT from itself by {noise:.2e}")
+    assert difference <= 10 * noise
+    np.testing.assert_allclose(llama_run.result.losses[name], expected.losses, rtol=0, atol=1e-5)
+
+
+def test_peft_loads_what_was_exported(qwen2_run: Run) -> None:
+    for name in NAMES:
+        model = AutoModelForCausalLM.from_pretrained(qwen2_run.backbone, dtype=torch.float64)
+        loaded = PeftModel.from_pretrained(model, qwen2_run.result.adapters[name])
+        weights = get_peft_model_state_dict(loaded, save_embedding_layers=False)
+        assert largest_difference(weights, exported(qwen2_run, name)) == 0
+        job = qwen2_run.instance.adapters[qwen2_run.instance.adapter_index(name)]
+        config = loaded.peft_config["default"]
+        assert (config.r, config.lora_alpha, config.lora_dropout) == (job.rank, job.alpha, job.dropout)
+
+
+def test_dropout_depends_neither_on_packing_nor_on_stages(qwen2_run: Run, tmp_path: Path) -> None:
+    # Here the adapter has a replica of its own with one stage, there it shared three stages with four others.
+    name = qwen2_run.instance.adapters[DROPOUT_ADAPTER].name
+    short = qwen2_run.instance.adapters[0].model_copy(update={"num_steps": 1})
+    small = replace(qwen2_run.instance, adapters=(qwen2_run.instance.adapters[DROPOUT_ADAPTER], short))
+    plan = joined(small, [random_plan(small.subset([i]), 1, seed=5 + i) for i in range(2)])
+    result = run_plan(plan, small, qwen2_run.backbone, qwen2_run.data, tmp_path / "out", dtype="float64")
+    weights = load_file(result.adapters[name] / "adapter_model.safetensors")
+    assert largest_difference(weights, exported(qwen2_run, name)) < 1e-8
+    np.testing.assert_allclose(result.losses[name], qwen2_run.result.losses[name], rtol=0, atol=1e-8)
+    assert [line.replica for line in result.timelines] == [0, 1]
+
+
+def test_dropout_changes_the_result(qwen2_run: Run) -> None:
+    expected = train_alone(qwen2_run.instance, DROPOUT_ADAPTER, qwen2_run.backbone, qwen2_run.data, torch.float64)
+    assert largest_difference(exported(qwen2_run, "dropping"), expected.weights) > 1e-5
+
+
+def test_operations_are_measured_in_the_order_of_the_plan(qwen2_run: Run) -> None:
+    (line,) = qwen2_run.result.timelines
+    assert line.programs == qwen2_run.plan.replicas[0].programs
+    assert min(float(starts[0]) for starts in line.starts) == 0
+    finished = {}
+    for stage, program in enumerate(line.programs):
+        assert (line.ends[stage] >= line.starts[stage]).all()
+        assert (line.starts[stage][1:] >= line.ends[stage][:-1]).all()
+        finished |= {(op, stage): end for op, end in zip(program, line.ends[stage], strict=True)}
+    for stage, program in enumerate(line.programs):
+        for operation, start in zip(program, line.starts[stage], strict=True):
+            source = {"F": stage - 1, "B": stage + 1}.get(operation[0])
+            if (operation, source) in finished:
+                assert start >= finished[operation, source]
+
+
+def test_outputs_are_complete(qwen2_run: Run) -> None:
+    names = [a.name for a in qwen2_run.instance.adapters]
+    assert sorted(p.name for p in qwen2_run.out.iterdir()) == sorted([*names, "losses.json", "trace.json"])
+    assert [p.name for p in qwen2_run.out.parent.iterdir()] == ["out"]
+    assert json.loads((qwen2_run.out / "losses.json").read_text()) == qwen2_run.result.losses
+    assert all(len(losses) == 5 for losses in qwen2_run.result.losses.values())
+    lines, kind, digest = read_trace(qwen2_run.result.trace)
+    assert (len(lines), kind, digest) == (1, "measured", qwen2_run.instance.digest)
+    operations = sum(map(len, qwen2_run.plan.replicas[0].programs))
+    assert qwen2_run.progress[-1] == (operations, operations)
+    assert len(qwen2_run.result.peak_memory_gib[0]) == 3

@@ -1,0 +1,128 @@
+import hashlib
+import os
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+from cappuccino.errors import CappuccinoError, InputError
+from cappuccino.files import parse_model, read_json, read_text, sha256, write_atomically
+
+
+class _Inner(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    size: int
+
+
+class _Outer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    items: list[_Inner]
+
+
+def test_error_states_source_field_problem_and_remedy():
+    error = InputError("a.json", "x[0].y", "-1 is not allowed", "give more")
+    assert str(error) == "a.json: x[0].y: -1 is not allowed; give more"
+    assert (error.source, error.field, error.problem, error.remedy) == (
+        "a.json",
+        "x[0].y",
+        "-1 is not allowed",
+        "give more",
+    )
+    assert str(InputError("a.json", "", "file not found", "check the path")) == "a.json: file not found; check the path"
+    assert isinstance(error, CappuccinoError)
+
+
+def test_write_replaces_the_whole_file(tmp_path):
+    path = tmp_path / "out.json"
+    path.write_text("old and much longer than the new text")
+    write_atomically(path, "né\n")
+    assert path.read_bytes() == "né\n".encode()
+    assert os.listdir(tmp_path) == ["out.json"]
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "out.json"
+    path.write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(path, "half \ud800")  # a lone surrogate cannot be encoded
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["out.json"]
+
+
+def test_failed_replace_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"out\.json: cannot be written \(No space left on device\)"):
+        write_atomically(tmp_path / "out.json", "text")
+    assert os.listdir(tmp_path) == []
+
+
+def test_write_over_a_folder_is_an_error_and_leaves_nothing_behind(tmp_path):
+    (tmp_path / "out.json").mkdir()
+    with pytest.raises(InputError, match=r"out\.json: cannot be written"):
+        write_atomically(tmp_path / "out.json", "text")
+    assert os.listdir(tmp_path) == ["out.json"]
+
+
+def test_write_into_a_missing_folder(tmp_path):
+    with pytest.raises(InputError, match=r"gone/out\.json: cannot be written .*; name a folder that exists"):
+        write_atomically(tmp_path / "gone" / "out.json", "text")
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(InputError, match=r"none\.json: file not found; check the path"):
+        read_json(tmp_path / "none.json")
+
+
+def test_folder_instead_of_a_file(tmp_path):
+    with pytest.raises(InputError, match=r"cannot be read \(Is a directory\)"):
+        read_text(tmp_path)
+
+
+def test_binary_file(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_bytes(b"ab\xff")
+    with pytest.raises(InputError, match=r"x\.json: is not UTF-8 text \(byte 2\)"):
+        read_json(path)
+
+
+@pytest.mark.parametrize("text", ['{"a": [1, 2', '{"a": "unfinis', '{"a":', "", '{"a": 1,\n'])
+def test_truncated_json_is_called_truncated(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"x\.json: is truncated at line \d+ column \d+"):
+        read_json(path)
+
+
+def test_wrong_json_names_the_place(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text('{"a": 1,\n "b" 2}')
+    with pytest.raises(InputError, match=r"x\.json: is not valid JSON at line 2 column 6"):
+        read_json(path)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_numbers_that_json_does_not_have(tmp_path, number):
+    path = tmp_path / "x.json"
+    path.write_text(f'{{"a": {number}}}')
+    with pytest.raises(InputError, match=rf"x\.json: contains {number}; .*finite"):
+        read_json(path)
+
+
+def test_model_errors_name_file_field_and_value():
+    assert parse_model(_Outer, {"items": [{"size": 1}]}, "f").items[0].size == 1
+    for data, message in (
+        ({"items": [{"size": 1}, {"size": "many"}]}, r'^f: items\[1\]\.size: "many" is not allowed; '),
+        ({"items": [{}]}, r"^f: items\[0\]\.size: is missing; add it$"),
+        ({"items": [], "extra": 1}, r"^f: extra: is not a known field; remove it or correct its name$"),
+        ({"items": [{}, {}, {}]}, r"^f: items\[0\]\.size: is missing \(and 2 more\); add it$"),
+        ({"items": "x" * 200}, r'^f: items: "x{76}\.\.\. is not allowed; '),
+    ):
+        with pytest.raises(InputError, match=message):
+            parse_model(_Outer, data, "f")
+
+
+def test_sha256(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert sha256(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()

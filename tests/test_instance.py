@@ -1,0 +1,208 @@
+import copy
+import json
+
+import pytest
+
+from cappuccino.errors import InputError
+from cappuccino.instance import Instance
+
+GOOD = {
+    "format": "cappuccino.instance/1",
+    "name": "tiny",
+    "backbone": "b",
+    "cost_table": "tables/t.csv",
+    "gpu_pools": [{"gpu": "x", "count": 4, "memory_gib": 40.0}],
+    "max_sequence_length": 100,
+    "datasets": {"d": {"lengths": [10, 20, 30, 40, 500]}, "e": {"file": "lengths.json", "key": "wiki"}},
+    "adapters": [
+        {"name": "a", "dataset": "d", "global_batch_size": 2},
+        {"name": "b", "dataset": "e", "global_batch_size": 3, "num_steps": 2},
+    ],
+}
+DISTRIBUTION = {"wiki": {"seeds": [42], "seed_42": {"num_permutations": 1, "permutation_1": [7, 8, 9, 600]}}}
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(data: object = GOOD, distribution: object = DISTRIBUTION, name: str = "i.json"):
+        (tmp_path / "lengths.json").write_text(json.dumps(distribution))
+        (tmp_path / name).write_text(json.dumps(data))
+        return tmp_path / name
+
+    return write
+
+
+def edited(path: str, value: object) -> dict:
+    """Return GOOD with the value at `a.0.b` replaced, or removed for an Ellipsis."""
+    data = copy.deepcopy(GOOD)
+    *parts, last = [int(p) if p.isdigit() else p for p in path.split(".")]
+    place = data
+    for part in parts:
+        place = place[part]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    return data
+
+
+def test_load_resolves_datasets_and_paths(save, tmp_path):
+    instance = Instance.load(save())
+    assert instance.name == "tiny"
+    assert instance.cost_table == tmp_path / "tables" / "t.csv"
+    assert instance.source == str(tmp_path / "i.json")
+    # lengths above max_sequence_length = 100 are cut to it, given here or in a file
+    assert instance.dataset_lengths["d"].tolist() == [10, 20, 30, 40, 100]
+    assert instance.dataset_lengths["e"].tolist() == [7, 8, 9, 100]
+
+
+def test_sample_numbers_wrap_around_the_dataset(save):
+    instance = Instance.load(save())
+    # samples 0..5 of 4: positions 0 1 2 | 3 0 1
+    assert instance.step_lengths[1].tolist() == [[7, 8, 9], [100, 7, 8]]
+    assert [instance.sample_length(1, n) for n in range(6)] == [7, 8, 9, 100, 7, 8]
+    assert instance.sample_length(0, 3) == 40
+
+
+def test_steps_default_to_one_pass_without_the_incomplete_batch(save):
+    instance = Instance.load(save())
+    assert instance.num_steps(0) == 2  # 5 samples in batches of 2
+    assert instance.step_lengths[0].tolist() == [[10, 20], [30, 40]]
+    assert instance.num_steps(1) == 2
+
+
+def test_lookups(save):
+    instance = Instance.load(save())
+    assert instance.adapter_index("b") == 1
+    assert instance.pool("x").count == 4
+    with pytest.raises(KeyError):
+        instance.adapter_index("c")
+    with pytest.raises(KeyError):
+        instance.pool("y")
+
+
+def test_subset_renumbers(save):
+    part = Instance.load(save()).subset([1])
+    assert part.adapter_index("b") == 0
+    assert part.step_lengths[0].tolist() == [[7, 8, 9], [100, 7, 8]]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("backbone", "other"),
+        ("layout", "padded"),
+        ("gpu_pools.0.count", 5),
+        ("gpu_pools.0.memory_gib", 41.0),
+        ("datasets.d.lengths", [11, 20, 30, 40, 500]),
+        ("datasets.d.lengths", [20, 10, 30, 40, 500]),
+        ("adapters.0.global_batch_size", 1),
+        ("adapters.0.learning_rate", 1e-3),
+        ("adapters.0.name", "c"),
+        ("max_sequence_length", 99),
+    ],
+)
+def test_digest_changes_with_what_matters(save, path, value):
+    assert Instance.load(save()).digest != Instance.load(save(edited(path, value))).digest
+
+
+def test_digest_changes_with_the_lengths_in_the_distribution_file(save):
+    before = Instance.load(save()).digest
+    changed = {"wiki": {"seeds": [42], "seed_42": {"permutation_1": [7, 8, 10, 600]}}}
+    assert Instance.load(save(distribution=changed)).digest != before
+
+
+def test_digest_does_not_change_with_paths_names_and_unused_data(save, tmp_path):
+    before = Instance.load(save()).digest
+    assert Instance.load(save(name="other.json")).digest == before
+    assert Instance.load(save(edited("cost_table", "elsewhere.csv"))).digest == before
+    assert Instance.load(save(edited("name", "other"))).digest == before
+    unused = copy.deepcopy(GOOD)
+    unused["datasets"]["unused"] = {"lengths": [1]}
+    assert Instance.load(save(unused)).digest == before
+    inline = edited("datasets.e", {"lengths": [7, 8, 9, 600]})  # the same lengths by another way
+    assert Instance.load(save(inline)).digest == before
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("adapters.0.global_batch_size", -2, r"i\.json: adapters\[0\]\.global_batch_size: -2 is not allowed; .*greater"),
+        ("adapters.0.global_batch_size", 2.5, r"i\.json: adapters\[0\]\.global_batch_size: 2\.5 is not allowed; "),
+        ("adapters.0.global_batch_size", "2", r"i\.json: adapters\[0\]\.global_batch_size: \"2\" is not allowed; "),
+        ("adapters.0.global_batch_size", ..., r"i\.json: adapters\[0\]\.global_batch_size: is missing; add it"),
+        ("adapters.0.num_steps", 0, r"i\.json: adapters\[0\]\.num_steps: 0 is not allowed; "),
+        ("adapters.0.name", "../evil", r"i\.json: adapters\[0\]\.name: \"\.\./evil\" is not allowed; "),
+        ("adapters.0.dropout", 1.0, r"i\.json: adapters\[0\]\.dropout: 1\.0 is not allowed; "),
+        ("adapters.0.target_modules", [], r"i\.json: adapters\[0\].*name at least one target module"),
+        ("adapters.1.btach", 1, r"i\.json: adapters\[1\]\.btach: is not a known field; remove it"),
+        ("adapters.0.dataset", "nope", r"i\.json: adapters\[0\]\.dataset: \"nope\" is not a dataset; .*: d, e$"),
+        ("adapters.1.name", "a", r"i\.json: adapters\[1\]: \"a\" is given twice; use unique names"),
+        ("adapters", [], r"i\.json: adapters: \[\] is not allowed; "),
+        ("gpu_pools.0.memory_gib", 0, r"i\.json: gpu_pools\[0\]\.memory_gib: 0 is not allowed; "),
+        ("gpu_pools", [], r"i\.json: gpu_pools: \[\] is not allowed; "),
+        ("datasets.d.lengths", [], r"i\.json: datasets\.d: .*give at least one length"),
+        ("datasets.d.lengths", [3, 0], r"i\.json: datasets\.d\.lengths\[1\]: 0 is not allowed; "),
+        ("datasets.d.file", "lengths.json", r"i\.json: datasets\.d: .*lengths\.json.*give either `lengths` or `file`"),
+        ("datasets.d.lengths", ..., r"i\.json: datasets\.d: \{\} is not allowed; give either `lengths` or `file`"),
+        ("datasets.e.key", ..., r"i\.json: datasets\.e: .*give the `key` of the dataset"),
+        ("datasets.e.key", "gone", r"lengths\.json: gone: no dataset \"gone\".*; the file holds wiki/seed 42/permutation 1"),
+        ("datasets.e.permutation", 2, r"lengths\.json: wiki: no dataset \"wiki\" with seed 42, permutation 2; "),
+        ("datasets.e.file", "gone.json", r"gone\.json: file not found; check the path"),
+        ("format", "cappuccino.instance/2", r"i\.json: format: \"cappuccino\.instance/2\" is not allowed; .*instance/1"),
+        ("format", ..., r"i\.json: format: is missing; add it"),
+        ("layout", "ragged", r"i\.json: layout: \"ragged\" is not allowed; "),
+        ("colour", "red", r"i\.json: colour: is not a known field; "),
+    ],
+)
+def test_rejections_name_file_field_and_value(save, path, value, message):
+    with pytest.raises(InputError, match=message):
+        Instance.load(save(edited(path, value)))
+
+
+def test_duplicate_pool(save):
+    data = copy.deepcopy(GOOD)
+    data["gpu_pools"] *= 2
+    with pytest.raises(InputError, match=r"i\.json: gpu_pools\[1\]: \"x\" is given twice; use unique names"):
+        Instance.load(save(data))
+
+
+def test_dataset_smaller_than_a_batch_needs_num_steps(save):
+    data = edited("adapters.0.global_batch_size", 6)
+    with pytest.raises(InputError, match=r"adapters\[0\]\.num_steps: one pass over 5 samples holds no batch of 6; set"):
+        Instance.load(save(data))
+    data["adapters"][0]["num_steps"] = 1
+    assert Instance.load(save(data)).step_lengths[0].tolist() == [[10, 20, 30, 40, 100, 10]]
+
+
+def test_missing_instance_file(tmp_path):
+    with pytest.raises(InputError, match=r"gone\.json: file not found; check the path"):
+        Instance.load(tmp_path / "gone.json")
+
+
+def test_truncated_instance_file(save):
+    path = save()
+    path.write_text(path.read_text()[:-40])
+    with pytest.raises(InputError, match=r"i\.json: is truncated"):
+        Instance.load(path)
+
+
+@pytest.mark.parametrize(("text", "message"), [("NaN", "contains NaN"), ("1e999", r"gpu_pools\[0\]\.memory_gib: Infinity")])
+def test_numbers_that_are_none(save, text, message):
+    path = save()
+    path.write_text(path.read_text().replace("40.0", text))
+    with pytest.raises(InputError, match=message):
+        Instance.load(path)
+
+
+@pytest.mark.parametrize("value", ["[1, 2]", "null", '"text"'])
+def test_json_that_is_no_object(save, value):
+    path = save()
+    path.write_text(value)
+    with pytest.raises(InputError, match=r"i\.json"):
+        Instance.load(path)
+
+
+def test_lengths_beyond_64_bits_are_a_clear_error(save):
+    with pytest.raises(InputError, match=r"datasets\.d"):
+        Instance.load(save(edited("datasets.d.lengths", [10**20, 5])))
