@@ -157,9 +157,8 @@ def _operations(replica: Replica) -> Iterator[Violation]:
                 yield Violation(3, f"{at}: {kind} of micro-batch {m} stands twice")
             place[kind].setdefault(m, i)
         for m in range(count):
-            for kind, places in place.items():
-                if m not in places:
-                    yield Violation(3, f"{at}: {kind} of micro-batch {m} is missing")
+            for missing in (k for k, places in place.items() if m not in places):
+                yield Violation(3, f"{at}: {missing} of micro-batch {m} is missing")
             if m in place["F"] and m in place["B"] and place["B"][m] < place["F"][m]:
                 yield Violation(3, f"{at}: B of micro-batch {m} stands before its F")
 

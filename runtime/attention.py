@@ -103,10 +103,18 @@ def _fused_kernel() -> Callable[..., torch.Tensor] | None:
     except ImportError:
         return _torch_kernel()
 
-    def flash(*rows: torch.Tensor, packing: Packing, scale: float | None, window: tuple[int, int]) -> torch.Tensor:
+    def flash(
+        q_THD: torch.Tensor,
+        k_TKD: torch.Tensor,
+        v_TKD: torch.Tensor,
+        *,
+        packing: Packing,
+        scale: float | None,
+        window: tuple[int, int],
+    ) -> torch.Tensor:
         edges, longest = packing.boundaries, packing.longest
         return flash_attn_varlen_func(
-            *rows, edges, edges, longest, longest, softmax_scale=scale, causal=True, window_size=window
+            q_THD, k_TKD, v_TKD, edges, edges, longest, longest, softmax_scale=scale, causal=True, window_size=window
         )
 
     return flash
@@ -118,10 +126,21 @@ def _torch_kernel() -> Callable[..., torch.Tensor] | None:
     except ImportError:
         return None
 
-    def varlen(*rows: torch.Tensor, packing: Packing, scale: float | None, window: tuple[int, int]) -> torch.Tensor:
+    def varlen(
+        q_THD: torch.Tensor,
+        k_TKD: torch.Tensor,
+        v_TKD: torch.Tensor,
+        *,
+        packing: Packing,
+        scale: float | None,
+        window: tuple[int, int],
+    ) -> torch.Tensor:
         edges, longest = packing.boundaries, packing.longest
-        grouped = rows[0].shape[1] != rows[1].shape[1]
-        return varlen_attn(*rows, edges, edges, longest, longest, scale=scale, window_size=window, enable_gqa=grouped)
+        grouped = q_THD.shape[1] != k_TKD.shape[1]
+        result = varlen_attn(
+            q_THD, k_TKD, v_TKD, edges, edges, longest, longest, scale=scale, window_size=window, enable_gqa=grouped
+        )
+        return result[0] if isinstance(result, tuple) else result
 
     return varlen
 

@@ -127,7 +127,7 @@ class PlannedCommunicator(P2PCommunicator):
         while incoming and len(posted) < self._lookahead:
             micro_batch, shape = incoming.popleft()
             buffer = torch.empty(shape, device=self._device, dtype=self.config.pipeline_dtype)
-            work = dist.irecv(buffer, src=self._peer[neighbour], group=self._receive_group[neighbour])
+            work = _under_way(dist.irecv(buffer, src=self._peer[neighbour], group=self._receive_group[neighbour]))
             posted.append((micro_batch, work, buffer))
 
     def _receive(self, neighbour: Neighbour, shape: Sequence[int]) -> torch.Tensor:
@@ -156,7 +156,7 @@ class PlannedCommunicator(P2PCommunicator):
             )
         # A tensor of its own over the same memory: Megatron empties the output once it was handed over.
         content = tensor.detach().contiguous()
-        work = dist.isend(content, dst=self._peer[neighbour], group=self._send_group[neighbour])
+        work = _under_way(dist.isend(content, dst=self._peer[neighbour], group=self._send_group[neighbour]))
         self._sent[neighbour, micro_batch] = (work, content)
 
     def _communicate(
@@ -177,6 +177,13 @@ class PlannedCommunicator(P2PCommunicator):
         from_previous = self._receive("previous", tensor_shape).requires_grad_() if recv_prev else None
         from_next = self._receive("next", tensor_shape) if recv_next else None
         return from_previous, from_next, None
+
+
+def _under_way(work: dist.Work | None) -> dist.Work:
+    """Return the handle of a transfer; there is none for a rank outside the group."""
+    if work is None:
+        raise RuntimeError("this process belongs to no such link of the pipeline")
+    return work
 
 
 def completion_proofs(

@@ -35,6 +35,8 @@ class StageRecord:
     """When every operation began with its input at hand, seconds on the machine's clock, shape (operations,)."""
     ends: np.ndarray
     """When it ended, likewise."""
+    memory_gib: np.ndarray
+    """Highest memory use of the process so far, after every operation, likewise."""
     losses: dict[tuple[int, int], float]
     """By (adapter, step); on the last stage only."""
 
@@ -58,6 +60,8 @@ class Executor:
         Which stage this is.
     device
         Where the stage runs.
+    peak_memory_gib
+        Tells the highest memory use of the process so far.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Executor:
         replica: Replica,
         index: int,
         device: torch.device,
+        peak_memory_gib: Callable[[], float],
     ) -> None:
         self._stage = stage
         self._communicator = communicator
@@ -78,6 +83,7 @@ class Executor:
         self._replica = replica
         self._index = index
         self._device = device
+        self._peak_memory_gib = peak_memory_gib
         self._first, self._last = index == 0, index == replica.num_stages - 1
         self._clock = Clock.of(device)
         self._in_flight: dict[int, tuple[torch.Tensor | None, torch.Tensor]] = {}
@@ -91,6 +97,7 @@ class Executor:
         program = self._replica.programs[self._index]
         previous = None if self._first else self._replica.programs[self._index - 1]
         self._communicator.follow(program, previous, self._shapes)
+        memory = []
         for operation in program:
             if operation[0] == "F":
                 self._forward(operation[1])
@@ -98,11 +105,12 @@ class Executor:
                 self._backward(operation[1])
             else:
                 self._step(operation[1])
+            memory.append(self._peak_memory_gib())
             on_operation()
         self._communicator.finish()
         times = self._clock.times().reshape(-1, 2)
         losses = {key: float(torch.stack(parts).sum()) for key, parts in self._losses.items()}
-        return StageRecord(times[:, 0], times[:, 1], losses)
+        return StageRecord(times[:, 0], times[:, 1], np.array(memory), losses)
 
     def _forward(self, micro_batch: int) -> None:
         received = self._communicator.recv_forward(self._shapes[micro_batch], self._first)

@@ -1,6 +1,7 @@
 """Running a whole plan on this machine; needs no torch itself, the processes it starts do."""
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
+
+import numpy as np
 
 from cappuccino.errors import InputError
 from cappuccino.files import write_atomically
@@ -45,8 +48,14 @@ class RunResult:
     """By adapter, the loss of every optimizer step: mean cross-entropy over the global batch's loss tokens."""
     trace: Path
     """Trace file of the measured times."""
-    peak_memory_gib: Mapping[int, tuple[float, ...]]
-    """By replica id and stage: resident memory on the CPU, allocated memory on the GPU."""
+    memory_gib: Mapping[int, tuple[np.ndarray, ...]]
+    """By replica id and stage, the highest memory use so far after every operation: resident on the CPU, allocated on
+    the GPU.
+    """
+
+    def peak_memory_gib(self, replica: int) -> tuple[float, ...]:
+        """Return the highest memory use of a replica, by its id, on every stage."""
+        return tuple(float(memory[-1]) for memory in self.memory_gib[replica])
 
 
 def run_plan(
@@ -137,18 +146,18 @@ def run_plan(
             )
             pending.append((specification, place))
         _run_all(pending, capacity, on_progress)
-        timelines, losses, peaks = [], {}, {}
+        timelines, losses, memory = [], {}, {}
         for specification, _ in pending:
             replica = specification.replica
             reports = read_reports(specification.results, replica.num_stages)
             timelines.append(measured_timeline(replica, reports))
             losses.update(step_losses(replica, reports))
-            peaks[replica.id] = tuple(report.peak_memory_gib for report in reports)
+            memory[replica.id] = tuple(np.array(report.memory_gib) for report in reports)
             for position, name in enumerate(replica.adapters):
                 join_parts(specification.results, position, replica.num_stages, results / name)
-        write_atomically(results / LOSSES, json.dumps(losses, indent=2) + "\n")
+        write_atomically(results / LOSSES, _as_json(losses))
         write_trace(results / TRACE, timelines, "measured", plan.instance.sha256)
-    return RunResult({name: out / name for name in losses}, timelines, losses, out / TRACE, peaks)
+    return RunResult({name: out / name for name in losses}, timelines, losses, out / TRACE, memory)
 
 
 def _layers(replica: Replica, shape: BackboneShape, backbone: Path) -> tuple[int, ...]:
@@ -162,6 +171,12 @@ def _layers(replica: Replica, shape: BackboneShape, backbone: Path) -> tuple[int
         problem = f"{shape.num_layers} layers on {replica.num_stages} stages leave a stage without layers"
         raise InputError("plan", at, problem, "plan with fewer stages")
     return tuple(split)
+
+
+def _as_json(losses: Mapping[str, list[float]]) -> str:
+    """Return the losses as JSON, which knows no NaN: a diverged loss is null."""
+    finite = {name: [x if math.isfinite(x) else None for x in values] for name, values in losses.items()}
+    return json.dumps(finite, indent=2) + "\n"
 
 
 def _cores() -> int:

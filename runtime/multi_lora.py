@@ -74,7 +74,7 @@ class MultiLora:
         config = lora_config(adapter)
         config.target_modules = set(names)
         config._register_custom_module({nn.Linear: RoutedLinear})
-        with warnings.catch_warnings():
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if self._peft is None:
                 self._peft = get_peft_model(model, config, adapter_name=slot(position))

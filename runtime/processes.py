@@ -106,9 +106,8 @@ class ReplicaProcesses:
                 return RunError(replica, stage, self._silent_end(stage))
             said[stage] = record
         first = min(said, key=lambda stage: said[stage].time_s)
-        if said[first].input_error is not None:
-            return InputError(*said[first].input_error)
-        return RunError(replica, first, said[first].reason)
+        fields = said[first].input_error
+        return RunError(replica, first, said[first].reason) if fields is None else InputError(*fields)
 
     def _silent_end(self, stage: int) -> str:
         """Describe the end of a process that left no record."""

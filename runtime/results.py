@@ -42,8 +42,8 @@ class StageReport(BaseModel):
     """Likewise."""
     losses: tuple[StepLoss, ...]
     """Of the last stage; empty on the others."""
-    peak_memory_gib: float
-    """Highest memory use of the process: resident on the CPU, allocated on the GPU."""
+    memory_gib: tuple[float, ...]
+    """Highest memory use of the process so far, after every operation: resident on the CPU, allocated on the GPU."""
 
 
 class StageFailure(BaseModel):

@@ -147,6 +147,7 @@ def _train(specification: ReplicaSpecification, stage: int, progress: int, devic
         replica=replica,
         index=stage,
         device=device,
+        peak_memory_gib=lambda: _peak_memory_gib(device),
     )
     dist.barrier(control)  # so that no stage's first operations wait for another's imports
     record = executor.run(lambda: _report_progress(progress))
@@ -156,7 +157,7 @@ def _train(specification: ReplicaSpecification, stage: int, progress: int, devic
         starts=tuple(record.starts.tolist()),
         ends=tuple(record.ends.tolist()),
         losses=tuple(StepLoss(adapter=a, step=j, loss=loss) for (a, j), loss in record.losses.items()),
-        peak_memory_gib=_peak_memory_gib(device),
+        memory_gib=tuple(record.memory_gib.tolist()),
     )
 
 

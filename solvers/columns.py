@@ -99,9 +99,10 @@ class ReplicaSpace:
         money = gpu_time.copy()
         paths = gpu_time.copy()
         for pool, bounds in self.bounds:
-            cost = np.where(bounds.fits, bounds.num_stages * bounds.efficient_work, np.inf)
-            gpu_time = np.minimum(gpu_time, cost)
-            money = np.minimum(money, cost * (pool.price_per_hour or 0.0) / 3600)
+            work = bounds.num_stages * bounds.efficient_work
+            price = (pool.price_per_hour or 0.0) / 3600
+            gpu_time = np.minimum(gpu_time, np.where(bounds.fits, work, np.inf))
+            money = np.minimum(money, np.where(bounds.fits, work * price, np.inf))
             paths = np.minimum(paths, bounds.paths)
         if objective is Objective.GPU_TIME:
             return float(gpu_time.sum())
@@ -126,8 +127,8 @@ class ReplicaSpace:
             memory = bounds.costs.memory_model(bounds.num_stages)
             need = float(memory.peak(longest, longest))
             limit = bounds.costs.memory_limit(pool.memory_gib)
-            stages = f"{bounds.num_stages} stage{'s' if bounds.num_stages > 1 else ''}"
-            yield f"{stages} of {pool.gpu} need {need:.1f} GiB of {limit:.1f} usable"
+            stages = "1 stage needs" if bounds.num_stages == 1 else f"{bounds.num_stages} stages need"
+            yield f"on {pool.gpu} {stages} {need:.1f} GiB of {limit:.1f} usable each"
 
     def _remedies(self, adapter: int, num_stages: int | None, profiled_only: bool) -> Iterator[str]:
         longest = int(self.instance.step_lengths[adapter].max())

@@ -139,7 +139,7 @@ def test_digest_does_not_change_with_paths_names_and_unused_data(save, tmp_path)
         ("adapters.0.dataset", "nope", r"i\.json: adapters\[0\]\.dataset: \"nope\" is not a dataset; .*: d, e$"),
         ("adapters.1.name", "a", r"i\.json: adapters\[1\]: \"a\" is given twice; use unique names"),
         ("adapters", [], r"i\.json: adapters: \[\] is not allowed; "),
-        ("gpu_pools.0.memory_gib", 0, r"i\.json: gpu_pools\[0\]\.memory_gib: 0 is not allowed; "),
+        ("gpu_pools.0.memory_gib", 0, r"i\.json: gpu_pools\[0\]\.memory_gib: 0 is not allowed.*greater than 0"),
         ("gpu_pools", [], r"i\.json: gpu_pools: \[\] is not allowed; "),
         ("datasets.d.lengths", [], r"i\.json: datasets\.d: .*give at least one length"),
         ("datasets.d.lengths", [3, 0], r"i\.json: datasets\.d\.lengths\[1\]: 0 is not allowed; "),

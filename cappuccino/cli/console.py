@@ -130,6 +130,5 @@ def print_plan(plan: "Plan", report: "CheckReport") -> None:
         adapters = ", ".join(r.adapters)
         memory = "/".join(f"{m:.1f}" for m in r.peak_memory_gib)
         stages = f"{r.num_stages} x {r.gpu}"
-        print(
-            f"replica {r.id}   {stages}, {r.makespan_s:.4g} s, {len(r.micro_batches)} micro-batches, {memory} GiB: {adapters}"
-        )
+        size = f"{r.makespan_s:.4g} s, {len(r.micro_batches)} micro-batches, {memory} GiB"
+        print(f"replica {r.id}   {stages}, {size}: {adapters}")

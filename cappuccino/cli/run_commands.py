@@ -1,7 +1,7 @@
 """demo, profile, lengths, run: the commands that load torch."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -146,14 +146,14 @@ def run(
             dtype=dtype,
             on_progress=lambda done, total: show(done / total, f"{done} of {total} operations"),
         )
-    replicas = [
+    replicas: list[dict[str, Any]] = [
         {
             "id": r.id,
             "predicted_s": r.makespan_s,
             "measured_s": line.makespan,
             "difference": line.makespan / r.makespan_s - 1,
             "measured_bubble": line.bubble,
-            "peak_memory_gib": list(result.peak_memory_gib[r.id]),
+            "peak_memory_gib": list(result.peak_memory_gib(r.id)),
         }
         for r, line in zip(stated.replicas, result.timelines, strict=True)
     ]

@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ EXTRA = {
 
 def parts(path: Path, splits: list[int]) -> list[BackbonePart]:
     edges = [0, *splits]
-    return [BackbonePart(path, range(a, b), CPU, torch.float64) for a, b in zip(edges, edges[1:], strict=False)]
+    return [BackbonePart(path, range(a, b), CPU, torch.float64) for a, b in pairwise(edges)]
 
 
 @pytest.mark.parametrize("kind", SUPPORTED)

@@ -37,12 +37,8 @@ def test_float64_equals_training_alone(qwen2_run: Run, name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_float32_equals_training_alone_up_to_peft_own_noise(llama_run: Run, name: str) -> None:
     position = llama_run.instance.adapter_index(name)
-    expected, other = (
-        train_alone(
-            llama_run.instance, position, llama_run.backbone, llama_run.data, torch.float32, attention=attention
-        )
-        for attention in ("sdpa", "eager")
-    )
+    arguments = (llama_run.instance, position, llama_run.backbone, llama_run.data, torch.float32)
+    expected, other = (train_alone(*arguments, attention=attention) for attention in ("sdpa", "eager"))
     noise = largest_difference(expected.weights, other.weights)
     difference = largest_difference(exported(llama_run, name), expected.weights)
     print(f"{name}: weights differ by {difference:.2e}, PEFT from itself by {noise:.2e}")
@@ -103,6 +99,7 @@ def test_outputs_are_complete(qwen2_run: Run) -> None:
     assert all(len(losses) == 5 for losses in qwen2_run.result.losses.values())
     lines, kind, digest = read_trace(qwen2_run.result.trace)
     assert (len(lines), kind, digest) == (1, "measured", qwen2_run.instance.digest)
-    operations = sum(map(len, qwen2_run.plan.replicas[0].programs))
-    assert qwen2_run.progress[-1] == (operations, operations)
-    assert len(qwen2_run.result.peak_memory_gib[0]) == 3
+    operations = [len(program) for program in qwen2_run.plan.replicas[0].programs]
+    assert qwen2_run.progress[-1] == (sum(operations), sum(operations))
+    assert [len(memory) for memory in qwen2_run.result.memory_gib[0]] == operations
+    assert len(qwen2_run.result.peak_memory_gib(0)) == 3

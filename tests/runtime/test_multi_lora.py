@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,7 @@ def by_peft(backbone: Path, adapter: Adapter, dtype: torch.dtype) -> dict[str, t
 
 
 def on_stages(backbone: Path, edges: list[int], dtype: torch.dtype) -> list[MultiLora]:
-    splits = zip(edges, edges[1:], strict=False)
-    return [MultiLora(BackbonePart(backbone, range(*split), CPU, dtype), ADAPTERS) for split in splits]
+    return [MultiLora(BackbonePart(backbone, range(*split), CPU, dtype), ADAPTERS) for split in pairwise(edges)]
 
 
 @pytest.mark.parametrize("edges", [[0, 4], [0, 1, 3, 4]])

@@ -107,7 +107,7 @@ def changed(row: int, **fields: object) -> list[object]:
 )
 def test_bad_rows_are_named(tmp_path: Path, rows: list[object], message: str) -> None:
     write(tmp_path, rows)
-    with pytest.raises(InputError, match="d.jsonl") as error:
+    with pytest.raises(InputError, match=r"d\.jsonl") as error:
         load(tmp_path)
     assert message in str(error.value)
 

@@ -1,0 +1,41 @@
+# make demo: the whole way on this machine's CPU. make test: lint, types and tests. Both set up .venv by themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test test-slow lint types format clean
+
+demo: $(INSTALLED)
+	$(BIN)/cappuccino demo -o demo-out
+
+test: lint types
+	$(BIN)/pytest
+
+test-slow: lint types
+	$(BIN)/pytest --slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Type checkers cannot follow the folder mapping of an editable install, so they get a plain one.
+types: $(INSTALLED)
+	rm -rf $(VENV)/plain
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --target $(VENV)/plain .
+	rm -rf build
+	MYPYPATH=$(VENV)/plain $(BIN)/mypy -p cappuccino
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Cappuccino needs Python 3.11 or newer: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt setuptools torch
+	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e ".[runtime,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build demo-out *.egg-info

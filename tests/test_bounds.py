@@ -1,0 +1,253 @@
+"""Bounds against the optimum over all packings and all orders, found by exhaustion."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from builders import make_costs, make_instance, make_plan, make_problem, make_replica, timed
+
+from cappuccino.bounds import ReplicaBounds
+from cappuccino.checker import check
+from cappuccino.costs import CostModel, MemoryModel, SmoothMaximum
+from cappuccino.instance import Instance
+from cappuccino.models.set_partitioning import SetPartitioning
+from cappuccino.plan import Objective
+from cappuccino.solvers.columns import ReplicaSpace
+from cappuccino.solvers.milp import solve_partitioning
+from cappuccino.workload import Workload
+
+Packing = list[list[tuple[int, int]]]
+
+
+def packings(instance: Instance, most_tokens: int) -> Iterator[Packing]:
+    """Yield every partition of all samples into micro-batches that hold one step per adapter and fit."""
+    samples = [
+        (a, n) for a, job in enumerate(instance.adapters) for n in range(instance.num_steps(a) * job.global_batch_size)
+    ]
+
+    def fits(batch: list[tuple[int, int]]) -> bool:
+        lengths = [instance.sample_length(a, n) for a, n in batch]
+        tokens = max(lengths) * len(lengths) if instance.layout == "padded" else sum(lengths)
+        return tokens <= most_tokens
+
+    def extend(i: int, batches: Packing) -> Iterator[Packing]:
+        if i == len(samples):
+            yield [sorted(b) for b in batches]
+            return
+        a, n = samples[i]
+        size = instance.adapters[a].global_batch_size
+        for batch in batches:
+            if all(b != a or k // size == n // size for b, k in batch) and fits([*batch, (a, n)]):
+                batch.append((a, n))
+                yield from extend(i + 1, batches)
+                batch.pop()
+        if fits([(a, n)]):
+            batches.append([(a, n)])
+            yield from extend(i + 1, batches)
+            batches.pop()
+
+    yield from extend(0, [])
+
+
+def best_programs(work: Workload, costs: CostModel, stages: int, limit: float, best: float):
+    """Return the least makespan below `best` and its programs: all schedules, operation by operation in time.
+
+    A branch is cut where a stage's remaining operations alone reach the best makespan.
+    """
+    count, last = len(work.tokens), stages - 1
+    forward, backward, transfer = work.forward_s.tolist(), work.backward_s.tolist(), work.transfer_s.tolist()
+    memory = costs.memory_model(stages)
+    keys = sorted({step for steps in work.steps for step in steps})
+    f_end: list[dict[int, float]] = [{} for _ in range(stages)]
+    b_end: list[dict[int, float]] = [{} for _ in range(stages)]
+    stepped: list[set[tuple[int, int]]] = [set() for _ in range(stages)]
+    programs: list[list[tuple]] = [[] for _ in range(stages)]
+    free = [0.0] * stages
+    rest = [sum(forward) + sum(backward) + work.optimizer_s * len(keys)] * stages
+    found: list[tuple[float, list[list[tuple]]]] = []
+
+    def choices(s: int) -> Iterator[tuple[tuple, float, float]]:
+        flying = [m for m in f_end[s] if m not in b_end[s]]
+        held = sum(int(work.tokens[m]) for m in flying)
+        for m in range(count):
+            if m not in f_end[s]:
+                if s and (len(f_end[s - 1]) <= len(f_end[s]) or list(f_end[s - 1])[len(f_end[s])] != m):
+                    continue
+                if any(j and (a, j - 1) not in stepped[s] for a, j in work.steps[m]):
+                    continue
+                tokens = int(work.tokens[m])
+                if memory.static_gib + memory.working_gib * tokens + memory.held_gib * (held + tokens) > limit + 1e-9:
+                    continue
+                arrival = f_end[s - 1][m] + transfer[m] if s else 0.0
+                yield ("F", m), arrival, forward[m]
+            elif m not in b_end[s]:
+                if s < last and (len(b_end[s + 1]) <= len(b_end[s]) or list(b_end[s + 1])[len(b_end[s])] != m):
+                    continue
+                if memory.static_gib + memory.working_gib * int(work.tokens[m]) + memory.held_gib * held > limit + 1e-9:
+                    continue
+                yield ("B", m), (b_end[s + 1][m] + transfer[m] if s < last else f_end[s][m]), backward[m]
+        for a, j in keys:
+            if (a, j) not in stepped[s] and all(m in b_end[s] for m in range(count) if (a, j) in work.steps[m]):
+                yield ("S", a, j), 0.0, work.optimizer_s
+
+    def search(reached: tuple[float, int]) -> None:
+        nonlocal best
+        if all(len(p) == 2 * count + len(keys) for p in programs):
+            best = max(free)
+            found[:] = [(best, [list(p) for p in programs])]
+            return
+        for s in range(stages):
+            for operation, arrival, length in list(choices(s)):
+                start = max(free[s], arrival)
+                if (start, s) < reached or start + rest[s] >= best - 1e-9:
+                    continue  # every schedule has one order by start and stage: the others are repetitions
+                before = free[s]
+                free[s], rest[s] = start + length, rest[s] - length
+                programs[s].append(operation)
+                place = {"F": f_end[s], "B": b_end[s]}.get(operation[0])
+                if place is None:
+                    stepped[s].add(operation[1:])
+                else:
+                    place[operation[1]] = free[s]
+                search((start, s))
+                if place is None:
+                    stepped[s].remove(operation[1:])
+                else:
+                    del place[operation[1]]
+                programs[s].pop()
+                free[s], rest[s] = before, rest[s] + length
+
+    search((0.0, 0))
+    return found[0] if found else None
+
+
+def optimum(instance: Instance, costs: CostModel, stages: int) -> float:
+    """Return the least makespan of all adapters in one replica; infinite where nothing fits. The checker confirms it."""
+    adapters = list(range(len(instance.adapters)))
+    limit = costs.memory_limit(instance.gpu_pools[0].memory_gib)
+    best, winner = float("inf"), None
+    for packing in packings(instance, costs.max_tokens(stages, instance.gpu_pools[0].memory_gib)):
+        work = Workload.of_samples(packing, adapters, stages, instance, costs)
+        if found := best_programs(work, costs, stages, limit, best):
+            best, winner = found[0], make_replica(packing, found[1], [a.name for a in instance.adapters])
+    if winner is not None:
+        plan = timed(make_plan(instance, winner), instance, {"x": costs})
+        assert check(plan, instance, {"x": costs}).violations == ()
+        assert plan.makespan_s == pytest.approx(best)
+    return best
+
+
+SHAPES = [  # (global batch size, steps) by adapter: at most 4 samples
+    [(1, 1)], [(2, 1)], [(3, 1)], [(1, 2)], [(2, 2)], [(1, 3)],
+    [(1, 1), (1, 1)], [(2, 1), (1, 1)], [(1, 2), (1, 1)], [(1, 2), (1, 2)], [(1, 1), (1, 1), (1, 1)],
+]  # fmt: skip
+
+
+def random_case(seed: int) -> tuple[Instance, CostModel, int]:
+    rng = np.random.default_rng(seed)
+    shape = SHAPES[seed % len(SHAPES)]
+    jobs = [(rng.integers(1, 10, size=b * j).tolist(), b, j) for b, j in shape]
+    floor = float(rng.choice([0.0, 3.0, 12.0]))
+    forward = SmoothMaximum(floor, 1.0, float(rng.choice([0.0, 0.1])), float(rng.choice([1.0, 2.0, 8.0])))
+    backward = SmoothMaximum(2 * floor, 2.0, float(rng.choice([0.0, 0.3])), 4.0)
+    memory = MemoryModel(10.0, float(rng.choice([0.0, 1.0])), float(rng.choice([0.5, 1.0])))
+    costs = make_costs(
+        usable=float(rng.choice([18.0, 24.0, 32.0, 1000.0])),
+        optimizer_s=float(rng.choice([0.0, 1.5])),
+        transfer=(float(rng.choice([0.0, 1.0])), float(rng.choice([0.0, 0.25]))),
+        forward=forward,
+        backward=backward,
+        memory=memory,
+    )
+    instance = make_instance(*jobs, layout="padded" if rng.random() < 0.2 else "packed")
+    return instance, costs, 1 + int(seed // len(SHAPES)) % 2
+
+
+@pytest.mark.parametrize("first", range(0, 110, 10))
+def test_no_plan_beats_the_bound(first):
+    for seed in range(first, first + 10):
+        instance, costs, stages = random_case(seed)
+        least = optimum(instance, costs, stages)
+        bound = make_problem(instance, costs, stages).lower_bound_s
+        assert bound <= least * (1 + 1e-9), seed
+        assert np.isinf(bound) == np.isinf(least), seed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(1000, 1880, 88))
+def test_no_plan_beats_the_bound_on_more_instances(first):
+    for seed in range(first, first + 88):
+        instance, costs, stages = random_case(seed)
+        bound = make_problem(instance, costs, stages).lower_bound_s
+        assert bound <= optimum(instance, costs, stages) * (1 + 1e-9), seed
+
+
+def test_the_search_finds_a_hand_computed_optimum():
+    # one adapter, 2 samples of 1 token on 2 stages, linear times: together F 2 + 2, B 4 + 4 = 12;
+    # apart F0 0-1 | F0 1-2, B0 2-4, F1 4-5 or before, B1: 1 + (1 + 2) x 2 on stage 1, then B1 back 2: 1 + 6 + 2 = 9
+    instance = make_instance(([1, 1], 2))
+    assert optimum(instance, make_costs(), 2) == 9
+    assert make_problem(instance, make_costs(), 2).lower_bound_s == pytest.approx(9)
+
+
+def test_bounds_of_a_single_sample_are_exact():
+    # 3 tokens down and up g stages, 2 (g - 1) transfers of 0.5 + 3 x 0.5 = 2 s
+    instance = make_instance(([3], 1))
+    costs = make_costs(transfer=(0.5, 0.5))
+    for g in (1, 2, 3):
+        assert make_problem(instance, costs, g).lower_bound_s == pytest.approx(9 * g + 4 * (g - 1))
+
+
+def test_path_bound_counts_steps_in_sequence():
+    # 3 steps of one sample of 2 tokens on 2 stages: 3 x (6 x 2) and the two steps between them
+    bounds = ReplicaBounds(make_instance(([2], 1, 3)), make_costs(optimizer_s=0.5), 2, 1e6)
+    assert bounds.paths.tolist() == [37.0]
+    assert bounds.lower_bounds(np.array([[True]])).tolist() == [37.0]
+
+
+def test_work_bound_counts_the_fewest_micro_batches_at_the_floor():
+    # 4 adapters of one sample of 3 tokens; at most 6 tokens fit (10 + 6 + 6 = 22): 2 micro-batches of power 1,
+    # each floor 10 + work 6 forward and 20 + 12 backward
+    curve = SmoothMaximum(10.0, 1.0, 0.0, 1.0)
+    costs = make_costs(usable=22.0, forward=curve, backward=curve.scaled(2.0))
+    instance = make_instance(*[([3], 1)] * 4)
+    bounds = ReplicaBounds(instance, costs, 1, 1e6)
+    assert bounds.max_tokens == 6
+    assert bounds.lower_bounds(np.ones((1, 4), dtype=bool)).tolist() == [pytest.approx(2 * (16 + 32))]
+
+
+def test_samples_that_do_not_fit_have_no_finite_bound():
+    instance = make_instance(([3], 1), ([8], 1))
+    bounds = ReplicaBounds(instance, make_costs(usable=22.0), 1, 1e6)
+    assert bounds.fits.tolist() == [True, False]
+    found = bounds.lower_bounds(np.array([[True, False], [False, True], [True, True]]))
+    assert np.isfinite(found).tolist() == [True, False, False]
+
+
+def test_bound_is_monotone_in_the_set():
+    instance = make_instance(([3, 9, 2, 4], 2), ([5, 1], 1), ([7, 2, 6], 3))
+    bounds = ReplicaBounds(instance, make_costs(forward=SmoothMaximum(4.0, 1.0, 0.01, 3.0)), 2, 1e6)
+    sets = np.array([[bool(k >> i & 1) for i in range(3)] for k in range(1, 8)])
+    found = bounds.lower_bounds(sets)
+    for i, small in enumerate(sets):
+        for k, large in enumerate(sets):
+            if (small <= large).all():
+                assert found[i] <= found[k] * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("objective", list(Objective))
+def test_bound_for_all_partitions_is_below_the_enumerated_one(seed, objective):
+    rng = np.random.default_rng(seed)
+    jobs = [(rng.integers(1, 30, size=6).tolist(), int(rng.integers(1, 4)), int(rng.integers(1, 3))) for _ in range(4)]
+    instance = make_instance(*jobs, gpus={"x": 4, "y": 3}, prices={"x": 3600.0, "y": 5400.0})
+    curve = SmoothMaximum(float(rng.choice([0.0, 10.0, 30.0])), 1.0, 0.01, 3.0)
+    usable = float(rng.choice([90.0, 150.0, 1000.0]))
+    fast = make_costs(forward=curve.scaled(0.5), backward=curve, usable=usable, gpu="y")
+    costs = {"x": make_costs(forward=curve, backward=curve.scaled(2.0), usable=usable, optimizer_s=1.0), "y": fast}
+    space = ReplicaSpace.of(instance, costs)
+    columns = space.columns()
+    model = SetPartitioning(columns, 4, {"x": 4, "y": 3}, objective)
+    solved = solve_partitioning(model, 60.0, 0.0, 0)
+    assert solved is not None
+    assert 0 < space.objective_bound(objective) <= solved.objective * (1 + 1e-6)

@@ -1,0 +1,68 @@
+"""What is installed is what stands in the tree, and what is imported stays on its floor."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = {"cappuccino": "cappuccino"} | {f"cappuccino.{n}": n for n in ("models", "solvers", "runtime", "instances")}
+FORBIDDEN = {
+    # a room imports only from floors below it; the command line is the top floor
+    "cappuccino": ("cappuccino.models", "cappuccino.solvers", "cappuccino.runtime", "torch", "pyomo", "ortools"),
+    "models": ("cappuccino.solvers", "cappuccino.runtime", "torch"),
+    "solvers": ("cappuccino.runtime", "torch"),
+    "runtime": ("cappuccino.solvers", "cappuccino.models", "pyomo", "ortools"),
+}
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def test_pyproject_lists_every_package():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = set()
+    for package, folder in FOLDERS.items():
+        for init in (ROOT / folder).rglob("__init__.py"):
+            inside = init.parent.relative_to(ROOT / folder).parts
+            found.add(".".join((package, *inside)))
+    assert sorted(found) == sorted(settings["packages"])
+    assert settings["package-dir"] == FOLDERS
+
+
+@pytest.mark.parametrize("folder", FORBIDDEN)
+def test_rooms_import_only_from_floors_below(folder):
+    for path in (ROOT / folder).rglob("*.py"):
+        if "cli" in path.parts:
+            continue
+        climbing = [n for n in imports(path) if any(n == f or n.startswith(f + ".") for f in FORBIDDEN[folder])]
+        assert not climbing, f"{path} imports {climbing}"
+
+
+def test_the_checker_shares_no_code_with_the_solvers():
+    for name in ("checker", "simulator", "workload", "timeline", "bounds"):
+        assert not any("solvers" in n or "models" in n for n in imports(ROOT / "cappuccino" / f"{name}.py"))
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import cappuccino.cli", ("torch", "pyomo", "ortools", "pandas", "scipy")),
+        ("import cappuccino.solvers.planning", ("torch", "transformers", "peft")),
+        ("import cappuccino.runtime.launch", ("torch", "pyomo", "ortools")),
+    ],
+)
+def test_imports_stay_light(statement, absent):
+    code = f"import sys; {statement}; print([m for m in {absent!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
