@@ -15,8 +15,9 @@ from cappuccino.runtime.specification import ReplicaSpecification
 _LOG_LINES = 8
 _GRACE_S = 5.0
 """How long a process may take to end when it is asked to."""
-_SETTLE_S = 0.5
-"""How long to wait, once one stage failed, for the records of the others: the first to fail is the cause."""
+_SETTLE_S = 3.0
+"""How long to wait, once one stage failed, for the others to fail as well: the first is the cause."""
+_POLL_S = 0.05
 
 
 class ReplicaProcesses:
@@ -96,7 +97,9 @@ class ReplicaProcesses:
 
     def _failure(self) -> CappuccinoError:
         """Return what the stage that failed first says; the others fail because it is gone."""
-        time.sleep(_SETTLE_S)
+        deadline = time.monotonic() + _SETTLE_S
+        while time.monotonic() < deadline and any(process.poll() is None for process in self._processes):
+            time.sleep(_POLL_S)
         replica = self.specification.replica.id
         failed = [stage for stage, process in enumerate(self._processes) if process.poll() not in (None, 0)]
         said: dict[int, StageFailure] = {}

@@ -137,9 +137,7 @@ def timed(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]) -> Pla
         changed(r, makespan_s=run.timeline.makespan, peak_memory_gib=run.peak_memory_gib)
         for r, run in zip(plan.replicas, found.replicas, strict=True)
     )
-    return changed(
-        plan, replicas=replicas, gpu_time_s=found.gpu_time_s, makespan_s=found.makespan_s, cost=found.cost
-    )
+    return changed(plan, replicas=replicas, gpu_time_s=found.gpu_time_s, makespan_s=found.makespan_s, cost=found.cost)
 
 
 def changed(record: R, **values: object) -> R:

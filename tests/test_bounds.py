@@ -122,7 +122,7 @@ def best_programs(work: Workload, costs: CostModel, stages: int, limit: float, b
 
 
 def optimum(instance: Instance, costs: CostModel, stages: int) -> float:
-    """Return the least makespan of all adapters in one replica; infinite where nothing fits. The checker confirms it."""
+    """Return the least makespan of all adapters in one replica; infinite where nothing fits."""
     adapters = list(range(len(instance.adapters)))
     limit = costs.memory_limit(instance.gpu_pools[0].memory_gib)
     best, winner = float("inf"), None

@@ -110,6 +110,14 @@ def test_numbers_that_json_does_not_have(tmp_path, number):
         read_json(path)
 
 
+@pytest.mark.parametrize("text", ["1" * 5000, "[" * 100_000])
+def test_json_that_python_cannot_hold_is_an_input_error(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"x\.json"):
+        read_json(path)
+
+
 def test_model_errors_name_file_field_and_value():
     assert parse_model(_Outer, {"items": [{"size": 1}]}, "f").items[0].size == 1
     for data, message in (

@@ -127,7 +127,11 @@ def test_digest_does_not_change_with_paths_names_and_unused_data(save, tmp_path)
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("adapters.0.global_batch_size", -2, r"i\.json: adapters\[0\]\.global_batch_size: -2 is not allowed; .*greater"),
+        (
+            "adapters.0.global_batch_size",
+            -2,
+            r"i\.json: adapters\[0\]\.global_batch_size: -2 is not allowed; .*greater",
+        ),
         ("adapters.0.global_batch_size", 2.5, r"i\.json: adapters\[0\]\.global_batch_size: 2\.5 is not allowed; "),
         ("adapters.0.global_batch_size", "2", r"i\.json: adapters\[0\]\.global_batch_size: \"2\" is not allowed; "),
         ("adapters.0.global_batch_size", ..., r"i\.json: adapters\[0\]\.global_batch_size: is missing; add it"),
@@ -146,10 +150,18 @@ def test_digest_does_not_change_with_paths_names_and_unused_data(save, tmp_path)
         ("datasets.d.file", "lengths.json", r"i\.json: datasets\.d: .*lengths\.json.*give either `lengths` or `file`"),
         ("datasets.d.lengths", ..., r"i\.json: datasets\.d: \{\} is not allowed; give either `lengths` or `file`"),
         ("datasets.e.key", ..., r"i\.json: datasets\.e: .*give the `key` of the dataset"),
-        ("datasets.e.key", "gone", r"lengths\.json: gone: no dataset \"gone\".*; the file holds wiki/seed 42/permutation 1"),
+        (
+            "datasets.e.key",
+            "gone",
+            r"lengths\.json: gone: no dataset \"gone\".*; the file holds wiki/seed 42/permutation 1",
+        ),
         ("datasets.e.permutation", 2, r"lengths\.json: wiki: no dataset \"wiki\" with seed 42, permutation 2; "),
         ("datasets.e.file", "gone.json", r"gone\.json: file not found; check the path"),
-        ("format", "cappuccino.instance/2", r"i\.json: format: \"cappuccino\.instance/2\" is not allowed; .*instance/1"),
+        (
+            "format",
+            "cappuccino.instance/2",
+            r"i\.json: format: \"cappuccino\.instance/2\" is not allowed; .*instance/1",
+        ),
         ("format", ..., r"i\.json: format: is missing; add it"),
         ("layout", "ragged", r"i\.json: layout: \"ragged\" is not allowed; "),
         ("colour", "red", r"i\.json: colour: is not a known field; "),
@@ -187,7 +199,9 @@ def test_truncated_instance_file(save):
         Instance.load(path)
 
 
-@pytest.mark.parametrize(("text", "message"), [("NaN", "contains NaN"), ("1e999", r"gpu_pools\[0\]\.memory_gib: Infinity")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("NaN", "contains NaN"), ("1e999", r"gpu_pools\[0\]\.memory_gib: Infinity")]
+)
 def test_numbers_that_are_none(save, text, message):
     path = save()
     path.write_text(path.read_text().replace("40.0", text))

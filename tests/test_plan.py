@@ -60,7 +60,7 @@ def test_truncated_plan(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('["B",0]', '["X",0]', r"p\.json: replicas\[0\]\.programs\[\d\]\[\d+\].*X"),
+        ('["B",0]', '["X",0]', r"p\.json: replicas\[0\]\.programs\[\d\]\[\d+\].*\"X\" is not allowed"),
         ('["B",0]', '["B",-1]', r"p\.json: replicas\[0\]\.programs\[\d\]\[\d+\].*-1 is not allowed"),
         ('["B",0]', '["B"]', r"p\.json: replicas\[0\]\.programs\[\d\]\[\d+\]"),
         ('["B",0]', '["B",0.0]', r"p\.json: replicas\[0\]\.programs\[\d\]\[\d+\].*0\.0 is not allowed"),

@@ -55,7 +55,9 @@ def test_dataset_index_counts_triples_in_file_order(tmp_path):
 @pytest.mark.parametrize("index", [4, -1])
 def test_dataset_index_out_of_range(tmp_path, index):
     found = read_length_distribution(save(tmp_path, TWO))
-    message = rf"adapters\.json: adapters\[0\]\.dataset_idx: {index} is no dataset index; .*f\.json holds indices 0 to 3"
+    message = (
+        rf"adapters\.json: adapters\[0\]\.dataset_idx: {index} is no dataset index; .*f\.json holds indices 0 to 3"
+    )
     with pytest.raises(InputError, match=message):
         found.entry(index, "adapters.json", "adapters[0].dataset_idx")
 

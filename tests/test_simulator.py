@@ -8,7 +8,6 @@ from plans import joined, random_plan
 
 from cappuccino.checker import check
 from cappuccino.costs import MemoryModel, SmoothMaximum
-from cappuccino.plan import Objective
 from cappuccino.simulator import DeadlockError, peak_memory, run_programs, simulate
 from cappuccino.workload import Workload, shape_of
 
@@ -35,9 +34,7 @@ def test_shapes_of_a_micro_batch():
 def test_workload_looks_samples_up_and_applies_the_curves():
     # a0: samples 3 5 | 2 7 in steps of 2; a1: 1 | 4 in steps of 1
     instance = make_instance(([3, 5, 2, 7], 2), ([1, 4], 1), clipped=[1])
-    costs = make_costs(
-        optimizer_s=0.5, transfer=(1.0, 0.25), backward=SmoothMaximum(0.0, 2.0, 0.5, 2.0), stages=[2]
-    )
+    costs = make_costs(optimizer_s=0.5, transfer=(1.0, 0.25), backward=SmoothMaximum(0.0, 2.0, 0.5, 2.0), stages=[2])
     replica = make_replica([[(0, 2), (0, 0)], [(0, 1), (1, 3)]], [[], []], ["a1", "a0"])
     found = Workload.of(replica, make_instance(([3, 5, 2, 7], 2), ([1, 4], 1, 3), clipped=[1]), costs)
     # position 0 is a1, whose sample 2 wraps around to length 1; sample 3 of a0 has length 7
@@ -226,5 +223,3 @@ def test_the_simulator_repairs_nothing():
     # a program without its B's just ends earlier; refusing it is the checker's business
     assert run_programs(parse_programs("F0 F1"), workload([2, 3])).makespan == 5
     assert FORWARD(5, 0) == 5
-
-

@@ -53,6 +53,7 @@ def test_every_required_column_is_missed_by_name(tmp_path, column):
         ("b,2,4,8,256,16,2048,,OK", r"t\.csv: line 3, time_per_step_s: \"\" is not a number"),
         ("b,2,4,8,256,16,OOM,1.5,OK", r"t\.csv: line 3, peak_memory_mb: \"OOM\" is not a number"),
         ("b,2.5,4,8,256,16,2048,1.5,OK", r"t\.csv: line 3, pp_size: \"2\.5\" is not a positive integer"),
+        ("b,2,4,8,1e30,16,2048,1.5,OK", r"t\.csv: line 3, seqlen: \"1e30\""),
         ("b,0,4,8,256,16,2048,1.5,OK", r"t\.csv: line 3, pp_size: \"0\" is not a positive integer"),
         ("b,2,4,8,long,16,2048,OOM,FAILED", r"t\.csv: line 3, seqlen: \"long\" is not a positive integer"),
     ],

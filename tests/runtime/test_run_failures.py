@@ -38,9 +38,11 @@ def test_killed_worker_ends_the_run(small: Instance, llama: Path, data: Path, tm
             killed.append(victim)
             os.kill(victim, signal.SIGKILL)
 
-    plan = random_plan(small, 2, seed=0)
+    # Long enough to be under way still when the first progress is reported.
+    long = replace(small, adapters=(small.adapters[0].model_copy(update={"num_steps": 100}),))
+    plan = random_plan(long, 2, seed=0)
     with pytest.raises(RunError, match="replica 0, stage 1 failed: the process was ended by SIGKILL") as error:
-        run_plan(plan, small, llama, data, tmp_path / "out", on_progress=kill_one)
+        run_plan(plan, long, llama, data, tmp_path / "out", on_progress=kill_one)
     assert (error.value.replica, error.value.stage) == (0, 1)
     assert not workers()
     assert not list(tmp_path.iterdir())

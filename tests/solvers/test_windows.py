@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+from builders import make_costs, make_instance, make_problem
+from schedules import random_replica, schedule_of_random_plan, violations
+
+from cappuccino.costs import SmoothMaximum
+from cappuccino.models.job_shop import JobShopWindow
+from cappuccino.solvers.list_scheduling import FixedOrder, list_schedule
+from cappuccino.solvers.packing import DynamicPacking, PackingRule
+from cappuccino.solvers.programs import build_schedule
+from cappuccino.solvers.windows import _graph, _window_data, accepted, improve_order, repack
+
+
+def tight_schedule(problem, seed):
+    rng = np.random.default_rng(seed)
+    found = list_schedule(problem, DynamicPacking(problem, PackingRule(0.5 * problem.knee_work), rng))
+    return build_schedule(problem, found.order, found.operations)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_reordering_never_worsens_and_stays_valid(seed):
+    tight = seed % 2 == 0
+    problem = random_replica(seed, tight=tight, clip=seed % 8 == 3, layout="padded" if seed % 8 == 5 else "packed")
+    schedule = tight_schedule(problem, seed) if tight or problem.clipped else schedule_of_random_plan(problem, seed)
+    rng = np.random.default_rng(seed)
+    for _ in range(6):
+        new = improve_order(schedule, int(rng.integers(4, 30)), rng, time_limit_s=None, deterministic_limit=0.3)
+        if new is not None:
+            assert new.makespan_s < schedule.makespan_s
+            assert violations(new) == ()
+            assert new.makespan_s >= problem.lower_bound_s * (1 - 1e-9)
+            schedule = new
+
+
+def test_reordering_improves_bad_schedules():
+    gains = []
+    for seed in range(1, 12, 2):
+        problem = random_replica(seed)
+        schedule = best = schedule_of_random_plan(problem, seed)
+        rng = np.random.default_rng(seed)
+        for _ in range(5):
+            best = improve_order(best, 24, rng, time_limit_s=None, deterministic_limit=0.3) or best
+        gains.append(1 - best.makespan_s / schedule.makespan_s)
+    assert max(gains) > 0.05
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_repacking_never_worsens_and_stays_valid(seed):
+    problem = random_replica(seed, tight=seed % 2 == 0, clip=seed % 4 == 3)
+    schedule = tight_schedule(problem, seed)
+    rng = np.random.default_rng(seed)
+    for _ in range(8):
+        new = repack(schedule, int(rng.integers(2, 5)), 0.0, rng, time_limit_s=None, deterministic_limit=0.2)
+        if new is not None:
+            assert new.makespan_s < schedule.makespan_s
+            assert violations(new) == ()
+            schedule = new
+
+
+def test_repacking_joins_micro_batches_below_the_knee():
+    # 4 samples of 1 token, floor 12 + 24: apart 4 x 36 and more, together one micro-batch
+    costs = make_costs(forward=SmoothMaximum(12.0, 1.0, 0.01, 4.0), backward=SmoothMaximum(24.0, 2.0, 0.02, 4.0))
+    problem = make_problem(make_instance(*[([1], 1)] * 4), costs, 1)
+    found = list_schedule(problem, FixedOrder(problem.batches([[(a, 0)] for a in range(4)])))
+    schedule = build_schedule(problem, found.order, found.operations)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        schedule = repack(schedule, 4, 0.0, rng, time_limit_s=None) or schedule
+    assert len(schedule.order) == 1
+    assert violations(schedule) == ()
+
+
+def test_padded_micro_batches_are_not_repacked():
+    problem = random_replica(3, layout="padded")
+    assert repack(tight_schedule(problem, 3), 3, 0.0, np.random.default_rng(0), time_limit_s=None) is None
+
+
+def test_pairs_already_executed_on_an_earlier_stage_keep_their_order():
+    # regression: a window that held two F's on stage 1 only could exchange them there, against the FIFO link.
+    # Micro-batch 0 has 1 token, micro-batch 1 has 5; stage 0 runs 0 first, and so must stage 1
+    problem = make_problem(make_instance(([1, 5], 2)), make_costs(), 2)
+    order = problem.batches([[(0, 0)], [(0, 1)]])
+    schedule = build_schedule(problem, order, [[0, 1, ~0, ~1], [0, 1, ~0, ~1]])
+    graph = _graph(schedule)
+    data, nodes = _window_data(schedule, graph, [(2, 4), (0, 2)])  # F's of stage 1, B's of stage 0
+    assert nodes == [(0, 2), (0, 3), (1, 0), (1, 1)]
+    assert ("F", 0, 1) in data.fixed_order
+    assert ("B", 0, 1) in data.fixed_order
+    data, _ = _window_data(schedule, graph, [(0, 2), (0, 2)])  # all F's: free to change places on both stages
+    assert data.fixed_order == ()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_windows_state_the_schedule_they_come_from(seed):
+    # on the grid, the schedule at hand is feasible in its window: nothing starts before its earliest start, and the
+    # tails lead to the makespan at most
+    problem = random_replica(seed)
+    schedule = schedule_of_random_plan(problem, seed)
+    graph = _graph(schedule)
+    rng = np.random.default_rng(seed)
+    window = [tuple(sorted(rng.integers(0, len(stage) + 1, size=2).tolist())) for stage in schedule.operations]
+    data, _ = _window_data(schedule, graph, window)
+    for o in data.operations:
+        assert o.earliest <= o.start
+        assert o.start + o.duration + o.tail <= data.makespan
+    for i, j, lag in data.precedences:
+        assert data.operations[i].start + data.operations[i].duration + lag <= data.operations[j].start
+    if data.operations:
+        JobShopWindow(data)
+
+
+def test_only_better_schedules_are_accepted():
+    problem = make_problem(make_instance(([1, 1], 2)), make_costs(), 2)
+    found = list_schedule(problem, FixedOrder(problem.batches([[(0, 0)], [(0, 1)]])))
+    best = build_schedule(problem, found.order, found.operations)
+    assert accepted(best, found) is None
+    worse = build_schedule(problem, found.order, [[0, ~0, 1, ~1], [0, ~0, 1, ~1]])
+    assert worse.makespan_s == 12
+    assert accepted(worse, found).makespan_s == 9
