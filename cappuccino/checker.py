@@ -1,5 +1,6 @@
 """Verifies a plan against the seven rules of validity, one by one, knowing nothing of how it was made."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -229,7 +230,10 @@ def _times(plan: Plan, simulation: Simulation) -> Iterator[Violation]:
         ("gpu_time_s", plan.gpu_time_s, simulation.gpu_time_s),
         ("makespan_s", plan.makespan_s, simulation.makespan_s),
     ]
-    if plan.cost is not None or plan.objective is Objective.COST:
+    if plan.objective is Objective.COST and plan.cost is None:
+        yield Violation(7, "cost is null, and it is the objective")
+        return
+    if plan.cost is not None:
         figures.append(("cost", plan.cost, simulation.cost))
     for replica, run in zip(plan.replicas, simulation.replicas, strict=True):
         at = f"replica {replica.id}: "
@@ -262,6 +266,8 @@ def _times(plan: Plan, simulation: Simulation) -> Iterator[Violation]:
 def _close(stated: float | None, found: float | None) -> bool:
     if stated is None or found is None:
         return stated is found
+    if not (math.isfinite(stated) and math.isfinite(found)):
+        return False
     return abs(stated - found) <= RELATIVE_TOLERANCE * max(abs(stated), abs(found), 1e-9)
 
 

@@ -76,11 +76,13 @@ def read_json(path: Path) -> Any:
             path, "", f"contains {error}", "JSON has no such number: write null or a finite value"
         ) from error
     except json.JSONDecodeError as error:
-        cut = error.pos >= len(text.rstrip())
+        cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
         problem = (
             f"is {'truncated' if cut else 'not valid JSON'} at line {error.lineno} column {error.colno} ({error.msg})"
         )
         raise InputError(path, "", problem, "write the file again" if cut else "correct it there") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(path, "", f"is JSON that cannot be held ({error})", "correct the file") from error
 
 
 class _NotANumberError(ValueError):

@@ -17,8 +17,8 @@ from cappuccino.seed_formats import read_length_distribution
 
 FORMAT = "cappuccino.instance/1"
 
-PositiveInt = Annotated[int, Field(gt=0, strict=True)]
-NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
+PositiveInt = Annotated[int, Field(gt=0, lt=2**31, strict=True)]
+NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]*$")]

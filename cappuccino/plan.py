@@ -5,17 +5,32 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator
 
 from cappuccino.files import parse_model, read_json, write_atomically
 
 Index = Annotated[int, Field(ge=0, strict=True)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = NonNegative
 
 Forward = tuple[Literal["F"], Index]
 Backward = tuple[Literal["B"], Index]
 Step = tuple[Literal["S"], Index, Index]
-Operation = Annotated[Forward | Backward | Step, Field(union_mode="left_to_right")]
+
+
+def _operation(value: Any) -> Forward | Backward | Step:
+    if isinstance(value, list | tuple) and all(type(i) is int and i >= 0 for i in value[1:]):
+        match tuple(value):
+            case ("F", m):
+                return "F", m
+            case ("B", m):
+                return "B", m
+            case ("S", a, j):
+                return "S", a, j
+    raise ValueError('Give ["F", micro-batch], ["B", micro-batch] or ["S", adapter, step], indices counting from 0')
+
+
+Operation = Annotated[Forward | Backward | Step, PlainValidator(_operation), PlainSerializer(list, return_type=list)]
 """`("F", m)` forward and `("B", m)` backward of micro-batch m; `("S", a, j)` optimizer step j of adapter a."""
 Sample = tuple[Index, Index]
 """Position in the replica's adapters, number of the sample in the adapter's training order."""
@@ -63,7 +78,7 @@ class Replica(_Record):
     makespan_s: Seconds
     lower_bound_s: Seconds | None
     """Proven bound on the makespan of these adapters on these stages; null when none was proven."""
-    peak_memory_gib: tuple[Annotated[float, Field(ge=0)], ...]
+    peak_memory_gib: tuple[NonNegative, ...]
     """By stage."""
     micro_batches: tuple[MicroBatch, ...]
     programs: tuple[tuple[Operation, ...], ...]
@@ -87,13 +102,13 @@ class Plan(_Record):
     status: Status
     gpu_time_s: Seconds
     makespan_s: Seconds
-    cost: Annotated[float, Field(ge=0)] | None = None
+    cost: NonNegative | None = None
     """Money, where every pool used has a price."""
     deadline_s: Seconds | None = None
     """Every replica's makespan was to be at most this."""
-    lower_bound_s: Annotated[float, Field(ge=0)] | None
+    lower_bound_s: NonNegative | None
     """Proven bound on the objective, in the objective's unit."""
-    gap: Annotated[float, Field(ge=0)] | None
+    gap: NonNegative | None
     """`(objective - bound) / objective`."""
     solver: dict[str, float | int | str]
     replicas: Annotated[tuple[Replica, ...], Field(min_length=1)]
@@ -133,6 +148,14 @@ def objective_gap(objective: float, bound: float | None) -> float | None:
     if bound is None:
         return None
     return max(0.0, (objective - bound) / objective) if objective > 0 else 0.0
+
+
+def rounded_bound(bound: float, value: float) -> float:
+    """Return a bound that rounding put a hair above the value reached, as that value.
+
+    A bound further above stays as it is: it is wrong, and the checker is to see it.
+    """
+    return value if value < bound <= value * (1 + 1e-9) else bound
 
 
 def even_layers(num_layers: int, num_stages: int) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from cappuccino.errors import InputError
 from cappuccino.files import parse_model, read_json, write_atomically
 
-_Positive = Annotated[int, Field(gt=0, strict=True)]
+_Positive = Annotated[int, Field(gt=0, lt=2**31, strict=True)]
 _LENGTHS = TypeAdapter(Annotated[list[_Positive], Field(min_length=1)])
 
 
@@ -143,7 +143,7 @@ class ProvisionedReplica(BaseModel):
     replica_id: Annotated[int, Field(ge=0)]
     adapter_ids: Annotated[list[int], Field(min_length=1)]
     g: _Positive
-    T_iter: float
+    T_iter: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     """Seconds of one iteration: one global batch of every adapter of the replica."""
 
 

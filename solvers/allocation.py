@@ -1,5 +1,6 @@
 """Allocator and scheduler in one loop: bounds choose replicas, scheduled makespans replace the bounds that mattered."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -9,7 +10,7 @@ from cappuccino.errors import InfeasibleError
 from cappuccino.models.set_partitioning import Column, SetPartitioning
 from cappuccino.plan import Objective
 from cappuccino.solvers.budget import Budget, Clock
-from cappuccino.solvers.columns import ReplicaSpace
+from cappuccino.solvers.columns import MOST_ENUMERATED, ReplicaSpace
 from cappuccino.solvers.milp import PartitionResult, solve_partitioning
 from cappuccino.solvers.programs import ReplicaSchedule
 from cappuccino.solvers.replica_problem import ReplicaProblem
@@ -93,7 +94,7 @@ def allocate(
         if len(covered) < len(space.instance.adapters):
             return None
         model = SetPartitioning(candidates, len(space.instance.adapters), pools, objective)
-        return solve_partitioning(model, clock.left or 60.0, min(gap / 4, 1e-3), seed)
+        return solve_partitioning(model, clock.left, min(gap / 4, 1e-3), seed)
 
     relaxed = solve(columns)
     if relaxed is None:
@@ -151,15 +152,29 @@ def _expected(state: Allocation) -> list[Column]:
     return result
 
 
+def _rounded_up(seconds: float) -> str:
+    """Return a number of four significant digits that is not below `seconds`."""
+    scale = 10.0 ** (3 - math.floor(math.log10(seconds)))
+    text = f"{math.ceil(seconds * scale) / scale:f}"
+    return text.rstrip("0").rstrip(".")
+
+
 def _why_no_partition(space: ReplicaSpace, deadline_s: float | None) -> str:
     source = space.instance.source
+    if not space.enumerates_all:
+        within = "" if deadline_s is None else f" within {deadline_s:g} s"
+        return (
+            f"{source}: no partition{within} found among the sets of adapters tried (with more than "
+            f"{MOST_ENUMERATED} adapters not all are); give more GPUs or a longer deadline"
+        )
     if deadline_s is not None:
         least = space.objective_bound(Objective.MAKESPAN)
         if deadline_s < least:
-            return f"{source}: no plan can end within {deadline_s:g} s; give a deadline of at least {least:.3g} s"
+            advice = f"give a deadline of at least {_rounded_up(least)} s"
+            return f"{source}: no plan can end within {deadline_s:g} s; {advice}"
         return (
             f"{source}: the pools are too small for a deadline of {deadline_s:g} s; give a longer one (at least "
-            f"{least:.3g} s) or more GPUs"
+            f"{_rounded_up(least)} s) or more GPUs"
         )
     needs = ", ".join(f"{p.gpu}: {p.count}" for p in space.instance.gpu_pools)
     return f"{source}: gpu_pools ({needs}) are too small to place every adapter; give more GPUs"

@@ -81,9 +81,12 @@ class ReplicaSpace:
         """
         result = []
         limit = np.inf if deadline_s is None else deadline_s
-        adapters = [tuple(np.flatnonzero(m).tolist()) for m in self.members]
+        members = self.members
+        if deadline_s is not None and not self.enumerates_all:
+            members = np.unique(np.concatenate([members, _sets_within(self, deadline_s)]), axis=0)
+        adapters = [tuple(np.flatnonzero(m).tolist()) for m in members]
         for pool, bounds in self.bounds:
-            makespans = bounds.lower_bounds(self.members)
+            makespans = bounds.lower_bounds(members)
             price = (pool.price_per_hour or 0.0) / 3600
             for k in np.flatnonzero(np.isfinite(makespans) & (makespans <= limit)):
                 result.append(Column(adapters[k], pool.gpu, bounds.num_stages, float(makespans[k]), price))
@@ -142,8 +145,34 @@ class ReplicaSpace:
             if fitting:
                 allow = " and allow stage counts that were not profiled" if profiled_only else ""
                 fixed = " instead of the fixed depth" if num_stages is not None else ""
-                yield f"give {pool.gpu} at least {fitting[0]} GPUs{fixed}{allow}"
+                count = "1 GPU" if fitting[0] == 1 else f"{fitting[0]} GPUs"
+                yield f"give {pool.gpu} at least {count}{fixed}{allow}"
         yield "use GPUs with more memory"
+
+
+def _sets_within(space: ReplicaSpace, deadline_s: float) -> np.ndarray:
+    """Fill replicas of every pool and depth up to the deadline: heaviest adapter first, each where it fits tightest.
+
+    Schedules end above their bounds, so sets with some room to the deadline are made as well.
+    """
+    count = len(space.instance.adapters)
+    sets: list[np.ndarray] = []
+    for _, bounds in space.bounds:
+        alone = bounds.lower_bounds(np.eye(count, dtype=bool))
+        order = [i for i in np.argsort(-alone) if alone[i] <= deadline_s]
+        for room in (1.0, 0.97, 0.9, 0.8):
+            groups = np.zeros((0, count), dtype=bool)
+            for i in order:
+                extended = groups.copy()
+                extended[:, i] = True
+                makespans = bounds.lower_bounds(extended) if len(groups) else np.zeros(0)
+                makespans = np.where(makespans <= room * deadline_s, makespans, -np.inf)
+                if len(groups) and np.isfinite(makespans).any():
+                    groups[int(makespans.argmax()), i] = True
+                else:
+                    groups = np.concatenate([groups, np.eye(count, dtype=bool)[i : i + 1]])
+            sets += list(groups)
+    return np.array(sets).reshape(-1, count)
 
 
 def _merged_sets(space: ReplicaSpace) -> np.ndarray:

@@ -21,7 +21,9 @@ class PartitionResult:
     """Proven lower bound for these columns and costs."""
 
 
-def solve_partitioning(model: SetPartitioning, time_limit_s: float, gap: float, seed: int) -> PartitionResult | None:
+def solve_partitioning(
+    model: SetPartitioning, time_limit_s: float | None, gap: float, seed: int
+) -> PartitionResult | None:
     """Solve to `gap` or until the time is up.
 
     Returns
@@ -36,7 +38,7 @@ def solve_partitioning(model: SetPartitioning, time_limit_s: float, gap: float, 
     """
     solver = Highs()
     solver.config.load_solution = False
-    solver.config.time_limit = max(1.0, time_limit_s)
+    solver.config.time_limit = None if time_limit_s is None else max(1.0, time_limit_s)
     solver.highs_options = {"mip_rel_gap": gap, "random_seed": seed, "threads": 1}
     result = solver.solve(model.model)
     if result.termination_condition in (TerminationCondition.infeasible, TerminationCondition.infeasibleOrUnbounded):

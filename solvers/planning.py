@@ -1,6 +1,7 @@
 """From an instance to a checked plan."""
 
 import importlib.metadata
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from cappuccino.checker import check
 from cappuccino.costs import CostModel, fit_instance_costs
 from cappuccino.errors import InputError
 from cappuccino.instance import Instance
-from cappuccino.plan import InstanceReference, Objective, Plan, Status, even_layers, objective_gap
+from cappuccino.plan import InstanceReference, Objective, Plan, Status, even_layers, objective_gap, rounded_bound
 from cappuccino.solvers.allocation import Allocation, allocate
 from cappuccino.solvers.budget import Budget, Clock
 from cappuccino.solvers.columns import ReplicaSpace
@@ -91,6 +92,17 @@ def make_plan(
 
 
 def _check_options(instance: Instance, options: PlanOptions) -> None:
+    limits = (
+        ("time_limit_s", options.time_limit_s, options.time_limit_s is None or 0 <= options.time_limit_s < math.inf),
+        ("gap", options.gap, 0 <= options.gap < 1),
+        ("deadline_s", options.deadline_s, options.deadline_s is None or 0 < options.deadline_s < math.inf),
+        ("num_stages", options.num_stages, options.num_stages is None or options.num_stages >= 1),
+        ("seed", options.seed, 0 <= options.seed < 2**31),
+        ("iterations", options.iterations, options.iterations >= 0),
+    )
+    for name, value, allowed in limits:
+        if not allowed:
+            raise InputError("options", name, f"{value} is not allowed", "see PlanOptions for its range")
     if options.objective is Objective.COST:
         for i, pool in enumerate(instance.gpu_pools):
             if pool.price_per_hour is None:
@@ -135,7 +147,7 @@ def _assemble(state: Allocation, options: PlanOptions, clock: Clock) -> Plan:
         )
     prices = [instance.pool(gpu).price_per_hour for _, gpu in pairs]
     money = sum(s.gpu_time_s * (p or 0.0) / 3600 for (s, _), p in zip(pairs, prices, strict=True))
-    bound = min(state.bound, state.best)
+    bound = rounded_bound(state.bound, state.best)
     gap = objective_gap(state.best, bound)
     assert gap is not None  # there is a bound
     return Plan(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cappuccino.plan import MicroBatch, Operation, Replica
+from cappuccino.plan import MicroBatch, Operation, Replica, rounded_bound
 from cappuccino.simulator import peak_memory, run_programs
 from cappuccino.solvers.replica_problem import Batch, ReplicaProblem, StepKey
 from cappuccino.timeline import Timeline
@@ -43,7 +43,7 @@ class ReplicaSchedule:
             layers_per_stage=layers,
             adapters=tuple(self.problem.instance.adapters[i].name for i in self.problem.adapters),
             makespan_s=self.makespan_s,
-            lower_bound_s=min(self.problem.lower_bound_s, self.makespan_s),
+            lower_bound_s=rounded_bound(self.problem.lower_bound_s, self.makespan_s),
             peak_memory_gib=self.peak_memory_gib,
             micro_batches=tuple(MicroBatch(samples=b.samples) for b in self.order),
             programs=self.timeline.programs,

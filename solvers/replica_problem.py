@@ -126,7 +126,8 @@ class ReplicaProblem:
     @cached_property
     def _forward_share(self) -> float:
         forward, backward = self._curves
-        return float(forward.per_token_s / (forward.per_token_s + backward.per_token_s))
+        total = forward.per_token_s + backward.per_token_s
+        return float(forward.per_token_s / total) if total > 0 else 0.5
 
     def _length(self, sample: Sample) -> int:
         lengths = self.lengths[sample[0]]

@@ -229,7 +229,6 @@ def with_replica(**values) -> Plan:
         (changed(GOOD, gpu_time_s=GOOD.gpu_time_s * 0.999), "gpu_time_s is"),
         (with_replica(makespan_s=GOOD.makespan_s * 0.999), "replica 0: makespan_s is"),
         (with_replica(peak_memory_gib=(34.0, 33.0)), "peak_memory_gib[1] is 33, the programs give 34"),
-        (with_replica(peak_memory_gib=(34.0, float("inf"))), "peak_memory_gib[1]"),
         (with_replica(lower_bound_s=GOOD.makespan_s * 1.001), "is above the makespan"),
         (changed(GOOD, lower_bound_s=GOOD.gpu_time_s * 1.001, gap=0.0), "above the objective"),
         (changed(GOOD, lower_bound_s=GOOD.gpu_time_s / 2, gap=0.4), "gap is 0.4, objective and bound give 0.5"),

@@ -68,7 +68,8 @@ class MemoryModel:
         room = limit_gib - self.static_gib
         if room <= 0:
             return 0
-        return int(min(room / slope, 2**40)) if slope > 0 else 2**40
+        # a hair more, or 0.3 GiB at 0.1 a token would be 2 tokens
+        return int(min(room / slope * (1 + 1e-9), 2**40)) if slope > 0 else 2**40
 
 
 @dataclass(frozen=True)

@@ -67,9 +67,12 @@ def read_cost_table(path: Path) -> CostTable:
     """
     read_text(path)  # missing or binary files get their own message
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise InputError(path, "", f"is not a CSV table ({error})".replace("\n", " "), "give a CSV file") from error
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus values at the front for an index
+        raise InputError(path, "line 2", "has more values than the header has columns", "correct the rows")
+    frame = frame[(frame != "").any(axis=1)]  # rows keep their numbers, so that errors name the line
     missing = [c for c in REQUIRED if c not in frame.columns]
     if missing:
         raise InputError(path, missing[0], "column is missing", f"a cost table needs the columns {', '.join(REQUIRED)}")
@@ -93,7 +96,7 @@ def _numbers(path: Path, frame: pd.DataFrame, column: str, needed: pd.Series, le
     values = pd.to_numeric(frame[column], errors="coerce")
     bad = needed & (values.isna() | ~np.isfinite(values) | (values < least))
     if whole:
-        bad |= needed & (values != values.round())
+        bad |= needed & ((values != values.round()) | (values >= 2**31))
     if bad.any():
         line = frame.index[bad][0]
         kind = "a positive integer" if whole else "a number that is not negative"
