@@ -86,7 +86,9 @@ def test_programs_that_wait_for_each_other_are_rejected(workspace):
     # stage 0 wants the gradient of its first micro-batch before it sends the second; stage 1 wants both before any B
     forwards = [op for op in second if op[0] == "F"][:2]
     plan["replicas"][0]["programs"][0] = [
-        forwards[0], ["B", forwards[0][1]], *[op for op in first if op not in (forwards[0], ["B", forwards[0][1]])]
+        forwards[0],
+        ["B", forwards[0][1]],
+        *[op for op in first if op not in (forwards[0], ["B", forwards[0][1]])],
     ]
     backward = ["B", forwards[0][1]]
     rest = [op for op in second if op not in (*forwards, backward)]
