@@ -82,14 +82,14 @@ class ReplicaBounds:
             return np.inf
         g, batch = self.num_stages, steps.shape[1]
         total = self._work(steps).sum(axis=2)  # (2, steps)
-        smallest = self._times(self._work(steps.min(axis=1)))
+        smallest, largest = (self._times(self._work(lengths)) for lengths in (steps.min(axis=1), steps.max(axis=1)))
         fewest = np.maximum(1, np.ceil(steps.sum(axis=1) / self.max_tokens))
         passage = np.full(len(steps), np.inf)
         for n in range(1, batch + 1):
             share = self._times(total / n)
-            # all work stands on the last stage between the first F's way down and the last B's way up; and the largest
-            # micro-batch, at least an even share, passes every stage twice
-            time = np.maximum(n * share + (g - 1) * smallest, g * share)
+            # all work stands on the last stage between the first F's way down and the last B's way up; and some
+            # micro-batch has at least an even share, one the longest sample, and each passes every stage twice
+            time = np.maximum(n * share + (g - 1) * smallest, g * np.maximum(share, largest))
             passage = np.minimum(passage, np.where(n >= fewest, time, np.inf))
         transfers = 2 * (g - 1) * float(self.costs.transfer_time(steps.min()))
         return float(passage.sum()) + len(steps) * transfers + (len(steps) - 1) * self.costs.optimizer_s

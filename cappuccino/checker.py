@@ -101,6 +101,10 @@ def _placement(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]) -
             found = f"{len(r.programs)} programs and {len(r.peak_memory_gib)} memory peaks"
             yield Violation(1, f"replica {r.id}: {found} for {r.num_stages} stages")
         layers = costs[r.gpu].num_layers if r.gpu in costs else None
+        if layers is not None and r.num_stages > layers:
+            yield Violation(1, f"replica {r.id}: {r.num_stages} stages for {layers} layers")
+        if r.layers_per_stage is not None and max(r.layers_per_stage) - min(r.layers_per_stage) > 1:
+            yield Violation(1, f"replica {r.id}: layers {r.layers_per_stage} are uneven, but stages cost the same")
         if r.layers_per_stage is not None and len(r.layers_per_stage) != r.num_stages:
             yield Violation(1, f"replica {r.id}: layers for {len(r.layers_per_stage)} of {r.num_stages} stages")
         if r.layers_per_stage is not None and layers is not None and sum(r.layers_per_stage) != layers:
@@ -257,8 +261,12 @@ def _times(plan: Plan, simulation: Simulation) -> Iterator[Violation]:
         gap is not None and plan.gap is not None and abs(gap - plan.gap) > RELATIVE_TOLERANCE
     ):
         yield Violation(7, f"gap is {_figure(plan.gap)}, objective and bound give {_figure(gap)}")
-    if plan.status is Status.OPTIMAL and gap is None:
-        yield Violation(7, "status is optimal without a bound")
+    if plan.status is Status.OPTIMAL:
+        tolerance = plan.solver.get("gap_tolerance", 0.0)
+        if gap is None:
+            yield Violation(7, "status is optimal without a bound")
+        elif not isinstance(tolerance, int | float) or gap > tolerance + RELATIVE_TOLERANCE:
+            yield Violation(7, f"status is optimal with a gap of {gap:g}, above solver.gap_tolerance ({tolerance})")
     if plan.deadline_s is not None and simulation.makespan_s > plan.deadline_s * (1 + RELATIVE_TOLERANCE):
         yield Violation(7, f"the makespan {simulation.makespan_s:g} s misses the deadline of {plan.deadline_s:g} s")
 

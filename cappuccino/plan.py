@@ -72,7 +72,7 @@ class Replica(_Record):
     id: Index
     gpu: str
     num_stages: Annotated[int, Field(gt=0, strict=True)]
-    layers_per_stage: tuple[Annotated[int, Field(gt=0, strict=True)], ...] | None = None
+    layers_per_stage: Annotated[tuple[Annotated[int, Field(gt=0, strict=True)], ...], Field(min_length=1)] | None = None
     """Decoder layers by stage; null leaves an even split to the runtime."""
     adapters: Annotated[tuple[str, ...], Field(min_length=1)]
     makespan_s: Seconds

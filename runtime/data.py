@@ -2,20 +2,25 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cappuccino.errors import InputError
 from cappuccino.instance import Instance
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 NO_LOSS = -100
 """Label of a token that carries no loss."""
 
-_FORMATS = {".jsonl": "json", ".parquet": "parquet"}
+FORMATS = {".jsonl": "json", ".parquet": "parquet"}
+"""Files of samples by suffix, and what `datasets` calls them."""
 
 
 @dataclass(frozen=True)
@@ -120,52 +125,76 @@ def adapter_samples(instance: Instance, adapter: int, datasets: Mapping[str, Tok
 
 
 def _find(folder: Path, name: str) -> Path:
-    for suffix in _FORMATS:
+    for suffix in FORMATS:
         file = folder / f"{name}{suffix}"
         if file.is_file():
             return file
-    names = " or ".join(f"{name}{suffix}" for suffix in _FORMATS)
+    names = " or ".join(f"{name}{suffix}" for suffix in FORMATS)
     raise InputError(folder, "", f"holds no {names}", f"put the samples of dataset {name} there")
 
 
 def _read_rows(file: Path, count: int, backbone: Path) -> Iterator[tuple[list[int], list[int] | None]]:
     """Yield token ids and labels of the first `count` rows."""
+    with open_table(file) as table:
+        if len(table) < count:
+            problem = f"holds {len(table)} rows, the instance uses {count}"
+            raise InputError(file, "", problem, "add rows, or correct the dataset's lengths in the instance")
+        if "input_ids" in table.column_names:
+            wanted = [c for c in ("input_ids", "labels") if c in table.column_names]
+            for row in table.select(range(count)).select_columns(wanted):
+                yield row["input_ids"], row.get("labels")
+        elif "text" in table.column_names:
+            tokenize = _tokenizer(backbone)
+            for number, row in enumerate(table.select(range(count)).select_columns(["text"])):
+                if not isinstance(row["text"], str):
+                    raise InputError(file, f"row {number}", f"text is {row['text']!r}", "give a string")
+                yield tokenize(row["text"])["input_ids"], None
+        else:
+            columns = ", ".join(table.column_names) or "none"
+            problem = f"has neither the field input_ids nor text (fields: {columns})"
+            raise InputError(file, "", problem, "add one of them to every row")
+
+
+@contextmanager
+def open_table(file: Path) -> Iterator["Dataset"]:
+    """Give the rows of a .jsonl or .parquet file while the context lasts; nothing of them stays in a cache.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be read.
+    """
     import datasets  # noqa: PLC0415
 
-    reader = datasets.Dataset.from_json if _FORMATS[file.suffix] == "json" else datasets.Dataset.from_parquet
-    bars = datasets.are_progress_bars_disabled()
+    reader = datasets.Dataset.from_json if FORMATS[file.suffix] == "json" else datasets.Dataset.from_parquet
+    with quiet_datasets(), tempfile.TemporaryDirectory(prefix="cappuccino-datasets-") as cache:
+        try:
+            table = reader(str(file), cache_dir=cache)
+        except Exception as error:  # the readers raise whatever their parsers raise
+            problem = f"cannot be read as {FORMATS[file.suffix]} ({innermost_message(error)})"
+            raise InputError(file, "", problem, "write one object with the same fields per row") from error
+        yield table
+
+
+@contextmanager
+def quiet_datasets() -> Iterator[None]:
+    """Keep the progress bars of `datasets` off the terminal."""
+    import datasets  # noqa: PLC0415
+
+    disabled = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        with tempfile.TemporaryDirectory(prefix="cappuccino-datasets-") as cache:
-            try:
-                table = reader(str(file), cache_dir=cache)
-            except Exception as error:
-                # The readers raise whatever their parsers raise; the innermost message says what is wrong.
-                cause: BaseException = error
-                while cause.__cause__ is not None:
-                    cause = cause.__cause__
-                problem = f"cannot be read as {_FORMATS[file.suffix]} ({str(cause).splitlines()[0]})"
-                raise InputError(file, "", problem, "write one object with the same fields per row") from error
-            if len(table) < count:
-                problem = f"holds {len(table)} rows, the instance uses {count}"
-                raise InputError(file, "", problem, "add rows, or correct the dataset's lengths in the instance")
-            if "input_ids" in table.column_names:
-                wanted = [c for c in ("input_ids", "labels") if c in table.column_names]
-                for row in table.select(range(count)).select_columns(wanted):
-                    yield row["input_ids"], row.get("labels")
-            elif "text" in table.column_names:
-                tokenize = _tokenizer(backbone)
-                for number, row in enumerate(table.select(range(count)).select_columns(["text"])):
-                    if not isinstance(row["text"], str):
-                        raise InputError(file, f"row {number}", f"text is {row['text']!r}", "give a string")
-                    yield tokenize(row["text"])["input_ids"], None
-            else:
-                columns = ", ".join(table.column_names) or "none"
-                problem = f"has neither the field input_ids nor text (fields: {columns})"
-                raise InputError(file, "", problem, "add one of them to every row")
+        yield
     finally:
-        if not bars:
+        if not disabled:
             datasets.enable_progress_bars()
+
+
+def innermost_message(error: BaseException) -> str:
+    """Return the first line of the error at the bottom of a chain: it says what is wrong."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 @lru_cache(maxsize=1)

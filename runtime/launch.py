@@ -206,6 +206,8 @@ def _run_all(
     waiting = list(pending)
     running: list[ReplicaProcesses] = []
     finished = told = 0
+    if on_progress is not None:
+        on_progress(0, total)
     try:
         while waiting or running:
             busy = {index for processes in running for index in processes.specification.device_indices}
@@ -254,8 +256,14 @@ def _gathered(out: Path) -> Iterator[tuple[Path, Path]]:
             replaced.mkdir()
             for item in sorted(results.iterdir()):
                 target = out / item.name
+                aside = replaced / item.name
                 if target.exists():
-                    target.rename(replaced / item.name)
-                item.rename(target)
+                    target.rename(aside)
+                try:
+                    item.rename(target)
+                except OSError:
+                    if aside.exists():
+                        aside.rename(target)
+                    raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -3,15 +3,17 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cappuccino.errors import InputError
 from cappuccino.files import write_atomically
+from cappuccino.runtime.data import FORMATS, innermost_message, open_table, quiet_datasets
 from cappuccino.seed_formats import length_statistics
 
-_BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def measure_lengths(
@@ -24,6 +26,7 @@ def measure_lengths(
     text_fields: Sequence[str],
     split: str,
     seed: int,
+    data: Path | None = None,
     on_progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Tokenize samples drawn from every dataset and write the distribution file.
@@ -36,6 +39,8 @@ def measure_lengths(
         Fields whose texts, joined by line breaks, are a sample.
     seed
         Of the draw; it names the entry in the file.
+    data
+        Folder for `<name>.jsonl` with the tokens of the drawn samples in order, which `run` trains on.
 
     Returns
     -------
@@ -49,45 +54,77 @@ def measure_lengths(
     """
     from transformers import AutoTokenizer  # noqa: PLC0415
 
+    places = _places(sources)
     try:
-        encode = AutoTokenizer.from_pretrained(str(tokenizer))
+        encode = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
     except (OSError, ValueError) as error:
         raise InputError(tokenizer, "", f"holds no tokenizer ({error})", "name the backbone's folder") from error
     document: dict[str, Any] = {}
     records: dict[str, dict[str, Any]] = {}
-    for done, source in enumerate(sources):
-        name, separator, place = source.partition("=")
-        if not separator or not name or not place:
-            raise InputError("lengths", "", f'"{source}" is not NAME=SOURCE', "give e.g. chat=data/chat.jsonl")
+    samples: dict[str, list[list[int]]] = {}
+    for done, (name, place) in enumerate(places.items()):
         if on_progress:
-            on_progress(done / len(sources), name)
+            on_progress(done / len(places), name)
         texts = _texts(name, place, text_fields, split, num_samples, seed)
-        lengths = np.array([min(len(ids), max_length) for ids in encode(texts)["input_ids"]])
+        samples[name] = [ids[:max_length] for ids in encode(texts)["input_ids"]]
+        lengths = np.array([len(ids) for ids in samples[name]])
         if lengths.min() < 1:
             raise InputError(place, text_fields[0], "an empty text is not allowed", "remove it from the data")
         records[name] = length_statistics(lengths)
         document[name] = {"seeds": [seed], f"seed_{seed}": records[name]}
+    if data is not None:
+        data.mkdir(parents=True, exist_ok=True)
+        for name, rows in samples.items():
+            text = "".join(json.dumps({"input_ids": ids}) + "\n" for ids in rows)
+            write_atomically(data / f"{name}.jsonl", text)
     write_atomically(output, json.dumps(document) + "\n")
     return records
 
 
+def _places(sources: Sequence[str]) -> dict[str, str]:
+    """Return what every name stands for."""
+    places: dict[str, str] = {}
+    for source in sources:
+        name, _, place = source.partition("=")
+        if not name or not place:
+            raise InputError("lengths", "", f'"{source}" is not NAME=SOURCE', "give e.g. chat=data/chat.jsonl")
+        if name in places:
+            raise InputError("lengths", "", f'"{name}" is given twice', "use unique names")
+        places[name] = place
+    return places
+
+
 def _texts(name: str, place: str, fields: Sequence[str], split: str, count: int, seed: int) -> list[str]:
+    """Return the texts of samples drawn from a file or from the hub."""
+    path = Path(place)
+    if path.suffix in FORMATS:
+        if not path.is_file():
+            raise InputError(path, "", "file not found", "check the path")
+        with open_table(path) as rows:
+            return _drawn(rows, place, fields, count, seed)
     from datasets import load_dataset  # noqa: PLC0415
 
-    path = Path(place)
     try:
-        if path.suffix in _BUILDERS:
-            if not path.exists():
-                raise InputError(path, "", "file not found", "check the path")
-            rows = load_dataset(_BUILDERS[path.suffix], data_files=str(path), split="train")
-        else:
+        with quiet_datasets():
             rows = load_dataset(place, split=split)
-    except (OSError, ValueError) as error:
-        problem = f'cannot be loaded as dataset "{name}" ({error})'
-        raise InputError(place, "", problem, "check file or hub name") from error
+    except Exception as error:  # the client of the hub raises whatever its own clients raise
+        problem = f'cannot be loaded as dataset "{name}" ({innermost_message(error)})'
+        remedy = "check hub name and --split, or name a .jsonl or .parquet file"
+        raise InputError(place, "", problem, remedy) from error
+    return _drawn(rows, place, fields, count, seed)
+
+
+def _drawn(rows: "Dataset", place: str, fields: Sequence[str], count: int, seed: int) -> list[str]:
     missing = [field for field in fields if field not in rows.column_names]
     if missing:
         known = ", ".join(rows.column_names)
         raise InputError(place, missing[0], "is no field of the data", f"set --text-field to one of: {known}")
-    rows = rows.shuffle(seed=seed).select(range(min(count, len(rows))))
-    return ["\n".join(str(row[field]) for field in fields) for row in rows]
+    if not len(rows):
+        raise InputError(place, "", "holds no rows", "add samples")
+    texts = []
+    for row in rows.shuffle(seed=seed).select(range(min(count, len(rows)))).select_columns(list(fields)):
+        for field in fields:
+            if not isinstance(row[field], str):
+                raise InputError(place, field, f"{str(row[field])[:60]} is no text", "name a field of strings")
+        texts.append("\n".join(row[field] for field in fields))
+    return texts

@@ -46,11 +46,36 @@ class ProfileGrid:
     repeats: int = 3
     """Optimizer steps measured per point, after one to warm up."""
 
+    def __post_init__(self) -> None:
+        for option, values in (
+            ("--num-stages", self.num_stages),
+            ("--tokens", self.tokens),
+            ("--sequence-lengths", self.sequence_lengths),
+            ("grad_acc_steps", (self.grad_acc_steps,)),
+            ("repeats", (self.repeats,)),
+        ):
+            if not values or min(values) < 1:
+                raise InputError(option, "", f"{list(values)} is not allowed", "give positive integers")
+            if len(set(values)) < len(values):
+                raise InputError(option, "", f"{list(values)} names a value twice", "name each once")
+
     def points(self) -> list[tuple[int, int]]:
-        """Return (samples of a micro-batch, sequence length) by ascending tokens: memory only ever grows on the way."""
+        """Return (samples of a micro-batch, sequence length) by ascending tokens: memory only ever grows on the way.
+
+        Raises
+        ------
+        InputError
+            When a number of tokens or a length would be left out.
+        """
         pairs = [(t // n, n) for t in sorted(self.tokens) for n in sorted(self.sequence_lengths) if t % n == 0]
-        if not pairs:
-            raise InputError("--tokens", "", f"{self.tokens} holds no multiple of {self.sequence_lengths}", "add one")
+        for option, values, used in (
+            ("--tokens", self.tokens, {k * n for k, n in pairs}),
+            ("--sequence-lengths", self.sequence_lengths, {n for _, n in pairs}),
+        ):
+            unused = sorted(set(values) - used)
+            if unused:
+                problem = f"{unused[0]} is in no point: a micro-batch holds whole samples"
+                raise InputError(option, "", problem, "give tokens that are multiples of a sequence length")
         return pairs
 
 
@@ -85,17 +110,17 @@ def profile_backbone(
     Raises
     ------
     InputError
-        When the backbone cannot be run.
+        When the backbone cannot be run, or has fewer layers than the grid has stages; nothing was measured.
     RunError
         When a measurement failed.
     """
     shape = read_backbone_shape(backbone)
     points = grid.points()
+    if max(grid.num_stages) > shape.num_layers:
+        problem = f"{max(grid.num_stages)} stages for {shape.num_layers} layers"
+        raise InputError("--num-stages", "", problem, "profile fewer stages")
     rows: list[dict[str, object]] = []
     for done, stages in enumerate(grid.num_stages):
-        if stages > shape.num_layers:
-            problem = f"{stages} stages for {shape.num_layers} layers"
-            raise InputError("--num-stages", "", problem, "profile fewer stages")
 
         def show(operations: int, total: int, done: int = done, stages: int = stages) -> None:
             if on_progress:

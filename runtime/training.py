@@ -35,6 +35,7 @@ class AdapterTraining:
         self, adapter: Adapter, num_steps: int, parameters: Sequence[nn.Parameter], control_group: dist.ProcessGroup
     ) -> None:
         self._limit = adapter.max_grad_norm
+        self._steps_left = num_steps
         self._parameters = list(parameters)
         self._group = control_group
         self._norm: tuple[torch.Tensor, dist.Work] | None = None
@@ -71,8 +72,12 @@ class AdapterTraining:
                     parameter.grad.mul_(factor)
 
     def step(self) -> None:
-        """Update the parameters and the learning rate."""
+        """Update the parameters and the learning rate; after the last step the optimizer's memory is given back."""
+        self._steps_left -= 1
         if self._optimizer is not None:
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
             self._schedule.step()
+            if not self._steps_left:
+                self._optimizer = None
+                del self._schedule

@@ -59,8 +59,10 @@ class Allocation:
         return self.value(self.chosen, self.chosen_gpus)
 
     def offer(self, schedules: list[ReplicaSchedule], gpus: list[str]) -> bool:
-        """Keep scheduled replicas that cover everything if they beat the best so far."""
-        if self.value(schedules, gpus) >= self.best:
+        """Keep scheduled replicas that cover everything if they beat the best so far, by GPU time where it ties."""
+        value, best = self.value(schedules, gpus), self.best
+        saved = sum(s.gpu_time_s for s in self.chosen) - sum(s.gpu_time_s for s in schedules)
+        if value > best or (value == best and saved <= 0):
             return False
         self.chosen, self.chosen_gpus = schedules, gpus
         return True
@@ -89,18 +91,18 @@ def allocate(
     columns = space.columns(deadline_s)
     pools = {p.gpu: p.count for p in space.instance.gpu_pools}
 
-    def solve(candidates: list[Column]) -> PartitionResult | None:
+    def solve(candidates: list[Column], time_limit_s: float | None) -> PartitionResult | None:
         covered = {i for c in candidates for i in c.adapters}
         if len(covered) < len(space.instance.adapters):
             return None
         model = SetPartitioning(candidates, len(space.instance.adapters), pools, objective)
-        return solve_partitioning(model, clock.left, min(gap / 4, 1e-3), seed)
+        return solve_partitioning(model, time_limit_s, min(gap / 4, 1e-3), seed)
 
-    relaxed = solve(columns)
+    relaxed = solve(columns, None)  # a first allocation there must be, however little time
     if relaxed is None:
         raise InfeasibleError(_why_no_partition(space, deadline_s))
     bound = space.objective_bound(objective)
-    if space.enumerates_all:
+    if space.enumerates_all and relaxed.bound is not None:
         bound = max(bound, relaxed.bound)
     state = Allocation(space, objective, deadline_s, columns, bound)
     chosen, candidates = relaxed, columns
@@ -111,11 +113,11 @@ def allocate(
             state.schedules[_key(column)] = schedule_replica(_problem(space, column), FIRST_LOOK, seed)
         if state.offer([state.schedules[_key(c)] for c in picked], [c.gpu for c in picked]) and on_better:
             on_better(state)
-        if not fresh or (clock.over and state.chosen) or state.best * (1 - gap) <= state.bound:
+        if not fresh or clock.over or state.best * (1 - gap) <= state.bound:
             break
         candidates = _expected(state)
-        found = solve(candidates)
-        if found is None:  # only schedules past the deadline are left out, so bounds alone may still be worth a look
+        found = solve(candidates, clock.left)
+        if found is None:  # too many schedules are past the deadline, or the time is up
             break
         chosen = found
     if not state.chosen:
@@ -138,7 +140,7 @@ def _problem(space: ReplicaSpace, column: Column) -> ReplicaProblem:
 def _expected(state: Allocation) -> list[Column]:
     """Return the columns with scheduled makespans, or, elsewhere, the bound with the excess seen so far.
 
-    Columns that are scheduled past the deadline are left out.
+    Columns that are scheduled past the deadline are left out; a column nobody scheduled is expected to meet it.
     """
     ratios = [s.makespan_s / s.problem.lower_bound_s - 1 for s in state.schedules.values()]
     excess = float(np.median(ratios)) if ratios else EXPECTED_EXCESS
@@ -146,7 +148,7 @@ def _expected(state: Allocation) -> list[Column]:
     result = []
     for column in state.columns:
         known = state.schedules.get(_key(column))
-        makespan = known.makespan_s if known else column.makespan_s * (1 + excess)
+        makespan = known.makespan_s if known else min(column.makespan_s * (1 + excess), limit)
         if makespan <= limit:
             result.append(replace(column, makespan_s=makespan))
     return result

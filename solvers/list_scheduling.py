@@ -1,5 +1,7 @@
 """List scheduling of a pipeline without flush: every stage takes the earliest operation it can, memory permitting.
 
+Micro-batches come from a source that forms them as the schedule grows; `order_scheduling` schedules a given order.
+
 All stages run the F's in one order, and the B's in that same order, so an operation is known by its rank in the order.
 """
 
@@ -37,42 +39,6 @@ class ListSchedule:
     """By stage: rank k for the F of the k-th micro-batch, ~k for its B."""
     makespan_s: float
     """Without the optimizer steps that end the adapters."""
-
-
-class FixedOrder:
-    """Forwards given micro-batches in the given order, each as soon as the steps before it are done."""
-
-    def __init__(self, order: list[Batch]) -> None:
-        self._order = order
-        self._next = 0
-        self._open: dict[StepKey, int] = {}
-        for batch in order:
-            for step in batch.steps:
-                self._open[step] = self._open.get(step, 0) + 1
-
-    def peek(self) -> Batch | None:
-        """Return the next micro-batch once the steps before it are done."""
-        if self._next == len(self._order):
-            return None
-        batch = self._order[self._next]
-        for a, j in batch.steps:
-            if j and self._open.get((a, j - 1)):
-                return None
-        return batch
-
-    def take(self) -> None:
-        """Go on to the next micro-batch."""
-        self._next += 1
-
-    def backward_done(self, batch: Batch) -> None:
-        """Count down the steps of the micro-batch."""
-        for step in batch.steps:
-            self._open[step] -= 1
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether every micro-batch has been handed out."""
-        return self._next == len(self._order)
 
 
 def list_schedule(

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from cappuccino.solvers.budget import Clock
-from cappuccino.solvers.list_scheduling import FixedOrder, ListSchedule, list_schedule
+from cappuccino.solvers.list_scheduling import ListSchedule
+from cappuccino.solvers.order_scheduling import schedule_order
 from cappuccino.solvers.replica_problem import Batch, ReplicaProblem
 
 REACH = 8
 """How far in the order a micro-batch or a sample is moved at most."""
-HOT, COLD = 2e-3, 5e-5
+HOT, COLD = 3e-4, 5e-6
 """First and last temperature, relative to the makespan."""
 
 
@@ -29,7 +30,7 @@ def anneal(
     Parameters
     ----------
     patience_s
-        How long a stage waits for a B, as in `list_schedule`.
+        How long a stage waits for a B, as in `schedule_order`.
     target_s
         Makespan that ends the search.
     """
@@ -42,26 +43,15 @@ def anneal(
             progress = max(progress, clock.elapsed / (clock.elapsed + clock.left + 1e-9))
         temperature = best.makespan_s * HOT * (COLD / HOT) ** progress
         order = _neighbour(problem, current.order, rng)
-        if order is None or not respects_steps(order):
+        if order is None:
             continue
         limit = current.makespan_s - temperature * math.log(1 - rng.random())
-        candidate = list_schedule(problem, FixedOrder(order), patience_s, cutoff_s=limit)
+        candidate = schedule_order(problem, order, patience_s, cutoff_s=limit)
         if candidate is not None:
             current = candidate
             if current.makespan_s < best.makespan_s:
                 best = current
     return best
-
-
-def respects_steps(order: Sequence[Batch]) -> bool:
-    """Return whether every adapter's steps follow each other in this order."""
-    reached: dict[int, int] = {}
-    for batch in order:
-        for a, j in batch.steps:
-            if j < reached.get(a, 0):
-                return False
-            reached[a] = j
-    return True
 
 
 def _neighbour(problem: ReplicaProblem, order: Sequence[Batch], rng: np.random.Generator) -> list[Batch] | None:

@@ -17,24 +17,24 @@ class PartitionResult:
     chosen: tuple[int, ...]
     """Indices of the chosen columns."""
     objective: float
-    bound: float
-    """Proven lower bound for these columns and costs."""
+    bound: float | None
+    """Proven lower bound for these columns and costs, if there is one."""
 
 
 def solve_partitioning(
     model: SetPartitioning, time_limit_s: float | None, gap: float, seed: int
 ) -> PartitionResult | None:
-    """Solve to `gap` or until the time is up.
+    """Solve to `gap` or until the time is up (None: no limit).
 
     Returns
     -------
     PartitionResult or None
-        None when the columns admit no solution.
+        None when the columns admit no solution, or none was found in time.
 
     Raises
     ------
     CappuccinoError
-        When HiGHS ends without a solution for another reason, such as the time limit.
+        When HiGHS ends without a solution for another reason.
     """
     solver = Highs()
     solver.config.load_solution = False
@@ -44,10 +44,11 @@ def solve_partitioning(
     if result.termination_condition in (TerminationCondition.infeasible, TerminationCondition.infeasibleOrUnbounded):
         return None
     if result.best_feasible_objective is None:
-        state = result.termination_condition.name
-        raise CappuccinoError(f"HiGHS ended with '{state}' before it found an allocation; give more --time-limit")
+        if result.termination_condition is TerminationCondition.maxTimeLimit:
+            return None
+        raise CappuccinoError(f"HiGHS ended with '{result.termination_condition.name}' instead of an allocation")
     result.solution_loader.load_vars()
     chosen = tuple(c for c in model.model.column if pyo.value(model.model.chosen[c]) > 0.5)
     objective = float(result.best_feasible_objective)
     bound = result.best_objective_bound
-    return PartitionResult(chosen, objective, min(objective, float(bound)) if bound is not None else 0.0)
+    return PartitionResult(chosen, objective, None if bound is None else min(objective, float(bound)))

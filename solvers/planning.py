@@ -111,8 +111,15 @@ def _check_options(instance: Instance, options: PlanOptions) -> None:
 
 
 def _improve(state: Allocation, options: PlanOptions, clock: Clock, report: Callable[[Allocation], None]) -> None:
-    """Spend what is left of the time on the chosen replicas, most on those with the most to gain."""
-    order = sorted(range(len(state.chosen)), key=lambda r: -_to_gain(state.chosen[r]))
+    """Spend what is left of the time on the chosen replicas, most on those with the most to gain.
+
+    Where the makespan counts, the longest replica comes first.
+    """
+    by_makespan = options.objective is Objective.MAKESPAN
+    order = sorted(
+        range(len(state.chosen)),
+        key=lambda r: -(state.chosen[r].makespan_s if by_makespan else _to_gain(state.chosen[r])),
+    )
     for done, r in enumerate(order):
         if clock.over or state.best * (1 - options.gap) <= state.bound:
             return
@@ -163,6 +170,7 @@ def _assemble(state: Allocation, options: PlanOptions, clock: Clock) -> Plan:
         solver={
             "wall_time_s": round(clock.elapsed, 3),
             "seed": options.seed,
+            "gap_tolerance": options.gap,
             "cappuccino": __version__,
             "ortools": importlib.metadata.version("ortools"),
             "highspy": importlib.metadata.version("highspy"),

@@ -9,13 +9,18 @@ from cappuccino.solvers.list_scheduling import ListSchedule, list_schedule
 from cappuccino.solvers.local_search import anneal
 from cappuccino.solvers.packing import DynamicPacking, PackingRule
 from cappuccino.solvers.programs import ReplicaSchedule, build_schedule
+from cappuccino.solvers.repacking import repack
 from cappuccino.solvers.replica_problem import ReplicaProblem
-from cappuccino.solvers.windows import accepted, improve_order, repack
+from cappuccino.solvers.windows import accepted, improve_order
 
 TARGETS = np.geomspace(0.6, 6.0, 12)
 """Work aimed at per micro-batch, in multiples of the knee."""
 PATIENCE = (0.0, 0.25)
 """How long a stage waits for a B, in multiples of the knee."""
+CONSTRUCTION_SHARE, ANNEALING_SHARE, REPACKING_SHARE = 0.15, 0.75, 0.3
+"""Of the time left at the beginning of each phase; the CP-SAT windows get the rest."""
+REPACKED_BATCHES = (2, 4)
+"""Fewest and most micro-batches repacked together."""
 WINDOW_OPERATIONS = (24, 64)
 """Fewest and most operations in a CP-SAT window."""
 
@@ -68,28 +73,43 @@ def schedule_replica(
     rng = np.random.default_rng(seed)
     clock = Clock(budget.seconds)
     target = problem.lower_bound_s / (1 - target_gap) if target_gap < 1 else float("inf")
-    found, patience = construct(problem, budget.constructions, clock.part(0.25), rng)
+    found, patience = construct(problem, budget.constructions, clock.part(CONSTRUCTION_SHARE), rng)
     best = build_schedule(problem, found.order, found.operations)
     if start is not None and start.makespan_s < best.makespan_s:
         best, found = start, ListSchedule(start.order, start.operations, start.makespan_s)
     if on_better:
         on_better(best)
     if best.makespan_s > target:
-        annealed = anneal(problem, found, patience, clock.part(0.6), budget.moves, target, rng)
-        better = accepted(best, annealed)
+        # first what schedules an order anew, last what changes single operations: that would be lost again
+        found = anneal(problem, found, patience, clock.part(ANNEALING_SHARE), budget.moves, target, rng)
+        found = _repacked(problem, found, patience, clock.part(REPACKING_SHARE), budget.windows, rng)
+        better = accepted(best, found)
         best = better or best
         if better and on_better:
             on_better(best)
-    for i in range(budget.windows):
+    for _ in range(budget.windows):
         if clock.over or best.makespan_s <= target:
             break
-        if i % 3 == 2:
-            new = repack(best, int(rng.integers(2, 5)), patience, rng, time_limit_s=clock.left)
-        else:
-            size = int(rng.integers(WINDOW_OPERATIONS[0], WINDOW_OPERATIONS[1] + 1))
-            new = improve_order(best, size, rng, time_limit_s=clock.left)
+        size = int(rng.integers(WINDOW_OPERATIONS[0], WINDOW_OPERATIONS[1] + 1))
+        new = improve_order(best, size, rng, time_limit_s=clock.left)
         if new is not None:
             best = new
             if on_better:
                 on_better(best)
     return best
+
+
+def _repacked(
+    problem: ReplicaProblem,
+    found: ListSchedule,
+    patience_s: float,
+    clock: Clock,
+    count: int,
+    rng: np.random.Generator,
+) -> ListSchedule:
+    for _ in range(count):
+        if clock.over:
+            break
+        size = int(rng.integers(REPACKED_BATCHES[0], REPACKED_BATCHES[1] + 1))
+        found = repack(problem, found, size, patience_s, rng, time_limit_s=clock.left) or found
+    return found

@@ -7,16 +7,13 @@ from itertools import combinations
 import numpy as np
 
 from cappuccino.models.job_shop import HeldMemory, JobShopWindow, Kind, WindowData, WindowOperation, order_of
-from cappuccino.models.packing import PackingData, PackingModel
-from cappuccino.plan import Sample
 from cappuccino.simulator import DeadlockError
-from cappuccino.solvers.list_scheduling import FixedOrder, ListSchedule, list_schedule
-from cappuccino.solvers.local_search import respects_steps
+from cappuccino.solvers.list_scheduling import ListSchedule
 from cappuccino.solvers.programs import ReplicaSchedule, build_schedule
-from cappuccino.solvers.replica_problem import Batch, ReplicaProblem
+from cappuccino.solvers.replica_problem import Batch
 
 GRID = 1 << 20
-"""Grid points in a makespan: rounding costs less than one part in a hundred thousand."""
+"""Grid points in a makespan: rounding is below half a point per operation of the longest path."""
 Node = tuple[int, int]
 """Stage, position in the stage's operations."""
 
@@ -66,48 +63,6 @@ def improve_order(
     return _accepted(schedule, *_renumbered(schedule.order, operations))
 
 
-def repack(
-    schedule: ReplicaSchedule,
-    num_batches: int,
-    patience_s: float,
-    rng: np.random.Generator,
-    *,
-    time_limit_s: float | None,
-    deterministic_limit: float = 0.5,
-) -> ReplicaSchedule | None:
-    """Repack the samples of neighbouring micro-batches and schedule anew; None when that gains nothing.
-
-    The micro-batches are chosen so that no adapter has two steps among them; then any exchange keeps the steps in
-    order. Random preferences for early or late micro-batches make the packings differ.
-    """
-    problem, order = schedule.problem, schedule.order
-    if problem.instance.layout == "padded":
-        return None  # times are not a function of the sum of the samples' work there; the local search packs these
-    low = int(rng.integers(len(order)))
-    high, step_of = low, dict[int, int]()
-    while high < len(order) and high - low < num_batches:
-        if any(step_of.get(a, j) != j for a, j in order[high].steps):
-            break
-        step_of.update(order[high].steps)
-        high += 1
-    samples = [s for b in order[low:high] for s in b.samples]
-    if high - low < 2 or len(samples) < 3:
-        return None
-    data = _packing_data(problem, order[low:high], samples, rng)
-    seed = int(rng.integers(2**31 - 1))
-    places = PackingModel(data).solve(time_limit_s=time_limit_s, deterministic_limit=deterministic_limit, seed=seed)
-    if places is None or tuple(places) == data.current:
-        return None
-    groups: list[list[Sample]] = [[] for _ in range(data.num_batches)]
-    for sample, b in zip(samples, places, strict=True):
-        groups[b].append(sample)
-    new = [*order[:low], *problem.batches([g for g in groups if g]), *order[high:]]
-    if not respects_steps(new):
-        return None
-    found = list_schedule(problem, FixedOrder(new), patience_s, cutoff_s=schedule.makespan_s)
-    return None if found is None else accepted(schedule, found)
-
-
 def accepted(schedule: ReplicaSchedule, found: ListSchedule) -> ReplicaSchedule | None:
     """Return the found schedule if it beats the one at hand."""
     return _accepted(schedule, found.order, found.operations)
@@ -123,36 +78,6 @@ def _accepted(
     limit = schedule.problem.costs.memory_limit(schedule.problem.memory_gib)
     fits = max(new.peak_memory_gib) <= limit * (1 + 1e-9)
     return new if fits and new.makespan_s < schedule.makespan_s * (1 - 1e-9) else None
-
-
-def _packing_data(
-    problem: ReplicaProblem, batches: Sequence[Batch], samples: Sequence[Sample], rng: np.random.Generator
-) -> PackingData:
-    works = [float(problem.sample_work[a].ravel()[n]) for a, n in samples]
-    scale = 10**6 / max(sum(works), problem.knee_work)
-    current = tuple(b for b, batch in enumerate(batches) for _ in batch.samples)
-    grid = np.geomspace(min(works), sum(works), 12)
-    tangents = []
-    for x in (0.0, *grid):
-        width = 1e-4 * sum(works)
-        slope = (problem.time_of_work(x + width) - problem.time_of_work(x)) / width
-        offset = problem.time_of_work(x) - slope * x
-        tangents.append((round(slope * 1000), round(offset * scale * 1000), 1000))
-    adapters = {a for a, _ in samples}
-    weight = {a: float(rng.normal(0, 0.05)) for a in adapters}
-    preference = tuple(
-        tuple(round(weight[a] * w * scale * b) for b in range(len(batches)))
-        for (a, _), w in zip(samples, works, strict=True)
-    )
-    return PackingData(
-        work=tuple(max(1, round(w * scale)) for w in works),
-        tokens=tuple(problem.batch_tokens([s]) for s in samples),
-        current=current,
-        num_batches=len(batches),
-        max_tokens=problem.max_tokens,
-        time_tangents=tuple(tangents),
-        preference=preference,
-    )
 
 
 def _graph(schedule: ReplicaSchedule) -> _Graph:

@@ -1,6 +1,8 @@
 """What commands print: results on stdout, as text or as one JSON object; progress and warnings on stderr."""
 
 import json
+import math
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from cappuccino.errors import InputError
+from cappuccino.errors import InputError, InvalidPlanError
 
 if TYPE_CHECKING:
     from cappuccino.checker import CheckReport
@@ -26,13 +28,30 @@ class Show(Protocol):
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """Print one JSON object on stdout."""
-    print(json.dumps(value, indent=2))
+    """Print one JSON object on stdout; what JSON has no number for, such as the loss of a diverged run, is null."""
+    print(json.dumps(_finite(value), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def warn(message: str) -> None:
     """Print a warning on stderr."""
     print(f"warning: {message}", file=sys.stderr)
+
+
+def end_invalid(path: Path, report: "CheckReport") -> None:
+    """Say on stderr that the plan just reported is invalid, and exit 1; return when it is valid."""
+    try:
+        report.raise_if_invalid(path)
+    except InvalidPlanError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
 
 
 def require_folder_of(path: Path) -> None:
@@ -41,6 +60,15 @@ def require_folder_of(path: Path) -> None:
         raise InputError(path, "", "is a folder", "name a file")
     if not path.absolute().parent.is_dir():
         raise InputError(path, "", f'there is no folder "{path.absolute().parent}"', "create it or name another")
+
+
+def require_folder(path: Path) -> None:
+    """Raise InputError when `path` is no folder and cannot become one: before the work, not after it."""
+    existing = path.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise InputError(path, "", f'"{existing}" is no folder that can be written', "name another")
 
 
 def integers(option: str, text: str, count: int | None = None, least: int = 0) -> list[int]:

@@ -28,7 +28,6 @@ def run_demo(output: Path, time_limit_s: float) -> dict[str, Any]:
     """
     from cappuccino.checker import check  # noqa: PLC0415
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
-    from cappuccino.errors import InputError  # noqa: PLC0415
     from cappuccino.instance import Adapter, GpuPool, Instance, save_instance  # noqa: PLC0415
     from cappuccino.plan import Plan  # noqa: PLC0415
     from cappuccino.runtime.launch import run_plan  # noqa: PLC0415
@@ -36,10 +35,8 @@ def run_demo(output: Path, time_limit_s: float) -> dict[str, Any]:
     from cappuccino.runtime.tiny import build_text_datasets, build_tiny_backbone  # noqa: PLC0415
     from cappuccino.solvers.planning import PlanOptions, Progress, make_plan  # noqa: PLC0415
 
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(output, "", f"cannot be made a folder ({error.strerror})", "name another") from error
+    console.require_folder(output)
+    output.mkdir(parents=True, exist_ok=True)
     _quiet_transformers()
     backbone, data = output / "backbone", output / "data"
     with console.progress_bar("1/4 backbone and text") as show:

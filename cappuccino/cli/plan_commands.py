@@ -11,7 +11,8 @@ from cappuccino.cli.console import JsonFlag
 from cappuccino.errors import InvalidPlanError
 
 if TYPE_CHECKING:
-    from cappuccino.simulator import ReplicaSimulation
+    from cappuccino.checker import CheckReport
+    from cappuccino.simulator import ReplicaSimulation, Simulation
 
 InstanceArgument = Annotated[Path, typer.Argument(metavar="INSTANCE", help="Instance file (cappuccino.instance/1).")]
 PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan file (cappuccino.plan/1).")]
@@ -102,10 +103,7 @@ def check(plan: PlanArgument, instance: InstanceOption, json: JsonFlag = False) 
         console.print_json({**console.plan_summary(stated, report), "violations": violations})
     elif report.valid:
         console.print_plan(stated, report)
-    if not report.valid:
-        if json:
-            raise typer.Exit(1)
-        report.raise_if_invalid(plan)
+    console.end_invalid(plan, report)
 
 
 def simulate(
@@ -114,7 +112,7 @@ def simulate(
     trace: Annotated[Path | None, typer.Option(help="Write a trace that ui.perfetto.dev opens.")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Run a plan on the cost model: times, bubble and memory of every stage."""
+    """Run a plan on the cost model: times, bubble and memory of every stage; exit 1 when the plan is invalid."""
     from cappuccino.checker import check as check_plan  # noqa: PLC0415
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415
@@ -128,8 +126,6 @@ def simulate(
     if report.simulation is None:
         report.raise_if_invalid(plan)
         raise InvalidPlanError(f"{plan}: cannot be simulated")
-    if not report.valid:
-        console.warn(f"{plan}: invalid plan: {report.violations[0]}")
     result = report.simulation
     if trace is not None:
         write_trace(trace, [r.timeline for r in result.replicas], "simulated", loaded.digest)
@@ -144,11 +140,14 @@ def simulate(
                 "trace": None if trace is None else str(trace),
             }
         )
-        return
-    print(
-        f"GPU time {result.gpu_time_s:.4g} GPU-s, makespan {result.makespan_s:.4g} s, checked: "
-        f"{'valid' if report.valid else 'INVALID'}"
-    )
+    else:
+        _print_simulation(result, report, trace)
+    console.end_invalid(plan, report)
+
+
+def _print_simulation(result: "Simulation", report: "CheckReport", trace: Path | None) -> None:
+    checked = "valid" if report.valid else "INVALID"
+    print(f"GPU time {result.gpu_time_s:.4g} GPU-s, makespan {result.makespan_s:.4g} s, checked: {checked}")
     for run in result.replicas:
         line = run.timeline
         print(f"replica {line.replica}: {line.makespan:.4g} s, bubble {100 * line.bubble:.1f}%")

@@ -89,12 +89,15 @@ def lengths(
     text_field: Annotated[str, typer.Option(help="Field of the text; several joined by +.")] = "text",
     split: Annotated[str, typer.Option(help="Split of a dataset from the hub.")] = "train",
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 42,
+    data_out: Annotated[Path | None, typer.Option(help="Folder for the samples' tokens: the data of `run`.")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Tokenize datasets and write their length distributions in the seed's format."""
     from cappuccino.runtime.lengths import measure_lengths  # noqa: PLC0415
 
     console.require_folder_of(output)
+    if data_out is not None:
+        console.require_folder(data_out)
     with console.progress_bar("tokenizing") as show:
         measured = measure_lengths(
             data,
@@ -105,6 +108,7 @@ def lengths(
             text_fields=text_field.split("+"),
             split=split,
             seed=seed,
+            data=data_out,
             on_progress=show,
         )
     summary = {n: {k: v for k, v in s.items() if not k.startswith("permutation")} for n, s in measured.items()}

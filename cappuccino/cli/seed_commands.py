@@ -78,8 +78,9 @@ def provision(
         num_steps=num_steps,
         max_sequence_length=max_sequence_length,
     )
+    console.require_folder(output_dir)
     made, costs = _plan(instance, None, time_limit, seed)
-    _make_folder(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
     result = [
         ProvisionedReplica(
             replica_id=r.id,
@@ -154,8 +155,9 @@ def schedule(
         num_steps=num_steps,
         max_sequence_length=max_sequence_length,
     )
+    console.require_folder(output_dir)
     made, costs = _plan(instance, num_pipeline_stages, time_limit, seed)
-    _make_folder(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
     paths = {
         "schedule": output_dir / f"{output_name}.json",
         "instance": output_dir / f"{output_name}.instance.json",
@@ -226,10 +228,3 @@ def _cost_table(given: Path | None, gpu: str) -> Path:
     if not shipped.exists():
         raise InputError("--cost_table", "", f'there is no shipped cost table of "{gpu}"', "give one")
     return shipped
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(path, "", f"cannot be made a folder ({error.strerror})", "name another") from error

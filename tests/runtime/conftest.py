@@ -98,18 +98,36 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def qwen2_run(tmp_path_factory: pytest.TempPathFactory, instance: Instance, qwen2: Path, data: Path) -> Run:
-    """Three stages, float64, all adapters in one replica."""
-    out = tmp_path_factory.mktemp("qwen2-run") / "out"
-    return run(random_plan(instance, 3, seed=1), instance, qwen2, data, out, dtype="float64")
+def backbones(qwen2: Path, llama: Path) -> dict[str, Path]:
+    return {"qwen2": qwen2, "llama": llama}
 
 
-@pytest.fixture(scope="session")
-def llama_run(tmp_path_factory: pytest.TempPathFactory, instance: Instance, llama: Path, data: Path) -> Run:
-    """Three stages, float32, the adapters without dropout."""
-    out = tmp_path_factory.mktemp("llama-run") / "out"
+@pytest.fixture(scope="session", params=["qwen2", "llama"])
+def float64_run(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    instance: Instance,
+    backbones: dict[str, Path],
+    data: Path,
+) -> Run:
+    """Three stages, all adapters in one replica."""
+    out = tmp_path_factory.mktemp("float64") / "out"
+    return run(random_plan(instance, 3, seed=1), instance, backbones[request.param], data, out, dtype="float64")
+
+
+@pytest.fixture(scope="session", params=["llama", pytest.param("qwen2", marks=pytest.mark.slow)])
+def float32_run(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    instance: Instance,
+    backbones: dict[str, Path],
+    data: Path,
+) -> Run:
+    """Three stages, the adapters without dropout, in larger micro-batches."""
+    out = tmp_path_factory.mktemp("float32") / "out"
     part = instance.subset([0, 1, 2, 3])
-    return run(random_plan(part, 3, seed=2, samples_per_micro_batch=5), part, llama, data, out, dtype="float32")
+    plan = random_plan(part, 3, seed=2, samples_per_micro_batch=5)
+    return run(plan, part, backbones[request.param], data, out, dtype="float32")
 
 
 @pytest.fixture(autouse=True)

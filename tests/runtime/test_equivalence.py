@@ -19,65 +19,72 @@ from cappuccino.timeline import read_trace
 
 NAMES = ["q_proj", "train", "0", "last-layer"]
 
+one_architecture = pytest.mark.parametrize("float64_run", ["qwen2"], indirect=True)
+"""For what does not depend on the backbone."""
+
 
 def exported(run: Run, name: str) -> dict[str, torch.Tensor]:
     return load_file(run.result.adapters[name] / "adapter_model.safetensors")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_float64_equals_training_alone(qwen2_run: Run, name: str) -> None:
-    position = qwen2_run.instance.adapter_index(name)
-    expected = train_alone(qwen2_run.instance, position, qwen2_run.backbone, qwen2_run.data, torch.float64)
-    difference = largest_difference(exported(qwen2_run, name), expected.weights)
+def test_float64_equals_training_alone(float64_run: Run, name: str) -> None:
+    position = float64_run.instance.adapter_index(name)
+    expected = train_alone(float64_run.instance, position, float64_run.backbone, float64_run.data, torch.float64)
+    difference = largest_difference(exported(float64_run, name), expected.weights)
     print(f"{name}: weights differ by {difference:.2e}")
     assert difference < 1e-8
-    np.testing.assert_allclose(qwen2_run.result.losses[name], expected.losses, rtol=0, atol=1e-8)
+    assert all(weight.any() for key, weight in expected.weights.items() if "lora_B" in key)  # zero before training
+    np.testing.assert_allclose(float64_run.result.losses[name], expected.losses, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_float32_equals_training_alone_up_to_peft_own_noise(llama_run: Run, name: str) -> None:
-    position = llama_run.instance.adapter_index(name)
-    arguments = (llama_run.instance, position, llama_run.backbone, llama_run.data, torch.float32)
+def test_float32_equals_training_alone_up_to_peft_own_noise(float32_run: Run, name: str) -> None:
+    position = float32_run.instance.adapter_index(name)
+    arguments = (float32_run.instance, position, float32_run.backbone, float32_run.data, torch.float32)
     expected, other = (train_alone(*arguments, attention=attention) for attention in ("sdpa", "eager"))
     noise = largest_difference(expected.weights, other.weights)
-    difference = largest_difference(exported(llama_run, name), expected.weights)
+    difference = largest_difference(exported(float32_run, name), expected.weights)
     print(f"{name}: weights differ by {difference:.2e}, PEFT from itself by {noise:.2e}")
     assert difference <= 10 * noise
-    np.testing.assert_allclose(llama_run.result.losses[name], expected.losses, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(float32_run.result.losses[name], expected.losses, rtol=0, atol=1e-5)
 
 
-def test_peft_loads_what_was_exported(qwen2_run: Run) -> None:
+def test_peft_loads_what_was_exported(float64_run: Run) -> None:
     for name in NAMES:
-        model = AutoModelForCausalLM.from_pretrained(qwen2_run.backbone, dtype=torch.float64)
-        loaded = PeftModel.from_pretrained(model, qwen2_run.result.adapters[name])
+        model = AutoModelForCausalLM.from_pretrained(float64_run.backbone, dtype=torch.float64)
+        loaded = PeftModel.from_pretrained(model, float64_run.result.adapters[name])
         weights = get_peft_model_state_dict(loaded, save_embedding_layers=False)
-        assert largest_difference(weights, exported(qwen2_run, name)) == 0
-        job = qwen2_run.instance.adapters[qwen2_run.instance.adapter_index(name)]
+        assert largest_difference(weights, exported(float64_run, name)) == 0
+        job = float64_run.instance.adapters[float64_run.instance.adapter_index(name)]
         config = loaded.peft_config["default"]
         assert (config.r, config.lora_alpha, config.lora_dropout) == (job.rank, job.alpha, job.dropout)
 
 
-def test_dropout_depends_neither_on_packing_nor_on_stages(qwen2_run: Run, tmp_path: Path) -> None:
+@one_architecture
+def test_dropout_depends_neither_on_packing_nor_on_stages(float64_run: Run, tmp_path: Path) -> None:
     # Here the adapter has a replica of its own with one stage, there it shared three stages with four others.
-    name = qwen2_run.instance.adapters[DROPOUT_ADAPTER].name
-    short = qwen2_run.instance.adapters[0].model_copy(update={"num_steps": 1})
-    small = replace(qwen2_run.instance, adapters=(qwen2_run.instance.adapters[DROPOUT_ADAPTER], short))
+    name = float64_run.instance.adapters[DROPOUT_ADAPTER].name
+    short = float64_run.instance.adapters[0].model_copy(update={"num_steps": 1})
+    small = replace(float64_run.instance, adapters=(float64_run.instance.adapters[DROPOUT_ADAPTER], short))
     plan = joined(small, [random_plan(small.subset([i]), 1, seed=5 + i) for i in range(2)])
-    result = run_plan(plan, small, qwen2_run.backbone, qwen2_run.data, tmp_path / "out", dtype="float64")
+    result = run_plan(plan, small, float64_run.backbone, float64_run.data, tmp_path / "out", dtype="float64")
     weights = load_file(result.adapters[name] / "adapter_model.safetensors")
-    assert largest_difference(weights, exported(qwen2_run, name)) < 1e-8
-    np.testing.assert_allclose(result.losses[name], qwen2_run.result.losses[name], rtol=0, atol=1e-8)
+    assert largest_difference(weights, exported(float64_run, name)) < 1e-8
+    np.testing.assert_allclose(result.losses[name], float64_run.result.losses[name], rtol=0, atol=1e-8)
     assert [line.replica for line in result.timelines] == [0, 1]
 
 
-def test_dropout_changes_the_result(qwen2_run: Run) -> None:
-    expected = train_alone(qwen2_run.instance, DROPOUT_ADAPTER, qwen2_run.backbone, qwen2_run.data, torch.float64)
-    assert largest_difference(exported(qwen2_run, "dropping"), expected.weights) > 1e-5
+@one_architecture
+def test_dropout_changes_the_result(float64_run: Run) -> None:
+    expected = train_alone(float64_run.instance, DROPOUT_ADAPTER, float64_run.backbone, float64_run.data, torch.float64)
+    assert largest_difference(exported(float64_run, "dropping"), expected.weights) > 1e-5
 
 
-def test_operations_are_measured_in_the_order_of_the_plan(qwen2_run: Run) -> None:
-    (line,) = qwen2_run.result.timelines
-    assert line.programs == qwen2_run.plan.replicas[0].programs
+@one_architecture
+def test_operations_are_measured_in_the_order_of_the_plan(float64_run: Run) -> None:
+    (line,) = float64_run.result.timelines
+    assert line.programs == float64_run.plan.replicas[0].programs
     assert min(float(starts[0]) for starts in line.starts) == 0
     finished = {}
     for stage, program in enumerate(line.programs):
@@ -91,15 +98,16 @@ def test_operations_are_measured_in_the_order_of_the_plan(qwen2_run: Run) -> Non
                 assert start >= finished[operation, source]
 
 
-def test_outputs_are_complete(qwen2_run: Run) -> None:
-    names = [a.name for a in qwen2_run.instance.adapters]
-    assert sorted(p.name for p in qwen2_run.out.iterdir()) == sorted([*names, "losses.json", "trace.json"])
-    assert [p.name for p in qwen2_run.out.parent.iterdir()] == ["out"]
-    assert json.loads((qwen2_run.out / "losses.json").read_text()) == qwen2_run.result.losses
-    assert all(len(losses) == 5 for losses in qwen2_run.result.losses.values())
-    lines, kind, digest = read_trace(qwen2_run.result.trace)
-    assert (len(lines), kind, digest) == (1, "measured", qwen2_run.instance.digest)
-    operations = [len(program) for program in qwen2_run.plan.replicas[0].programs]
-    assert qwen2_run.progress[-1] == (sum(operations), sum(operations))
-    assert [len(memory) for memory in qwen2_run.result.memory_gib[0]] == operations
-    assert len(qwen2_run.result.peak_memory_gib(0)) == 3
+@one_architecture
+def test_outputs_are_complete(float64_run: Run) -> None:
+    names = [a.name for a in float64_run.instance.adapters]
+    assert sorted(p.name for p in float64_run.out.iterdir()) == sorted([*names, "losses.json", "trace.json"])
+    assert [p.name for p in float64_run.out.parent.iterdir()] == ["out"]
+    assert json.loads((float64_run.out / "losses.json").read_text()) == float64_run.result.losses
+    assert all(len(losses) == 5 for losses in float64_run.result.losses.values())
+    lines, kind, digest = read_trace(float64_run.result.trace)
+    assert (len(lines), kind, digest) == (1, "measured", float64_run.instance.digest)
+    operations = [len(program) for program in float64_run.plan.replicas[0].programs]
+    assert float64_run.progress[-1] == (sum(operations), sum(operations))
+    assert [len(memory) for memory in float64_run.result.memory_gib[0]] == operations
+    assert len(float64_run.result.peak_memory_gib(0)) == 3

@@ -8,7 +8,7 @@ from cappuccino.checker import Violation, check
 from cappuccino.costs import CostModel, SmoothMaximum
 from cappuccino.instance import Instance
 from cappuccino.solvers.programs import ReplicaSchedule, build_schedule
-from cappuccino.solvers.replica_problem import ReplicaProblem
+from cappuccino.solvers.replica_problem import Batch, ReplicaProblem, StepKey
 
 
 def violations(schedule: ReplicaSchedule) -> tuple[Violation, ...]:
@@ -53,3 +53,39 @@ def schedule_of_random_plan(problem: ReplicaProblem, seed: int) -> ReplicaSchedu
         for program in replica.programs
     ]
     return build_schedule(problem, order, operations)
+
+
+class FixedOrder:
+    """Forwards given micro-batches in the given order, each as soon as the steps before it are done."""
+
+    def __init__(self, order: list[Batch]) -> None:
+        self._order = order
+        self._next = 0
+        self._open: dict[StepKey, int] = {}
+        for batch in order:
+            for step in batch.steps:
+                self._open[step] = self._open.get(step, 0) + 1
+
+    def peek(self) -> Batch | None:
+        """Return the next micro-batch once the steps before it are done."""
+        if self._next == len(self._order):
+            return None
+        batch = self._order[self._next]
+        for a, j in batch.steps:
+            if j and self._open.get((a, j - 1)):
+                return None
+        return batch
+
+    def take(self) -> None:
+        """Go on to the next micro-batch."""
+        self._next += 1
+
+    def backward_done(self, batch: Batch) -> None:
+        """Count down the steps of the micro-batch."""
+        for step in batch.steps:
+            self._open[step] -= 1
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every micro-batch has been handed out."""
+        return self._next == len(self._order)

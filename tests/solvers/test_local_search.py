@@ -5,7 +5,8 @@ from schedules import random_replica, violations
 
 from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.list_scheduling import list_schedule
-from cappuccino.solvers.local_search import _neighbour, anneal, respects_steps
+from cappuccino.solvers.local_search import _neighbour, anneal
+from cappuccino.solvers.order_scheduling import respects_steps
 from cappuccino.solvers.packing import DynamicPacking, PackingRule
 from cappuccino.solvers.programs import build_schedule
 

@@ -3,12 +3,12 @@ import pytest
 from builders import make_costs, make_instance, make_problem
 from schedules import random_replica, schedule_of_random_plan, violations
 
-from cappuccino.costs import SmoothMaximum
 from cappuccino.models.job_shop import JobShopWindow
-from cappuccino.solvers.list_scheduling import FixedOrder, list_schedule
+from cappuccino.solvers.list_scheduling import list_schedule
+from cappuccino.solvers.order_scheduling import schedule_order
 from cappuccino.solvers.packing import DynamicPacking, PackingRule
 from cappuccino.solvers.programs import build_schedule
-from cappuccino.solvers.windows import _graph, _window_data, accepted, improve_order, repack
+from cappuccino.solvers.windows import _graph, _window_data, accepted, improve_order
 
 
 def tight_schedule(problem, seed):
@@ -42,37 +42,6 @@ def test_reordering_improves_bad_schedules():
             best = improve_order(best, 24, rng, time_limit_s=None, deterministic_limit=0.3) or best
         gains.append(1 - best.makespan_s / schedule.makespan_s)
     assert max(gains) > 0.05
-
-
-@pytest.mark.parametrize("seed", range(16))
-def test_repacking_never_worsens_and_stays_valid(seed):
-    problem = random_replica(seed, tight=seed % 2 == 0, clip=seed % 4 == 3)
-    schedule = tight_schedule(problem, seed)
-    rng = np.random.default_rng(seed)
-    for _ in range(8):
-        new = repack(schedule, int(rng.integers(2, 5)), 0.0, rng, time_limit_s=None, deterministic_limit=0.2)
-        if new is not None:
-            assert new.makespan_s < schedule.makespan_s
-            assert violations(new) == ()
-            schedule = new
-
-
-def test_repacking_joins_micro_batches_below_the_knee():
-    # 4 samples of 1 token, floor 12 + 24: apart 4 x 36 and more, together one micro-batch
-    costs = make_costs(forward=SmoothMaximum(12.0, 1.0, 0.01, 4.0), backward=SmoothMaximum(24.0, 2.0, 0.02, 4.0))
-    problem = make_problem(make_instance(*[([1], 1)] * 4), costs, 1)
-    found = list_schedule(problem, FixedOrder(problem.batches([[(a, 0)] for a in range(4)])))
-    schedule = build_schedule(problem, found.order, found.operations)
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        schedule = repack(schedule, 4, 0.0, rng, time_limit_s=None) or schedule
-    assert len(schedule.order) == 1
-    assert violations(schedule) == ()
-
-
-def test_padded_micro_batches_are_not_repacked():
-    problem = random_replica(3, layout="padded")
-    assert repack(tight_schedule(problem, 3), 3, 0.0, np.random.default_rng(0), time_limit_s=None) is None
 
 
 def test_pairs_already_executed_on_an_earlier_stage_keep_their_order():
@@ -111,7 +80,7 @@ def test_windows_state_the_schedule_they_come_from(seed):
 
 def test_only_better_schedules_are_accepted():
     problem = make_problem(make_instance(([1, 1], 2)), make_costs(), 2)
-    found = list_schedule(problem, FixedOrder(problem.batches([[(0, 0)], [(0, 1)]])))
+    found = schedule_order(problem, problem.batches([[(0, 0)], [(0, 1)]]))
     best = build_schedule(problem, found.order, found.operations)
     assert accepted(best, found) is None
     worse = build_schedule(problem, found.order, [[0, ~0, 1, ~1], [0, ~0, 1, ~1]])

@@ -1,0 +1,18 @@
+"""What every command prints with."""
+
+import json
+
+import pytest
+
+from cappuccino.cli import console
+
+
+def test_a_diverged_loss_is_null_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    # JSON has no NaN: Python's own parser takes it, jq and every other one stops there.
+    console.print_json({"adapters": {"a": {"last_loss": float("nan")}}, "bounds": [float("inf"), 1.5]})
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    said = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert said == {"adapters": {"a": {"last_loss": None}}, "bounds": [None, 1.5]}

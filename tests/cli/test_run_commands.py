@@ -1,0 +1,198 @@
+"""run and demo: from an instance to adapters that PEFT loads, and every refusal before anything is written."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli.conftest import (
+    TABLE_HEADER,
+    Outcome,
+    cappuccino,
+    one_clear_error,
+    read_instance,
+    table_rows,
+    write_instance,
+)
+
+pytest.importorskip("torch")
+pytest.importorskip("peft")
+
+from small import save_llama, write_data
+
+from cappuccino.runtime import launch
+
+LENGTHS = {"news": [3, 9, 14, 24, 7, 11], "code": [20, 5, 16, 8]}
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a backbone, data, cost table, instance and a plan of one replica with two stages."""
+    folder = tmp_path_factory.mktemp("planned")
+    save_llama(folder / "backbone", layers=2)
+    write_data(folder / "data", LENGTHS)
+    (folder / "table.csv").write_text("\n".join([TABLE_HEADER, *table_rows("tiny", (1, 2))]) + "\n")
+    write_instance(
+        folder,
+        {
+            "format": "cappuccino.instance/1",
+            "name": "tiny",
+            "backbone": "tiny",
+            "cost_table": "table.csv",
+            "gpu_pools": [{"gpu": "cpu", "count": 2, "memory_gib": 4.0}],
+            "max_sequence_length": 24,
+            "datasets": {name: {"lengths": lengths} for name, lengths in LENGTHS.items()},
+            "adapters": [
+                {"name": "a", "dataset": "news", "global_batch_size": 3, "num_steps": 2, "rank": 2, "alpha": 4},
+                {"name": "b", "dataset": "code", "global_batch_size": 2, "num_steps": 3, "max_grad_norm": 1.0},
+            ],
+        },
+    )
+    options = ("--num-stages", 2, "--time-limit", 1)
+    done = cappuccino("plan", folder / "instance.json", "-o", folder / "plan.json", *options)
+    assert done.code == 0, done.err
+    return folder
+
+
+def run(folder: Path, out: Path, *arguments: object, **changes: Path) -> Outcome:
+    """Call `run` on a planned folder; `changes` replace its files by name."""
+    names = {"plan": "plan.json", "instance": "instance.json", "backbone": "backbone", "data": "data"}
+    paths = {key: changes.get(key, folder / name) for key, name in names.items()}
+    options = ("--instance", paths["instance"], "--backbone", paths["backbone"], "--data", paths["data"], "-o", out)
+    return cappuccino("run", paths["plan"], *options, *arguments)
+
+
+@pytest.fixture
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the start of a process an error of the test."""
+
+    def forbidden(*arguments: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(launch, "ReplicaProcesses", forbidden)
+
+
+def test_a_planned_instance_is_trained_and_peft_loads_the_adapters(planned: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    done = run(planned, tmp_path / "out", "--json")
+    assert done.code == 0, done.err
+    said = done.json  # stdout holds one JSON object and nothing else
+    assert said["checked"] is True
+    (replica,) = said["replicas"]
+    plan = json.loads((planned / "plan.json").read_text())
+    assert replica["predicted_s"] == plan["makespan_s"]
+    assert replica["measured_s"] > 0
+    assert replica["difference"] == pytest.approx(replica["measured_s"] / replica["predicted_s"] - 1)
+    assert 0 <= replica["measured_bubble"] < 1
+    assert len(replica["peak_memory_gib"]) == 2
+    losses = json.loads((tmp_path / "out" / "losses.json").read_text())
+    assert {name: len(values) for name, values in losses.items()} == {"a": 2, "b": 3}
+    for name, rank in (("a", 2), ("b", 16)):
+        entry = said["adapters"][name]
+        assert Path(entry["path"]) == tmp_path / "out" / name
+        assert (entry["first_loss"], entry["last_loss"]) == (losses[name][0], losses[name][-1])
+        assert all(math.isfinite(loss) for loss in losses[name])
+        backbone = AutoModelForCausalLM.from_pretrained(planned / "backbone")
+        loaded = PeftModel.from_pretrained(backbone, entry["path"])
+        assert loaded.peft_config["default"].r == rank
+        trained = [p for n, p in loaded.named_parameters() if "lora_B" in n]
+        assert trained
+        assert all(p.any() for p in trained)  # zero before training
+    events = [e for e in json.loads(Path(said["trace"]).read_text())["traceEvents"] if e["ph"] == "X"]
+    assert len(events) == sum(len(p) for r in plan["replicas"] for p in r["programs"])
+    assert "training: " in done.err
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_an_invalid_plan_is_refused(planned: Path, tmp_path: Path) -> None:
+    plan = json.loads((planned / "plan.json").read_text())
+    program = plan["replicas"][0]["programs"][0]
+    program.remove(next(op for op in program if op[0] == "S"))
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    done = run(planned, tmp_path / "out", plan=tmp_path / "plan.json")
+    one_clear_error(done, "plan.json", "rule 4", "is missing")
+    assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_a_plan_of_another_instance_is_refused(planned: Path, tmp_path: Path) -> None:
+    instance = read_instance(planned)
+    instance["adapters"][0]["learning_rate"] = 0.5
+    instance["cost_table"] = str(planned / "table.csv")
+    done = run(planned, tmp_path / "out", instance=write_instance(tmp_path, instance))
+    one_clear_error(done, "plan.json", "rule 1", "another instance")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_a_wrong_backbone_folder_is_one_error(planned: Path, tmp_path: Path) -> None:
+    one_clear_error(run(planned, tmp_path / "out", backbone=planned / "absent"), "absent", "is not a folder")
+    one_clear_error(run(planned, tmp_path / "out", backbone=planned / "data"), "config.json", "file not found")
+    shallow = save_llama(tmp_path / "shallow", layers=1)
+    one_clear_error(run(planned, tmp_path / "out", backbone=shallow), "layers_per_stage", "1 layer")
+    assert [p.name for p in tmp_path.iterdir()] == ["shallow"]
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_data_of_another_length_is_one_error(planned: Path, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", {**LENGTHS, "code": [20, 6, 16, 8]})
+    one_clear_error(run(planned, tmp_path / "out", data=data), "code.jsonl", "row 1", "6 tokens", "says 5")
+    (data / "news.jsonl").unlink()
+    one_clear_error(run(planned, tmp_path / "out", data=data), "holds no news.jsonl")
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_a_wrong_device_or_type_is_one_error(planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_clear_error(run(planned, tmp_path / "out", "--device", "tpu"), "device", '"tpu" is not known', "cpu, cuda")
+    one_clear_error(run(planned, tmp_path / "out", "--dtype", "float8"), "dtype", '"float8" is not known')
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    done = run(planned, tmp_path / "out", "--device", "cuda", "--json")
+    one_clear_error(done, "device", "2 stages", "1 GPU")
+    assert done.json["error"] in done.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_usage_errors_exit_2(planned: Path) -> None:
+    assert cappuccino("run", planned / "plan.json", "--instance", planned / "instance.json").code == 2
+    assert cappuccino("profile", "--backbone", planned / "backbone").code == 2
+
+
+def test_a_bad_grid_is_one_error_and_nothing_is_written(planned: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    arguments = ("profile", "--backbone", planned / "backbone", "-o", table)
+    one_clear_error(cappuccino(*arguments, "--tokens", "1,x"), "--tokens", "1,x")
+    one_clear_error(cappuccino(*arguments, "--tokens", "100", "--sequence-lengths", "64"), "--tokens", "multiple")
+    one_clear_error(cappuccino(*arguments, "--num-stages", "1,3"), "--num-stages", "3 stages for 2 layers")
+    one_clear_error(cappuccino(*arguments, "--device", "tpu"), "device", '"tpu" is not known')
+    one_clear_error(cappuccino(*arguments[:-1], tmp_path / "absent" / "table.csv"), "absent")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_demo_goes_all_the_way(tmp_path: Path) -> None:
+    # As installed, so that what libraries and processes print is seen as well.
+    command = [Path(sys.executable).parent / "cappuccino", "demo", "-o", tmp_path / "demo", "--time-limit", "5"]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    print(f"predicted {said['predicted_s']:.2f} s, measured {said['measured_s']:.2f} s")
+    assert said["checked"] is True
+    assert 0 < said["lower_bound"] <= said["value"]
+    assert said["gap"] == pytest.approx(1 - said["lower_bound"] / said["value"])
+    assert said["measured_s"] > 0
+    assert set(said["adapters"]) == {"docs", "code", "topics"}
+    for entry in said["adapters"].values():
+        assert entry["last_loss"] < entry["first_loss"]
+        assert entry["peft_parameters"] > 0
+        assert (Path(entry["path"]) / "adapter_model.safetensors").is_file()
+    for name in ("instance", "plan", "cost_table", "trace"):
+        assert Path(said[name]).is_file()
+    checked = cappuccino("check", said["plan"], "--instance", said["instance"])
+    assert checked.code == 0, checked.err
+    for part in ("1/4", "2/4", "3/4", "4/4"):
+        assert part in done.stderr
