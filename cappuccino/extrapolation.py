@@ -29,9 +29,9 @@ def extrapolation_warnings(plan: Plan, instance: Instance, costs: Mapping[str, C
             )
         tokens = Workload.of(replica, instance, model).tokens
         low, high = model.profiled_tokens
-        outside = int(((tokens < low) | (tokens > high)).sum())
-        if outside:
+        outside = tokens[(tokens < low) | (tokens > high)]
+        if len(outside):
             yield (
-                f"replica {replica.id}: {outside} of {len(tokens)} micro-batches have {tokens.min()} to {tokens.max()} "
-                f"tokens, outside the profiled {low} to {high}"
+                f"replica {replica.id}: {len(outside)} of {len(tokens)} micro-batches have {outside.min()} to "
+                f"{outside.max()} tokens, outside the profiled {low} to {high}"
             )

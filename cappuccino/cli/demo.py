@@ -5,11 +5,6 @@ from typing import Any
 
 from cappuccino.cli import console
 
-NUM_STAGES = 2
-NAME = "tiny-llama"
-MAX_LENGTH = 512
-SAMPLES = 96
-
 
 def run_demo(output: Path, time_limit_s: float) -> dict[str, Any]:
     """Build a backbone and data, profile, plan, check, train, and load the adapters with PEFT.
@@ -28,7 +23,15 @@ def run_demo(output: Path, time_limit_s: float) -> dict[str, Any]:
     """
     from cappuccino.checker import check  # noqa: PLC0415
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
-    from cappuccino.instance import Adapter, GpuPool, Instance, save_instance  # noqa: PLC0415
+    from cappuccino.instance import Instance, save_instance  # noqa: PLC0415
+    from cappuccino.instances.generate_tiny import (  # noqa: PLC0415
+        BACKBONE,
+        GPU,
+        MAX_LENGTH,
+        NUM_STAGES,
+        SAMPLES,
+        tiny_instance,
+    )
     from cappuccino.plan import Plan  # noqa: PLC0415
     from cappuccino.runtime.launch import run_plan  # noqa: PLC0415
     from cappuccino.runtime.profiler import ProfileGrid, profile_backbone  # noqa: PLC0415
@@ -46,47 +49,10 @@ def run_demo(output: Path, time_limit_s: float) -> dict[str, Any]:
         lengths = build_text_datasets(data, backbone, samples=SAMPLES, max_length=MAX_LENGTH)
         show(1.0, ", ".join(f"{name}: median {int(sorted(n)[len(n) // 2])} tokens" for name, n in lengths.items()))
     table = output / "cost-table.csv"
-    grid = ProfileGrid(num_stages=(NUM_STAGES,), tokens=(64, 128, 256, 512, 1024), sequence_lengths=(64, 256, 512))
+    grid = ProfileGrid(num_stages=(NUM_STAGES,), tokens=(64, 256, 512, 1024, 2048), sequence_lengths=(64, 512))
     with console.progress_bar("2/4 profile") as show:
-        profile_backbone(backbone, table, name=NAME, gpu="cpu", grid=grid, on_progress=show)
-    docstrings, functions, topics = lengths
-    adapters = (
-        Adapter(
-            name="docs",
-            dataset=docstrings,
-            global_batch_size=16,
-            num_steps=8,
-            rank=4,
-            alpha=8,
-            target_modules=("q_proj", "v_proj"),
-            learning_rate=2e-3,
-        ),
-        Adapter(
-            name="code",
-            dataset=functions,
-            global_batch_size=8,
-            num_steps=6,
-            rank=8,
-            alpha=16,
-            target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
-            learning_rate=2e-3,
-            max_grad_norm=1.0,
-        ),
-        Adapter(
-            name="topics",
-            dataset=topics,
-            global_batch_size=4,
-            num_steps=6,
-            rank=16,
-            alpha=32,
-            target_modules="all-linear",
-            learning_rate=1e-3,
-            lr_scheduler="linear",
-            warmup_steps=2,
-        ),
-    )
-    pool = GpuPool(gpu="cpu", count=NUM_STAGES, memory_gib=8.0)
-    built = Instance("demo", NAME, table, (pool,), MAX_LENGTH, lengths, adapters, source=str(output / "instance.json"))
+        profile_backbone(backbone, table, name=BACKBONE, gpu=GPU, grid=grid, on_progress=show)
+    built = tiny_instance(lengths, table, "demo")
     save_instance(built, output / "instance.json")
     instance = Instance.load(output / "instance.json")
     costs = fit_instance_costs(instance)
@@ -155,7 +121,8 @@ def _load_with_peft(backbone: Path, adapter: Path) -> int:
 
 def print_report(report: dict[str, Any]) -> None:
     """Print the outcome as text."""
-    print(f"objective   {report['objective']} {report['value']:.4g} GPU-s on {NUM_STAGES} stages")
+    stages = report["replicas"][0]["num_stages"]
+    print(f"objective   {report['objective']} {report['value']:.4g} GPU-s on {stages} stages")
     print(f"bound       {report['lower_bound']:.4g} GPU-s (proven)")
     checked = "valid" if report["checked"] else "INVALID"
     print(f"gap         {100 * report['gap']:.2f}%, {report['status']}, checked: {checked}")
