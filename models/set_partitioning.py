@@ -44,17 +44,19 @@ class SetPartitioning:
     pools
         GPUs by type.
     objective
-        What the chosen columns cost.
+        What the chosen columns cost: GPU time or money. The least makespan is a question of which columns there are.
 
     Raises
     ------
     ValueError
-        When no column holds some adapter.
+        When no column holds some adapter, or the objective is the makespan.
     """
 
     def __init__(
         self, columns: Sequence[Column], num_adapters: int, pools: Mapping[str, int], objective: Objective
     ) -> None:
+        if objective is Objective.MAKESPAN:
+            raise ValueError("the makespan is no sum over columns")
         self.columns = columns
         model = self.model = pyo.ConcreteModel("set_partitioning")
         model.column = pyo.RangeSet(0, len(columns) - 1)
@@ -91,21 +93,7 @@ class SetPartitioning:
         self.model.within_pool = pyo.Constraint(self.model.pool, rule=rule)
 
     def _minimise(self, objective: Objective) -> None:
-        """`sum of g_c T_c chosen[c]`, the same in money, or the longest makespan `M >= T_c chosen[c]`."""
-        model = self.model
-        if objective is Objective.MAKESPAN:
-            # equal in value to one constraint per column, and tighter: an adapter has exactly one column
-            model.makespan = pyo.Var(domain=pyo.NonNegativeReals)
-            of_adapter: dict[int, list[int]] = {i: [] for i in model.adapter}
-            for c, column in enumerate(self.columns):
-                for i in column.adapters:
-                    of_adapter[i].append(c)
-
-            def rule(m: pyo.ConcreteModel, i: int) -> object:
-                return m.makespan >= pyo.quicksum(self.columns[c].makespan_s * m.chosen[c] for c in of_adapter[i])
-
-            model.longest = pyo.Constraint(model.adapter, rule=rule)
-            model.objective = pyo.Objective(expr=model.makespan)
-            return
+        """`sum of g_c T_c chosen[c]`, or the same in money."""
         weights = [c.gpu_time_s if objective is Objective.GPU_TIME else c.cost for c in self.columns]
-        model.objective = pyo.Objective(expr=pyo.quicksum(w * model.chosen[c] for c, w in enumerate(weights)))
+        total = pyo.quicksum(w * self.model.chosen[c] for c, w in enumerate(weights))
+        self.model.objective = pyo.Objective(expr=total)

@@ -7,17 +7,19 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from cappuccino.errors import InfeasibleError
-from cappuccino.models.set_partitioning import Column, SetPartitioning
+from cappuccino.models.set_partitioning import Column
 from cappuccino.plan import Objective
 from cappuccino.solvers.budget import Budget, Clock
 from cappuccino.solvers.columns import MOST_ENUMERATED, ReplicaSpace
-from cappuccino.solvers.milp import PartitionResult, solve_partitioning
+from cappuccino.solvers.milp import PartitionResult, TimeUpError, solve_partitioning
 from cappuccino.solvers.programs import ReplicaSchedule
 from cappuccino.solvers.replica_problem import ReplicaProblem
 from cappuccino.solvers.scheduling import schedule_replica
 
 FIRST_LOOK = Budget(seconds=None, constructions=12, moves=0, windows=0)
 """Search on a column that the allocator proposes for the first time."""
+FIRST_SOLVE_SHARE, LEAST_FIRST_SOLVE_S = 0.7, 10.0
+"""Of the allocator's time, what the first set partitioning may take; and what it may take at least, seconds."""
 EXPECTED_EXCESS = 0.03
 """How far above their bound columns are expected to end before any has been scheduled."""
 Key = tuple[tuple[int, ...], str, int]
@@ -87,18 +89,19 @@ def allocate(
     ------
     InfeasibleError
         When the pools, or the deadline, admit no partition.
+    TimeUpError
+        When not even a first allocation was found in time.
     """
     columns = space.columns(deadline_s)
     pools = {p.gpu: p.count for p in space.instance.gpu_pools}
 
     def solve(candidates: list[Column], time_limit_s: float | None) -> PartitionResult | None:
-        covered = {i for c in candidates for i in c.adapters}
-        if len(covered) < len(space.instance.adapters):
-            return None
-        model = SetPartitioning(candidates, len(space.instance.adapters), pools, objective)
-        return solve_partitioning(model, time_limit_s, min(gap / 4, 1e-3), seed)
+        count, tight = len(space.instance.adapters), min(gap / 4, 1e-3)
+        return solve_partitioning(candidates, count, pools, objective, time_limit_s=time_limit_s, gap=tight, seed=seed)
 
-    relaxed = solve(columns, None)  # a first allocation there must be, however little time
+    # a first allocation there must be, however little time
+    first_limit = None if clock.left is None else max(LEAST_FIRST_SOLVE_S, FIRST_SOLVE_SHARE * clock.left)
+    relaxed = solve(columns, first_limit)
     if relaxed is None:
         raise InfeasibleError(_why_no_partition(space, deadline_s))
     bound = space.objective_bound(objective)
@@ -116,8 +119,11 @@ def allocate(
         if not fresh or clock.over or state.best * (1 - gap) <= state.bound:
             break
         candidates = _expected(state)
-        found = solve(candidates, clock.left)
-        if found is None:  # too many schedules are past the deadline, or the time is up
+        try:
+            found = solve(candidates, clock.left)
+        except TimeUpError:
+            break
+        if found is None:  # too many schedules are past the deadline
             break
         chosen = found
     if not state.chosen:

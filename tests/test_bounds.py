@@ -10,7 +10,6 @@ from cappuccino.bounds import ReplicaBounds
 from cappuccino.checker import check
 from cappuccino.costs import CostModel, MemoryModel, SmoothMaximum
 from cappuccino.instance import Instance
-from cappuccino.models.set_partitioning import SetPartitioning
 from cappuccino.plan import Objective
 from cappuccino.solvers.columns import ReplicaSpace
 from cappuccino.solvers.milp import solve_partitioning
@@ -247,7 +246,7 @@ def test_bound_for_all_partitions_is_below_the_enumerated_one(seed, objective):
     costs = {"x": make_costs(forward=curve, backward=curve.scaled(2.0), usable=usable, optimizer_s=1.0), "y": fast}
     space = ReplicaSpace.of(instance, costs)
     columns = space.columns()
-    model = SetPartitioning(columns, 4, {"x": 4, "y": 3}, objective)
-    solved = solve_partitioning(model, 60.0, 0.0, 0)
+    pools = {"x": 4, "y": 3}
+    solved = solve_partitioning(columns, 4, pools, objective, time_limit_s=60.0, gap=0.0, seed=0)
     assert solved is not None
     assert 0 < space.objective_bound(objective) <= solved.objective * (1 + 1e-6)
