@@ -218,7 +218,7 @@ def _report(
         return
     console.print_plan(made, report)
     for name, path in paths.items():
-        print(f"{name:<12}{path}")
+        print(f"{name:<11} {path}")
 
 
 def _cost_table(given: Path | None, gpu: str) -> Path:
