@@ -10,6 +10,9 @@ import typer
 from cappuccino.cli import plan_commands, run_commands, seed_commands
 from cappuccino.errors import CappuccinoError
 
+RUNTIME_PACKAGES = {"torch", "megatron", "peft", "transformers", "datasets", "safetensors", "tokenizers", "psutil"}
+"""Of the extra `runtime`, which planning does without."""
+
 app = typer.Typer(
     name="cappuccino",
     help="Plan and run the fine-tuning of many LoRA adapters on one frozen backbone at the least GPU time.",
@@ -41,8 +44,17 @@ def main() -> NoReturn:
     try:
         app(standalone_mode=True)
     except CappuccinoError as error:
-        if "--json" in sys.argv[1:]:
-            print(json.dumps({"error": str(error)}))
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _fail(str(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in RUNTIME_PACKAGES:
+            raise
+        _fail(f'this command needs the package "{package}"; install it with: pip install "cappuccino-lora[runtime]"')
     sys.exit(0)
+
+
+def _fail(message: str) -> NoReturn:
+    if "--json" in sys.argv[1:]:
+        print(json.dumps({"error": message}))
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)

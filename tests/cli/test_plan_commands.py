@@ -149,3 +149,13 @@ def test_the_installed_command_exits_as_the_error_says(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
+
+
+def test_a_missing_extra_is_named_with_its_remedy(workspace, monkeypatch):
+    fixed_depth(workspace, 2)
+    for name in [n for n in sys.modules if n.startswith("cappuccino.runtime.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)  # as if it were not installed
+    options = ("--instance", workspace / "instance.json", "--backbone", "x", "--data", "y", "-o", workspace / "out")
+    done = cappuccino("run", workspace / "plan.json", *options)
+    one_clear_error(done, '"safetensors"', "cappuccino-lora[runtime]")
