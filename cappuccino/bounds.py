@@ -1,4 +1,4 @@
-"""Lower bounds on a replica's makespan that hold for every packing and every order (MODELS, "Lower bounds").
+"""Lower bounds on a replica's makespan that hold for every packing and every order.
 
 Legend: N sets of adapters, A adapters; x work of a micro-batch (asymptotic seconds on one stage), t(x) its time; g
 stages.

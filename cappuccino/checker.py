@@ -21,7 +21,7 @@ class Violation:
     """One broken rule."""
 
     rule: int
-    """1 to 7, as FORMATS numbers them: placement, samples, operations, steps, order, memory, times."""
+    """1 to 7, as docs/formats.md numbers them: placement, samples, operations, steps, order, memory, times."""
     message: str
 
     def __str__(self) -> str:

@@ -44,7 +44,7 @@ class LengthDistribution:
 
 
 def read_length_distribution(path: Path) -> LengthDistribution:
-    """Read a dataset distribution file (FORMATS: `{name: {"seeds": [42], "seed_42": {"permutation_1": [...]}}}`).
+    """Read a dataset distribution file: `{name: {"seeds": [42], "seed_42": {"permutation_1": [...]}}}`.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def read_length_distribution(path: Path) -> LengthDistribution:
     """
     data = read_json(path)
     if not isinstance(data, dict) or not data:
-        raise InputError(path, "", "is not an object of datasets", "see the distribution format in the README")
+        raise InputError(path, "", "is not an object of datasets", "give the format of docs/formats.md")
     entries: dict[tuple[str, int, int], np.ndarray] = {}
     for name, body in data.items():
         seeds = body.get("seeds") if isinstance(body, dict) else None

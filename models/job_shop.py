@@ -1,4 +1,4 @@
-"""The order of operations in a window of a replica's schedule: a job shop in CP-SAT (MODELS, "Scheduling a replica").
+"""The order of operations in a window of a replica's schedule: a job shop in CP-SAT.
 
 Jobs are micro-batches, machines are stages. Times are integers of a grid chosen by the caller. What happens before the
 window is given as earliest starts, what comes after as tails: the longest path from the end of an operation through

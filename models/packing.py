@@ -1,4 +1,4 @@
-"""Which samples share a micro-batch: bin packing with convex times in CP-SAT (MODELS, "Scheduling a replica").
+"""Which samples share a micro-batch: bin packing with convex times in CP-SAT.
 
 Work and times are integers of a grid chosen by the caller.
 """

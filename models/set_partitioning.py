@@ -1,4 +1,4 @@
-"""Which adapters share a replica, on how many GPUs of which type: set partitioning in Pyomo (MODELS, "Allocation")."""
+"""Which adapters share a replica, on how many GPUs of which type: set partitioning in Pyomo."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

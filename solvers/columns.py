@@ -176,9 +176,9 @@ def _sets_within(space: ReplicaSpace, deadline_s: float) -> np.ndarray:
 
 
 def _merged_sets(space: ReplicaSpace) -> np.ndarray:
-    """Merge adapters pairwise, best saving of the bound first, until one set is left; all sets met on the way.
+    """Merge adapters pairwise, best saving of the bound first, until one set is left.
 
-    The bound falls with sharing by construction, so both the sets and their complements to every level are of use.
+    Returns the sets on the way, and at every level the unions that would have saved most besides.
     """
     count = len(space.instance.adapters)
     seen: dict[bytes, np.ndarray] = {}

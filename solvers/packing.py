@@ -7,6 +7,9 @@ import numpy as np
 from cappuccino.plan import Sample
 from cappuccino.solvers.replica_problem import Batch, ReplicaProblem
 
+_OVERSHOOT = 1.1
+"""How far above the target filling up may lead."""
+
 
 @dataclass(frozen=True)
 class PackingRule:
@@ -42,7 +45,6 @@ class DynamicPacking:
         self._parts: list[list[_Part]] = []
         self._pending: list[int] = [0] * len(problem.adapters)
         self._tail: list[list[float]] = []
-        self._exhausted = False
         for a, works in enumerate(problem.sample_work):
             passages = [self._passage(float(w)) for w in works.sum(axis=1)]
             self._tail.append([*np.cumsum(passages[::-1])[::-1].tolist(), 0.0])
@@ -111,7 +113,7 @@ class DynamicPacking:
                     peak = max(longest, other.longest)
                     size = len(other.samples)
                     total = peak * (count + size) if self._padded else tokens + other.tokens
-                    if work + other.work_s <= 1.1 * target and total <= most:
+                    if work + other.work_s <= _OVERSHOOT * target and total <= most:
                         chosen.append((a, other))
                         work, tokens, count, longest = work + other.work_s, total, count + size, peak
                         break

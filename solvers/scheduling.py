@@ -107,6 +107,8 @@ def _repacked(
     count: int,
     rng: np.random.Generator,
 ) -> ListSchedule:
+    if problem.instance.layout == "padded" or len(found.order) < REPACKED_BATCHES[0]:
+        return found  # nothing that `repack` could do
     for _ in range(count):
         if clock.over:
             break

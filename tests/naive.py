@@ -1,4 +1,4 @@
-"""FORMATS' rules of validity a second time, as literally as possible and sharing no code with the package's checker."""
+"""The rules of validity a second time, as literally as possible and sharing no code with the package's checker."""
 
 from collections.abc import Mapping
 

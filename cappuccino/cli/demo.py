@@ -32,7 +32,6 @@ def run_demo(output: Path, time_limit_s: float) -> dict[str, Any]:
         SAMPLES,
         tiny_instance,
     )
-    from cappuccino.plan import Plan  # noqa: PLC0415
     from cappuccino.runtime.launch import run_plan  # noqa: PLC0415
     from cappuccino.runtime.profiler import ProfileGrid, profile_backbone  # noqa: PLC0415
     from cappuccino.runtime.tiny import build_text_datasets, build_tiny_backbone  # noqa: PLC0415
@@ -63,10 +62,9 @@ def run_demo(output: Path, time_limit_s: float) -> dict[str, Any]:
 
         options = PlanOptions(time_limit_s=time_limit_s, num_stages=NUM_STAGES, gap=0.01)
         plan = make_plan(instance, options, costs, on_progress)
-    plan.save(output / "plan.json")
-    plan = Plan.load(output / "plan.json")
     report = check(plan, instance, costs)
     report.raise_if_invalid(output / "plan.json")
+    plan.save(output / "plan.json")
     with console.progress_bar("4/4 train") as show:
         result = run_plan(
             plan,

@@ -13,6 +13,8 @@ BackboneOption = Annotated[Path, typer.Option("--backbone", help="Folder of the 
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="float32, float64, bfloat16 or float16.")]
 
+FEWEST_ROWS_TO_CROSS_VALIDATE = 8
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -52,30 +54,38 @@ def profile(
     json: JsonFlag = False,
 ) -> None:
     """Measure a backbone on this machine and write its cost table."""
+    from cappuccino.costs import read_cost_table  # noqa: PLC0415
+    from cappuccino.costs.fit import cross_validated_errors  # noqa: PLC0415
     from cappuccino.runtime.profiler import ProfileGrid, profile_backbone  # noqa: PLC0415
 
     console.require_folder_of(output)
-
     grid = ProfileGrid(
         num_stages=tuple(console.integers("--num-stages", num_stages, least=1)),
         tokens=tuple(console.integers("--tokens", tokens, least=1)),
         sequence_lengths=tuple(console.integers("--sequence-lengths", sequence_lengths, least=1)),
     )
+    called = name or backbone.resolve().name
     with console.progress_bar("profiling") as show:
         table = profile_backbone(
             backbone,
             output,
-            name=name or backbone.resolve().name,
+            name=called,
             gpu=gpu,
             grid=grid,
             device=device,
             dtype=dtype,
             on_progress=show,
         )
+    # with fewer rows, what is left after one is taken out is too little to fit
+    enough = len(table) >= FEWEST_ROWS_TO_CROSS_VALIDATE
+    errors = cross_validated_errors(read_cost_table(output), called, gpu) if enough else None
     if json:
-        console.print_json({"table": str(output), "rows": len(table)})
-    else:
-        print(f"{len(table)} rows in {output}")
+        console.print_json({"table": str(output), "rows": len(table), "errors": errors})
+        return
+    print(f"{len(table)} rows in {output}")
+    if errors is not None:
+        time_error, memory_error = 100 * errors["time_mape_cv"], 100 * errors["memory_mape_cv"]
+        print(f"fitted costs are off by {time_error:.1f}% in time and {memory_error:.1f}% in memory on rows left out")
 
 
 def lengths(

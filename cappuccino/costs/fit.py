@@ -1,4 +1,4 @@
-"""Fitting the cost model to a cost table, to relative error (MODELS, "Costs")."""
+"""Fitting the cost model to a cost table, to relative error."""
 
 from collections.abc import Callable
 

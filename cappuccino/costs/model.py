@@ -1,4 +1,4 @@
-"""Times and memory of micro-batches as functions of their tokens (MODELS, "Costs").
+"""Times and memory of micro-batches as functions of their tokens.
 
 Legend: T tokens of a micro-batch, Q its sum of squared sequence lengths, g pipeline stages.
 """
