@@ -1,17 +1,16 @@
 """From an instance to a checked plan."""
 
-import importlib.metadata
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from cappuccino import __version__
 from cappuccino.checker import check
 from cappuccino.costs import CostModel, fit_instance_costs
 from cappuccino.errors import InputError
 from cappuccino.instance import Instance
-from cappuccino.plan import InstanceReference, Objective, Plan, Status, even_layers, objective_gap, rounded_bound
+from cappuccino.plan import Objective, Plan
 from cappuccino.solvers.allocation import Allocation, allocate
+from cappuccino.solvers.assembly import assemble_plan
 from cappuccino.solvers.budget import Budget, Clock
 from cappuccino.solvers.columns import ReplicaSpace
 from cappuccino.solvers.programs import ReplicaSchedule
@@ -86,7 +85,18 @@ def make_plan(
     state = allocate(space, options.objective, options.deadline_s, share, options.gap, options.seed, report)
     report(state)
     _improve(state, options, clock, report)
-    plan = _assemble(state, options, clock)
+    plan = assemble_plan(
+        instance,
+        costs,
+        state.chosen,
+        state.chosen_gpus,
+        objective=options.objective,
+        bound=state.bound,
+        gap_tolerance=options.gap,
+        deadline_s=options.deadline_s,
+        seed=options.seed,
+        wall_time_s=clock.elapsed,
+    )
     check(plan, instance, costs).raise_if_invalid("planner")
     return plan
 
@@ -141,39 +151,3 @@ def _improve(state: Allocation, options: PlanOptions, clock: Clock, report: Call
 
 def _to_gain(schedule: ReplicaSchedule) -> float:
     return max(0.0, schedule.gpu_time_s - schedule.problem.num_stages * schedule.problem.lower_bound_s)
-
-
-def _assemble(state: Allocation, options: PlanOptions, clock: Clock) -> Plan:
-    instance, costs = state.space.instance, state.space.costs
-    replicas = []
-    pairs = sorted(zip(state.chosen, state.chosen_gpus, strict=True), key=lambda p: p[0].problem.adapters)
-    for number, (schedule, gpu) in enumerate(pairs):
-        layers = costs[gpu].num_layers
-        replicas.append(
-            schedule.replica(number, gpu, even_layers(layers, schedule.problem.num_stages) if layers else None)
-        )
-    prices = [instance.pool(gpu).price_per_hour for _, gpu in pairs]
-    money = sum(s.gpu_time_s * (p or 0.0) / 3600 for (s, _), p in zip(pairs, prices, strict=True))
-    bound = rounded_bound(state.bound, state.best)
-    gap = objective_gap(state.best, bound)
-    assert gap is not None  # there is a bound
-    return Plan(
-        instance=InstanceReference(name=instance.name, sha256=instance.digest),
-        objective=options.objective,
-        status=Status.OPTIMAL if gap <= options.gap else Status.FEASIBLE,
-        gpu_time_s=sum(s.gpu_time_s for s, _ in pairs),
-        makespan_s=max(s.makespan_s for s, _ in pairs),
-        cost=money if all(p is not None for p in prices) else None,
-        deadline_s=options.deadline_s,
-        lower_bound_s=bound,
-        gap=gap,
-        solver={
-            "wall_time_s": round(clock.elapsed, 3),
-            "seed": options.seed,
-            "gap_tolerance": options.gap,
-            "cappuccino": __version__,
-            "ortools": importlib.metadata.version("ortools"),
-            "highspy": importlib.metadata.version("highspy"),
-        },
-        replicas=tuple(replicas),
-    )

@@ -1,0 +1,75 @@
+"""From scheduled replicas to a plan."""
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+
+from cappuccino import __version__
+from cappuccino.costs import CostModel
+from cappuccino.instance import Instance
+from cappuccino.plan import InstanceReference, Objective, Plan, Status, even_layers, objective_gap, rounded_bound
+from cappuccino.solvers.programs import ReplicaSchedule
+
+
+def assemble_plan(
+    instance: Instance,
+    costs: Mapping[str, CostModel],
+    schedules: Sequence[ReplicaSchedule],
+    gpus: Sequence[str],
+    *,
+    objective: Objective = Objective.GPU_TIME,
+    bound: float | None = None,
+    gap_tolerance: float = 0.0,
+    deadline_s: float | None = None,
+    seed: int = 0,
+    wall_time_s: float = 0.0,
+    solver: Mapping[str, float | int | str] | None = None,
+) -> Plan:
+    """Return the plan of scheduled replicas; the checker has yet to confirm it.
+
+    Parameters
+    ----------
+    gpus
+        GPU type of each schedule.
+    bound
+        Proven bound on the objective, None where there is none.
+    gap_tolerance
+        Gap up to which the plan is called optimal.
+    solver
+        Further entries of the plan's solver record.
+    """
+    replicas = []
+    pairs = sorted(zip(schedules, gpus, strict=True), key=lambda p: p[0].problem.adapters)
+    for number, (schedule, gpu) in enumerate(pairs):
+        layers = costs[gpu].num_layers
+        replicas.append(
+            schedule.replica(number, gpu, even_layers(layers, schedule.problem.num_stages) if layers else None)
+        )
+    prices = [instance.pool(gpu).price_per_hour for _, gpu in pairs]
+    money = sum(s.gpu_time_s * (p or 0.0) / 3600 for (s, _), p in zip(pairs, prices, strict=True))
+    cost = money if all(p is not None for p in prices) else None
+    gpu_time, makespan = sum(s.gpu_time_s for s, _ in pairs), max(s.makespan_s for s, _ in pairs)
+    value = {Objective.GPU_TIME: gpu_time, Objective.MAKESPAN: makespan, Objective.COST: money}[objective]
+    if bound is not None:
+        bound = rounded_bound(bound, value)
+    gap = objective_gap(value, bound)
+    return Plan(
+        instance=InstanceReference(name=instance.name, sha256=instance.digest),
+        objective=objective,
+        status=Status.OPTIMAL if gap is not None and gap <= gap_tolerance else Status.FEASIBLE,
+        gpu_time_s=gpu_time,
+        makespan_s=makespan,
+        cost=cost,
+        deadline_s=deadline_s,
+        lower_bound_s=bound,
+        gap=gap,
+        solver={
+            "wall_time_s": round(wall_time_s, 3),
+            "seed": seed,
+            "gap_tolerance": gap_tolerance,
+            "cappuccino": __version__,
+            "ortools": importlib.metadata.version("ortools"),
+            "highspy": importlib.metadata.version("highspy"),
+            **(solver or {}),
+        },
+        replicas=tuple(replicas),
+    )
