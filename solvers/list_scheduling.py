@@ -1,33 +1,15 @@
-"""List scheduling of a pipeline without flush: every stage takes the earliest operation it can, memory permitting.
-
-Micro-batches come from a source that forms them as the schedule grows; `order_scheduling` schedules a given order.
-
-All stages run the F's in one order, and the B's in that same order, so an operation is known by its rank in the order.
-"""
+"""List schedules of a replica with micro-batches formed on the way."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from functools import lru_cache
 
-from cappuccino.solvers.replica_problem import Batch, ReplicaProblem, StepKey
+import numpy as np
 
-_INFINITY = float("inf")
-
-
-class BatchSource(Protocol):
-    """Decides which micro-batch the first stage forwards next."""
-
-    def peek(self) -> Batch | None:
-        """Return the next micro-batch, None while none may start; repeated calls may change their mind."""
-
-    def take(self) -> None:
-        """Commit to the micro-batch last returned by `peek`."""
-
-    def backward_done(self, batch: Batch) -> None:
-        """Learn that the first stage has finished the backward of a micro-batch."""
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether every sample has been handed out."""
+from cappuccino.plan import Sample
+from cappuccino.solvers.batch_costs import BatchCosts
+from cappuccino.solvers.packing import PackingRule, Source, open_first_steps
+from cappuccino.solvers.pipeline import Jobs, Machine, empty_state, run_pipeline
+from cappuccino.solvers.replica_problem import Batch, ReplicaProblem
 
 
 @dataclass(frozen=True)
@@ -41,107 +23,121 @@ class ListSchedule:
     """Without the optimizer steps that end the adapters."""
 
 
-def list_schedule(
-    problem: ReplicaProblem, source: BatchSource, patience_s: float = 0.0, cutoff_s: float = _INFINITY
-) -> ListSchedule | None:
-    """Schedule the micro-batches of a source.
+def machine_of(problem: ReplicaProblem, patience_s: float) -> Machine:
+    """Return the stages of a replica."""
+    memory = problem.memory
+    room = problem.held_room_gib * (1 + 1e-9)
+    return Machine(problem.num_stages, memory.working_gib, memory.held_gib, room, patience_s)
 
-    A stage that could start an F waits up to `patience_s` for a B instead: B's free memory and open the next steps.
+
+def costs_of(problem: ReplicaProblem) -> BatchCosts:
+    """Return what micro-batches cost on a stage of a replica."""
+    curves = problem.costs.forward_curve(problem.num_stages), problem.costs.backward_curve(problem.num_stages)
+    numbers = [x for c in curves for x in (c.floor_s, c.per_token_s, c.per_square_s, c.power)]
+    return BatchCosts(*numbers, *problem.costs.transfer, problem.max_tokens, problem.instance.layout == "padded")
+
+
+def empty_jobs(count: int) -> Jobs:
+    """Return room for micro-batches by rank."""
+    reals, integers = (np.zeros(count) for _ in range(5)), (np.zeros(count, np.int64) for _ in range(2))
+    return Jobs(*(next(reals) for _ in range(3)), *integers, *reals)
+
+
+@lru_cache(maxsize=1)
+def no_source() -> Source:
+    """Return the source of schedules whose micro-batches are known."""
+    costs = BatchCosts(*(0.0,) * 10, 0, False)
+    integers, reals = np.zeros(0, np.int64), np.zeros(0)
+    return _source(False, PackingRule(1.0), costs, 0, 0.0, integers, integers, integers, integers, reals)
+
+
+def _source(
+    active: bool,
+    rule: PackingRule,
+    costs: BatchCosts,
+    stages: int,
+    optimizer_s: float,
+    first_sample: np.ndarray,
+    batch_size: np.ndarray,
+    num_steps: np.ndarray,
+    length: np.ndarray,
+    work_s: np.ndarray,
+) -> Source:
+    adapters, samples = len(batch_size), len(length)
+    steps, parts = int(num_steps.max(initial=0)), int(batch_size.max(initial=0))
+    by_adapter = [np.zeros(adapters, np.int64) for _ in range(4)]
+    by_part = [np.zeros((adapters, parts), np.int64) for _ in range(4)]
+    return Source(
+        active,
+        rule,
+        costs,
+        optimizer_s,
+        stages,
+        first_sample,
+        batch_size,
+        num_steps,
+        length,
+        work_s,
+        np.zeros((adapters, steps + 1)),
+        np.ones((adapters, steps)),
+        *by_adapter,
+        np.zeros(samples, np.int64),
+        np.zeros((adapters, parts)),
+        *by_part,
+        np.zeros(adapters, np.int64),
+        np.zeros(1, np.int64),
+        np.zeros(samples, np.int64),
+    )
+
+
+def list_schedule(
+    problem: ReplicaProblem,
+    rule: PackingRule,
+    patience_s: float = 0.0,
+    cutoff_s: float = float("inf"),
+    noise: float = 0.0,
+    rng: np.random.Generator | None = None,
+) -> ListSchedule | None:
+    """Schedule a replica, packing on the fly.
+
+    Parameters
+    ----------
+    patience_s
+        How long a stage that could start an F waits for a B instead.
+    noise
+        Largest relative deviation of the priorities, drawn from `rng`.
 
     Returns
     -------
     ListSchedule or None
-        None when the source's order contradicts the steps, or as soon as `cutoff_s` is exceeded.
+        None as soon as `cutoff_s` is exceeded.
     """
-    stages = problem.num_stages
-    last = stages - 1
-    working, held, room = problem.memory.working_gib, problem.memory.held_gib, problem.held_room_gib * (1 + 1e-9)
-    optimizer_s = problem.costs.optimizer_s
-    track_steps = optimizer_s > 0
-    order: list[Batch] = []
-    fresh: list[float] = []  # optimizer time before the F of rank k
-    stepped: set[StepKey] = set()
-    operations: list[list[int]] = [[] for _ in range(stages)]
-    free = [0.0] * stages
-    forwards, backwards = [0] * stages, [0] * stages
-    forward_end: list[list[float]] = [[] for _ in range(stages)]
-    backward_end: list[list[float]] = [[] for _ in range(stages)]
-    held_tokens = [0] * stages
-    ready = [_INFINITY] * stages  # start of each stage's candidate
-    is_backward = [False] * stages
-    stale = list(range(stages))
-    limited = held > 0 or working > 0
-
-    while True:
-        for s in stale:
-            backward_start = forward_start = _INFINITY
-            k = backwards[s]
-            if k < forwards[s]:
-                if s == last:
-                    backward_start = free[s]
-                elif k < backwards[s + 1]:
-                    backward_start = max(free[s], backward_end[s + 1][k] + order[k].transfer_s)
-            k = forwards[s]
-            if s == 0:
-                batch = None if source.exhausted else source.peek()
-                if batch is not None:
-                    wait = 0.0
-                    if track_steps:
-                        wait = optimizer_s * sum(j > 0 and (a, j) not in stepped for a, j in batch.steps)
-                    forward_start = free[0] + wait
-            elif k < forwards[s - 1]:
-                batch = order[k]
-                forward_start = max(free[s] + fresh[k], forward_end[s - 1][k] + batch.transfer_s)
-            else:
-                batch = None
-            if batch is not None and limited and held_tokens[s]:
-                largest = max(batch.tokens, *(b.tokens for b in order[backwards[s] : k]))
-                if working * largest + held * (held_tokens[s] + batch.tokens) > room:
-                    forward_start = _INFINITY
-            if backward_start <= forward_start + patience_s:
-                ready[s], is_backward[s] = backward_start, True
-            else:
-                ready[s], is_backward[s] = forward_start, False
-        start = min(ready)
-        if start == _INFINITY:
-            break
-        s = ready.index(start)
-        if is_backward[s]:
-            k = backwards[s]
-            batch = order[k]
-            end = start + batch.backward_s
-            backward_end[s].append(end)
-            backwards[s] = k + 1
-            held_tokens[s] -= batch.tokens
-            operations[s].append(~k)
-            if s == 0:
-                source.backward_done(batch)
-            stale = [s - 1, s] if s else [s]
-        else:
-            k = forwards[s]
-            if s == 0:
-                taken = source.peek()
-                assert taken is not None  # it was the candidate
-                batch = taken
-                source.take()
-                order.append(batch)
-                count = 0
-                for a, j in batch.steps:
-                    if j and (a, j) not in stepped:
-                        stepped.add((a, j))
-                        count += 1
-                fresh.append(count * optimizer_s)
-            else:
-                batch = order[k]
-            end = start + batch.forward_s
-            forward_end[s].append(end)
-            forwards[s] = k + 1
-            held_tokens[s] += batch.tokens
-            operations[s].append(k)
-            stale = [s, s + 1] if s < last else [s]
-        if end > cutoff_s:
-            return None
-        free[s] = end
-    if not source.exhausted:
+    sizes = np.array([x.shape[1] for x in problem.lengths])
+    first = np.concatenate([[0], np.cumsum([x.size for x in problem.lengths])])
+    source = _source(
+        True,
+        rule,
+        costs_of(problem),
+        problem.num_stages,
+        problem.costs.optimizer_s,
+        first[:-1],
+        sizes,
+        np.array(problem.num_steps),
+        np.concatenate([x.ravel() for x in problem.lengths]).astype(np.int64),
+        np.concatenate([x.ravel() for x in problem.sample_work]),
+    )
+    if noise:
+        assert rng is not None  # noise is drawn from it
+        source.bias[:] = 1 + noise * rng.uniform(-1, 1, source.bias.shape)
+    open_first_steps(source)
+    count = int(first[-1])
+    state, jobs = empty_state(problem.num_stages, count), empty_jobs(count)
+    makespan = run_pipeline(machine_of(problem, patience_s), jobs, count, count, cutoff_s, state, source)
+    if makespan == float("inf"):
         return None
-    return ListSchedule(tuple(order), tuple(map(tuple, operations)), max(free))
+    groups: list[list[Sample]] = [[] for _ in range(int(state.forwards[0]))]
+    for a, begin in enumerate(first[:-1].tolist()):
+        for n, rank in enumerate(source.batch_of[begin : first[a + 1]].tolist()):
+            groups[rank].append((a, n))
+    operations = state.operations[:, : 2 * len(groups)].tolist()
+    return ListSchedule(tuple(problem.batches(groups)), tuple(map(tuple, operations)), makespan)

@@ -1,19 +1,27 @@
-"""Simulated annealing over packing and order together: every candidate is list-scheduled as a whole."""
+"""Anneals packing and order: short schedules as a whole, long ones window by window."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
 
+from cappuccino.solvers.annealing import anneal as anneal_moves
 from cappuccino.solvers.budget import Clock
-from cappuccino.solvers.list_scheduling import ListSchedule
-from cappuccino.solvers.order_scheduling import schedule_order
-from cappuccino.solvers.replica_problem import Batch, ReplicaProblem
+from cappuccino.solvers.list_scheduling import ListSchedule, costs_of
+from cappuccino.solvers.replica_problem import ReplicaProblem
+from cappuccino.solvers.stretch import ScheduledOrder, Stretch
 
-REACH = 8
-"""How far in the order a micro-batch or a sample is moved at most."""
-HOT, COLD = 3e-4, 5e-6
-"""First and last temperature, relative to the makespan."""
+HOT, COLD = 0.1, 0.003
+"""First and last temperature, in multiples of the knee."""
+CHUNK = 500
+"""Moves between two looks at the clock."""
+WHOLE = 240
+"""Micro-batches up to which a schedule is annealed as a whole."""
+WINDOW = 120
+"""Micro-batches that may change in a window of a longer one."""
+LEAST_WINDOW_S = 0.2
+"""Least time for a window, seconds."""
+MOVES_PER_BATCH = 100
+"""Moves in a window for each of its micro-batches where moves limit the search."""
 
 
 def anneal(
@@ -24,6 +32,7 @@ def anneal(
     max_moves: int,
     target_s: float,
     rng: np.random.Generator,
+    on_better: Callable[[ListSchedule], None] | None = None,
 ) -> ListSchedule:
     """Return the best schedule met on the way, at worst `start`.
 
@@ -33,87 +42,84 @@ def anneal(
         How long a stage waits for a B, as in `schedule_order`.
     target_s
         Makespan that ends the search.
+    on_better
+        Called with every better schedule.
     """
-    best = current = start
-    for move in range(max_moves):
-        if clock.over or best.makespan_s <= target_s:
-            break
-        progress = move / max_moves
-        if clock.left is not None:
-            progress = max(progress, clock.elapsed / (clock.elapsed + clock.left + 1e-9))
-        temperature = best.makespan_s * HOT * (COLD / HOT) ** progress
-        order = _neighbour(problem, current.order, rng)
-        if order is None:
-            continue
-        limit = current.makespan_s - temperature * math.log(1 - rng.random())
-        candidate = schedule_order(problem, order, patience_s, cutoff_s=limit)
-        if candidate is not None:
-            current = candidate
+    current = ScheduledOrder.of(problem, start.order, patience_s)
+    assert current is not None  # it has been scheduled before
+    best = start
+    moves_left = max_moves
+    queue: list[int] = []
+    while moves_left > 0 and not clock.over and best.makespan_s > target_s:
+        if len(current.order) <= WHOLE:
+            stretch, part, moves = current.whole(), clock, moves_left
+        else:
+            queue = queue or _windows(current, rng)
+            stretch = current.window(min(queue.pop(0), len(current.order) - WINDOW), WINDOW)
+            part, moves = _share(clock, moves_left, len(current.order))
+        before = stretch.value(current.machine)
+        ends = target_s if stretch.length == len(current.order) else 0.0
+        made, reached = _search(problem, current, stretch, part, moves, before, ends, rng)
+        moves_left -= max(1, made)
+        found = current.with_best_of(stretch) if reached < before else None
+        if found is not None and found.makespan_s <= current.makespan_s:
+            current = found
             if current.makespan_s < best.makespan_s:
-                best = current
+                best = current.schedule()
+                if on_better:
+                    on_better(best)
     return best
 
 
-def _neighbour(problem: ReplicaProblem, order: Sequence[Batch], rng: np.random.Generator) -> list[Batch] | None:
-    result = list(order)
-    count = len(result)
-    i = int(rng.integers(count))
-    near = int(np.clip(i + rng.integers(-REACH, REACH + 1), 0, count - 1))
-    kind = rng.random()
-    if kind < 0.35:
-        result.insert(near, result.pop(i))
-        return result if near != i else None
-    if kind < 0.5:
-        result[i], result[near] = result[near], result[i]
-        return result if near != i else None
-    if kind < 0.85:
-        return _move_samples(problem, result, i, near, rng)
-    if kind < 0.93:
-        return _split(problem, result, i, rng)
-    return _merge(problem, result, i, near)
+def _share(clock: Clock, moves_left: int, count: int) -> tuple[Clock, int]:
+    """Return time and moves for one window: enough is kept for two rounds over all windows."""
+    if clock.left is None:
+        return clock, min(moves_left, MOVES_PER_BATCH * WINDOW)
+    seconds = max(LEAST_WINDOW_S, clock.left * WINDOW / (4 * count))
+    return Clock(min(seconds, clock.left)), moves_left
 
 
-def _move_samples(
-    problem: ReplicaProblem, order: list[Batch], i: int, near: int, rng: np.random.Generator
-) -> list[Batch] | None:
-    """Move one sample, or all of one adapter, from micro-batch i to another."""
-    source, goal = order[i], order[near]
-    a, j = source.steps[int(rng.integers(len(source.steps)))]
-    if near == i or any(b == a and k != j for b, k in goal.steps):
-        return None
-    mine = [s for s in source.samples if s[0] == a]
-    moved = mine if rng.random() < 0.3 else [mine[int(rng.integers(len(mine)))]]
-    joined = (*goal.samples, *moved)
-    if problem.batch_tokens(joined) > problem.max_tokens:
-        return None
-    rest = [s for s in source.samples if s not in moved]
-    order[near] = problem.batch(joined)
-    if rest:
-        order[i] = problem.batch(rest)
-    else:
-        del order[i]
-    return order
+def _windows(current: ScheduledOrder, rng: np.random.Generator) -> list[int]:
+    """Return first ranks of windows that overlap by half and cover everything, most idle time first."""
+    idle, count = current.idle_time(), len(current.order)
+    lows = [0, *range(int(rng.integers(1, WINDOW // 2)), count - WINDOW // 2, WINDOW // 2)]
+    return sorted(lows, key=lambda k: idle[k] - idle[min(k + WINDOW, count - 1)])
 
 
-def _split(problem: ReplicaProblem, order: list[Batch], i: int, rng: np.random.Generator) -> list[Batch] | None:
-    samples = order[i].samples
-    if len(samples) < 2:
-        return None
-    chosen = rng.random(len(samples)) < 0.5
-    first = [s for s, c in zip(samples, chosen, strict=True) if c]
-    second = [s for s, c in zip(samples, chosen, strict=True) if not c]
-    if not first or not second:
-        return None
-    order[i : i + 1] = problem.batches([first, second])
-    return order
-
-
-def _merge(problem: ReplicaProblem, order: list[Batch], i: int, near: int) -> list[Batch] | None:
-    one, other = order[i], order[near]
-    joined = (*one.samples, *other.samples)
-    conflict = any(a == b and j != k for a, j in one.steps for b, k in other.steps)
-    if near == i or conflict or problem.batch_tokens(joined) > problem.max_tokens:
-        return None
-    order[near] = problem.batch(joined)
-    del order[i]
-    return order
+def _search(
+    problem: ReplicaProblem,
+    current: ScheduledOrder,
+    stretch: Stretch,
+    clock: Clock,
+    max_moves: int,
+    value_s: float,
+    target_s: float,
+    rng: np.random.Generator,
+) -> tuple[int, float]:
+    """Anneal a stretch, cooling down over the time or the moves there are; return moves made and best value."""
+    costs, knee, done = costs_of(problem), problem.knee_work, 0
+    values = np.array([value_s, value_s])
+    while done < max_moves and not clock.over and values[1] > target_s:
+        progress = done / max_moves
+        if clock.left is not None:
+            progress = max(progress, clock.elapsed / (clock.elapsed + clock.left + 1e-9))
+        temperature = knee * HOT * (COLD / HOT) ** progress
+        moves = min(CHUNK, max_moves - done)
+        anneal_moves(
+            rng,
+            current.machine,
+            costs,
+            stretch.arrays.window,
+            stretch.arrays.packed,
+            stretch.scratch,
+            stretch.begin,
+            stretch.low,
+            stretch.tail,
+            moves,
+            temperature,
+            knee,
+            values,
+            target_s,
+        )
+        done += moves
+    return done, float(values[1])

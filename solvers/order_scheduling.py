@@ -1,29 +1,91 @@
-"""List scheduling of a given order of micro-batches: the inner loop of the searches.
+"""Schedules a given order of micro-batches, and the arrays that the compiled search works on."""
 
-The rules are those of `list_scheduling`; knowing the whole order beforehand makes it about twice as fast.
-"""
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
 
-from collections.abc import Sequence
+import numpy as np
 
-from cappuccino.solvers.list_scheduling import ListSchedule
+from cappuccino.plan import Sample
+from cappuccino.solvers.annealing import Scratch, copy_packed
+from cappuccino.solvers.list_scheduling import ListSchedule, empty_jobs, machine_of, no_source
+from cappuccino.solvers.packed_order import Links, PackedOrder, Window, link
+from cappuccino.solvers.pipeline import empty_state, run_pipeline
 from cappuccino.solvers.replica_problem import Batch, ReplicaProblem, StepKey
 
-_INFINITY = float("inf")
 
+@dataclass(frozen=True)
+class OrderArrays:
+    """Micro-batches in order, as arrays with room for changes."""
 
-def respects_steps(order: Sequence[Batch]) -> bool:
-    """Return whether every adapter's steps follow each other in this order."""
-    reached: dict[int, int] = {}
-    for batch in order:
-        for a, j in batch.steps:
-            if j < reached.get(a, 0):
-                return False
-            reached[a] = j
-    return True
+    samples: tuple[Sample, ...]
+    window: Window
+    packed: PackedOrder
+
+    @classmethod
+    def of(
+        cls, problem: ReplicaProblem, order: Sequence[Batch], begun: Set[StepKey] = frozenset(), spare: int = 0
+    ) -> "OrderArrays":
+        """Lay out micro-batches.
+
+        Parameters
+        ----------
+        begun
+            Steps with micro-batches before this order.
+        spare
+            Slots for further micro-batches.
+        """
+        samples = tuple(s for b in order for s in b.samples)
+        sizes = [x.shape[1] for x in problem.lengths]
+        keys = [(a, n // sizes[a]) for a, n in samples]
+        number: dict[StepKey, int] = {}
+        for key in keys:
+            number.setdefault(key, len(number))
+        optimizer_s = problem.costs.optimizer_s
+        window = Window(
+            np.array([problem.lengths[a].flat[n] for a, n in samples], np.int64),
+            np.array([number[key] for key in keys], np.int64),
+            np.array([number.get((a, j - 1), -1) for a, j in number], np.int64),
+            np.array([optimizer_s if j and (a, j) not in begun else 0.0 for a, j in number]),
+        )
+        room = len(order) + spare
+        packed = PackedOrder(
+            np.repeat(np.arange(len(order)), [len(b.samples) for b in order]),
+            np.arange(room),
+            *(np.zeros(room) for _ in range(3)),
+            np.zeros(room, np.int64),
+            np.zeros(room),
+            np.array([len(order)]),
+        )
+        for slot, batch in enumerate(order):
+            packed.forward_s[slot], packed.backward_s[slot] = batch.forward_s, batch.backward_s
+            packed.transfer_s[slot], packed.tokens[slot] = batch.transfer_s, batch.tokens
+            packed.urgency_s[slot] = batch.urgency_s
+        return cls(samples, window, packed)
+
+    def links(self) -> Links:
+        """Return room for the dependencies."""
+        steps = len(self.window.previous)
+        return Links(np.zeros(len(self.packed.order), np.int64), np.zeros(steps, np.int64), np.zeros(steps, np.int64))
+
+    def scratch(self, stages: int) -> Scratch:
+        """Return room for a search, the best so far being this order."""
+        copies, room = [], len(self.packed.order)
+        for _ in range(2):
+            copies.append(PackedOrder(*(np.empty_like(x) for x in self.packed)))
+            copy_packed(self.packed, copies[-1])
+        return Scratch(self.links(), empty_jobs(room), empty_state(stages, room), no_source(), *copies)
+
+    def batches(self, problem: ReplicaProblem, packed: PackedOrder) -> list[Batch]:
+        """Return the micro-batches of a packing and order of the same samples."""
+        groups: dict[int, list[Sample]] = {}
+        for sample, slot in zip(self.samples, packed.batch_of.tolist(), strict=True):
+            groups.setdefault(slot, []).append(sample)
+        slots = packed.order[: packed.count[0]].tolist()
+        return [problem.batch(groups[slot], float(packed.urgency_s[slot])) for slot in slots]
 
 
 def schedule_order(
-    problem: ReplicaProblem, order: Sequence[Batch], patience_s: float = 0.0, cutoff_s: float = _INFINITY
+    problem: ReplicaProblem, order: Sequence[Batch], patience_s: float = 0.0, cutoff_s: float = float("inf")
 ) -> ListSchedule | None:
     """Schedule micro-batches whose F's and B's stand in this order on all stages.
 
@@ -37,85 +99,14 @@ def schedule_order(
     Returns
     -------
     ListSchedule or None
-        None when the order contradicts the steps, or as soon as `cutoff_s` is exceeded.
+        None when the order contradicts the steps, or `cutoff_s` is exceeded.
     """
-    if not respects_steps(order):
+    arrays = OrderArrays.of(problem, order)
+    jobs, count = empty_jobs(len(order)), len(order)
+    if not link(arrays.window, arrays.packed, arrays.links(), jobs):
         return None
-    count, stages = len(order), problem.num_stages
-    last = stages - 1
-    working, held = problem.memory.working_gib, problem.memory.held_gib
-    room = problem.held_room_gib * (1 + 1e-9)
-    needed, waits = _dependencies(order, problem.costs.optimizer_s)
-    forward, backward = [b.forward_s for b in order], [b.backward_s for b in order]
-    transfer, tokens = [b.transfer_s for b in order], [b.tokens for b in order]
-    heaviest = working * max(tokens, default=0)
-    forwards, backwards = [0] * stages, [0] * stages
-    free, held_tokens = [0.0] * stages, [0] * stages
-    forward_end = [[0.0] * count for _ in range(stages)]
-    backward_end = [[0.0] * count for _ in range(stages)]
-    operations: list[list[int]] = [[] for _ in range(stages)]
-    ready, is_backward = [_INFINITY] * stages, [False] * stages  # each stage's candidate
-    low, high = 0, stages  # stages whose candidates are stale
-
-    while True:
-        for s in range(low, high):
-            b, f, now = backwards[s], forwards[s], free[s]
-            backward_start = forward_start = _INFINITY
-            if b < f:
-                if s == last:
-                    backward_start = now
-                elif b < backwards[s + 1]:
-                    backward_start = max(now, backward_end[s + 1][b] + transfer[b])
-            if f < count:
-                if s == 0:
-                    if backwards[0] > needed[f]:
-                        forward_start = now + waits[f]
-                elif f < forwards[s - 1]:
-                    forward_start = max(now + waits[f], forward_end[s - 1][f] + transfer[f])
-                if b < f and forward_start < _INFINITY:
-                    held_gib = held * (held_tokens[s] + tokens[f])
-                    # the exact figure only where the heaviest micro-batch of all would not fit
-                    if heaviest + held_gib > room and working * max(tokens[b : f + 1]) + held_gib > room:
-                        forward_start = _INFINITY
-            if backward_start <= forward_start + patience_s:
-                ready[s], is_backward[s] = backward_start, True
-            else:
-                ready[s], is_backward[s] = forward_start, False
-        start = min(ready)
-        if start == _INFINITY:
-            break
-        s = ready.index(start)
-        if is_backward[s]:
-            k = backwards[s]
-            end = backward_end[s][k] = start + backward[k]
-            backwards[s] = k + 1
-            held_tokens[s] -= tokens[k]
-            operations[s].append(~k)
-            low, high = max(0, s - 1), s + 1
-        else:
-            k = forwards[s]
-            end = forward_end[s][k] = start + forward[k]
-            forwards[s] = k + 1
-            held_tokens[s] += tokens[k]
-            operations[s].append(k)
-            low, high = s, min(stages, s + 2)
-        if end > cutoff_s:
-            return None
-        free[s] = end
-    if backwards[0] < count:
+    state = empty_state(problem.num_stages, count)
+    makespan = run_pipeline(machine_of(problem, patience_s), jobs, count, count, cutoff_s, state, no_source())
+    if makespan == float("inf"):
         return None
-    return ListSchedule(tuple(order), tuple(map(tuple, operations)), max(free))
-
-
-def _dependencies(order: Sequence[Batch], optimizer_s: float) -> tuple[list[int], list[float]]:
-    """Return by rank the last rank whose B must be done before the F, -1 for none, and the optimizer time before it."""
-    last_of: dict[StepKey, int] = {}
-    needed, waits = [-1] * len(order), [0.0] * len(order)
-    for k, batch in enumerate(order):
-        for a, j in batch.steps:
-            if j:
-                needed[k] = max(needed[k], last_of.get((a, j - 1), -1))
-                if (a, j) not in last_of:
-                    waits[k] += optimizer_s
-            last_of[a, j] = k
-    return needed, waits
+    return ListSchedule(tuple(order), tuple(map(tuple, state.operations.tolist())), makespan)

@@ -1,146 +1,259 @@
-"""Packing on the fly: micro-batches are formed when the first stage is free, from the steps that are open then."""
+"""Packing on the fly, compiled: micro-batches are formed when the first stage is free, from the steps open then.
 
-from dataclasses import dataclass
+The open step of the adapter with the longest remaining path leads; it is split evenly into parts of about the target.
+A part far below the target is filled with parts of other open steps, longest remaining path first.
+
+Legend: A adapters, N samples (adapter by adapter, in training order), P the most parts of a step.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 
-from cappuccino.plan import Sample
-from cappuccino.solvers.replica_problem import Batch, ReplicaProblem
+from cappuccino.solvers.batch_costs import BatchCosts, time_of_work
+from cappuccino.solvers.compiled import compiled
 
 _OVERSHOOT = 1.1
 """How far above the target filling up may lead."""
 
 
-@dataclass(frozen=True)
-class PackingRule:
+class PackingRule(NamedTuple):
     """What guides the packing."""
 
     target_work_s: float
     """Work of a micro-batch that is aimed at."""
     fill: float = 0.75
     """A micro-batch with less than this fraction of the target is filled with samples of other adapters."""
-    noise: float = 0.0
-    """Relative standard deviation of the priorities."""
+    load: float = 0.0
+    """How many micro-batches of the target size a step is expected to wait for, per stage behind the first."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    samples: tuple[Sample, ...]
-    work_s: float
-    tokens: int
-    longest: int
+class Source(NamedTuple):
+    """Forms micro-batches; an inactive one has none to give."""
+
+    active: bool
+    rule: PackingRule
+    costs: BatchCosts
+    optimizer_s: float
+    """One optimizer step of one adapter on one stage."""
+    stages: int
+    first_sample: np.ndarray
+    """By adapter, shape (A,)."""
+    batch_size: np.ndarray
+    """Samples of a step by adapter, shape (A,)."""
+    num_steps: np.ndarray
+    """By adapter, shape (A,)."""
+    length: np.ndarray
+    """Tokens by sample, shape (N,)."""
+    work_s: np.ndarray
+    """Forward plus backward work by sample, shape (N,)."""
+    rest_s: np.ndarray
+    """Least time of an adapter's steps from step j on, shape (A, steps + 1)."""
+    bias: np.ndarray
+    """Factor on the priority of a step, shape (A, steps)."""
+    step: np.ndarray
+    """Open step by adapter, shape (A,)."""
+    parts: np.ndarray
+    """Parts of the open step by adapter, shape (A,)."""
+    waiting: np.ndarray
+    """Those of them not handed out, shape (A,)."""
+    running: np.ndarray
+    """Those handed out and not yet backwarded, shape (A,)."""
+    part_of: np.ndarray
+    """Part by sample, shape (N,)."""
+    part_work_s: np.ndarray
+    """Shape (A, P), as the following ones."""
+    part_tokens: np.ndarray
+    part_size: np.ndarray
+    part_longest: np.ndarray
+    part_rank: np.ndarray
+    """Micro-batch that holds the part; -1: none yet."""
+    chosen: np.ndarray
+    """Part of every adapter in the micro-batch to come, shape (A,); -1: none."""
+    formed: np.ndarray
+    """Whether `chosen` is up to date, shape (1,)."""
+    batch_of: np.ndarray
+    """Micro-batch by sample, shape (N,): the result."""
 
 
-class DynamicPacking:
-    """A source of micro-batches for the list scheduler.
+@compiled
+def _passage(source: Source, work_s: float) -> float:
+    """Return about how long a step of this work takes on its own."""
+    rule, behind = source.rule, source.stages - 1
+    n = max(1.0, round(work_s / rule.target_work_s))
+    own = (n + behind) * time_of_work(source.costs, work_s / n)
+    return own + behind * rule.load * time_of_work(source.costs, rule.target_work_s)
 
-    The open step of the adapter with the longest remaining path leads; it is split evenly into parts of about the
-    target. A part far below the target is filled with parts of other open steps, longest remaining path first.
-    """
 
-    def __init__(self, problem: ReplicaProblem, rule: PackingRule, rng: np.random.Generator) -> None:
-        self._problem, self._rule, self._rng = problem, rule, rng
-        self._padded = problem.instance.layout == "padded"
-        self._step = [0] * len(problem.adapters)
-        self._parts: list[list[_Part]] = []
-        self._pending: list[int] = [0] * len(problem.adapters)
-        self._tail: list[list[float]] = []
-        for a, works in enumerate(problem.sample_work):
-            passages = [self._passage(float(w)) for w in works.sum(axis=1)]
-            self._tail.append([*np.cumsum(passages[::-1])[::-1].tolist(), 0.0])
-            self._parts.append(self._split(a, 0))
-        self._candidate: tuple[Batch, list[tuple[int, _Part]]] | None = None
-        self._left = sum(problem.num_steps)
+@compiled
+def _open_step(source: Source, a: int, j: int) -> None:
+    """Split step j of an adapter evenly into parts within the memory."""
+    size = source.batch_size[a]
+    first = source.first_sample[a] + j * size
+    works = source.work_s[first : first + size]
+    lengths = source.length[first : first + size]
+    order = np.argsort(-works, kind="mergesort")
+    count = min(size, max(1, round(works.sum() / source.rule.target_work_s)))
+    while True:
+        for p in range(count):
+            source.part_work_s[a, p] = 0.0
+            source.part_tokens[a, p] = 0
+            source.part_size[a, p] = 0
+            source.part_longest[a, p] = 0
+            source.part_rank[a, p] = -1
+        for i in order:
+            lightest = 0
+            for p in range(1, count):
+                if source.part_work_s[a, p] < source.part_work_s[a, lightest]:
+                    lightest = p
+            source.part_of[first + i] = lightest
+            source.part_work_s[a, lightest] += works[i]
+            source.part_size[a, lightest] += 1
+            source.part_longest[a, lightest] = max(source.part_longest[a, lightest], lengths[i])
+            if source.costs.padded:
+                source.part_tokens[a, lightest] = source.part_longest[a, lightest] * source.part_size[a, lightest]
+            else:
+                source.part_tokens[a, lightest] += lengths[i]
+        if count == size or source.part_tokens[a, :count].max() <= source.costs.max_tokens:
+            break
+        count += 1
+    source.step[a] = j
+    source.parts[a] = source.waiting[a] = count
+    source.running[a] = 0
 
-    def _passage(self, work: float) -> float:
-        n = max(1, round(work / self._rule.target_work_s))
-        return (n + self._problem.num_stages - 1) * self._problem.time_of_work(work / n)
 
-    def _split(self, a: int, j: int) -> list[_Part]:
-        """Split step j evenly into parts within the memory, heaviest first."""
-        works = self._problem.sample_work[a][j]
-        lengths = self._problem.lengths[a][j]
-        batch = len(works)
-        count = min(batch, max(1, round(float(works.sum()) / self._rule.target_work_s)))
-        order = np.argsort(-works, kind="stable").tolist()
-        while True:
-            groups: list[list[int]] = [[] for _ in range(count)]
-            load = [0.0] * count
-            for i in order:
-                lightest = load.index(min(load))
-                groups[lightest].append(i)
-                load[lightest] += works[i]
-            parts = [
-                _Part(
-                    tuple((a, j * batch + i) for i in sorted(group)),
-                    float(works[group].sum()),
-                    self._tokens(lengths[group]),
-                    int(lengths[group].max()),
-                )
-                for group in groups
-                if group
-            ]
-            if count == batch or all(p.tokens <= self._problem.max_tokens for p in parts):
-                return sorted(parts, key=lambda p: -p.work_s)
+@compiled
+def open_first_steps(source: Source) -> None:
+    """Begin: open the first step of every adapter."""
+    for a in range(len(source.step)):
+        size, steps = source.batch_size[a], source.num_steps[a]
+        source.rest_s[a, steps] = 0.0
+        for j in range(steps - 1, -1, -1):
+            first = source.first_sample[a] + j * size
+            work = source.work_s[first : first + size].sum()
+            source.rest_s[a, j] = source.rest_s[a, j + 1] + _passage(source, work)
+        _open_step(source, a, 0)
+    source.formed[0] = 0
+
+
+@compiled
+def peek(source: Source) -> bool:
+    """Choose the parts of the next micro-batch; return whether there are any."""
+    if source.formed[0]:
+        return True
+    rule, adapters = source.rule, len(source.step)
+    priority = np.empty(adapters)
+    lead = -1
+    for a in range(adapters):
+        source.chosen[a] = -1
+        priority[a] = -1.0
+        if source.waiting[a]:
+            pending = 0.0
+            for p in range(source.parts[a]):
+                if source.part_rank[a, p] < 0:
+                    pending += source.part_work_s[a, p]
+            priority[a] = source.rest_s[a, source.step[a] + 1] + _passage(source, pending)
+            priority[a] *= source.bias[a, source.step[a]]
+            if lead < 0 or priority[a] > priority[lead]:
+                lead = a
+    if lead < 0:
+        return False
+    part = _heaviest(source, lead, np.inf, 0, 0, 0)
+    source.chosen[lead] = part
+    work, tokens = source.part_work_s[lead, part], source.part_tokens[lead, part]
+    size, longest = source.part_size[lead, part], source.part_longest[lead, part]
+    while work < rule.fill * rule.target_work_s:
+        priority[lead] = -1.0
+        lead = int(np.argmax(priority))
+        if priority[lead] < 0.0:
+            break
+        part = _heaviest(source, lead, _OVERSHOOT * rule.target_work_s - work, tokens, size, longest)
+        if part >= 0:
+            source.chosen[lead] = part
+            work += source.part_work_s[lead, part]
+            size += source.part_size[lead, part]
+            longest = max(longest, source.part_longest[lead, part])
+            tokens = longest * size if source.costs.padded else tokens + source.part_tokens[lead, part]
+    source.formed[0] = 1
+    return True
+
+
+@compiled
+def _heaviest(source: Source, a: int, most_s: float, tokens: int, size: int, longest: int) -> int:
+    """Return the heaviest waiting part of at most this work that fits beside tokens at hand; -1: none."""
+    best = -1
+    for p in range(source.parts[a]):
+        if source.part_rank[a, p] >= 0 or source.part_work_s[a, p] > most_s:
+            continue
+        total = tokens + source.part_tokens[a, p]
+        if source.costs.padded:
+            total = max(longest, source.part_longest[a, p]) * (size + source.part_size[a, p])
+        if size and total > source.costs.max_tokens:
+            continue
+        if best < 0 or source.part_work_s[a, p] > source.part_work_s[a, best]:
+            best = p
+    return best
+
+
+@compiled
+def shape_of_next(source: Source) -> tuple[int, float]:
+    """Return tokens and sum of squared lengths of the micro-batch to come."""
+    tokens, squares, size, longest = 0, 0.0, 0, 0
+    for a in range(len(source.step)):
+        part = source.chosen[a]
+        if part < 0:
+            continue
+        first = source.first_sample[a] + source.step[a] * source.batch_size[a]
+        for n in range(first, first + source.batch_size[a]):
+            if source.part_of[n] == part:
+                tokens += source.length[n]
+                squares += float(source.length[n]) * source.length[n]
+                longest = max(longest, source.length[n])
+                size += 1
+    if source.costs.padded:
+        tokens = size * longest
+        squares = float(tokens) * longest
+    return tokens, squares
+
+
+@compiled
+def wait_of_next(source: Source) -> float:
+    """Return the optimizer time before the micro-batch to come: one step of every adapter it begins a step of."""
+    count = 0
+    for a in range(len(source.step)):
+        if source.chosen[a] >= 0 and source.step[a] > 0 and source.waiting[a] == source.parts[a]:
             count += 1
+    return count * source.optimizer_s
 
-    def _tokens(self, lengths: np.ndarray) -> int:
-        return int(lengths.max() * len(lengths)) if self._padded else int(lengths.sum())
 
-    def _priority(self, a: int) -> float:
-        pending = sum(p.work_s for p in self._parts[a])
-        path = self._tail[a][self._step[a] + 1] + self._passage(pending)
-        return path * (1 + self._rule.noise * float(self._rng.standard_normal())) if self._rule.noise else path
+@compiled
+def take(source: Source, rank: int) -> None:
+    """Hand out the micro-batch to come."""
+    for a in range(len(source.step)):
+        part = source.chosen[a]
+        if part < 0:
+            continue
+        source.part_rank[a, part] = rank
+        source.waiting[a] -= 1
+        source.running[a] += 1
+        first = source.first_sample[a] + source.step[a] * source.batch_size[a]
+        for n in range(first, first + source.batch_size[a]):
+            if source.part_of[n] == part:
+                source.batch_of[n] = rank
+    source.formed[0] = 0
 
-    def peek(self) -> Batch | None:
-        """Return the micro-batch to forward next, None while no step is open."""
-        if self._candidate is None:
-            candidates = sorted((a for a, p in enumerate(self._parts) if p), key=self._priority, reverse=True)
-            if not candidates:
-                return None
-            self._candidate = self._form(candidates)
-        return self._candidate[0]
 
-    def _form(self, candidates: list[int]) -> tuple[Batch, list[tuple[int, _Part]]]:
-        target, most = self._rule.target_work_s, self._problem.max_tokens
-        lead = candidates[0]
-        part = self._parts[lead][0]
-        chosen = [(lead, part)]
-        work, tokens, count, longest = part.work_s, part.tokens, len(part.samples), part.longest
-        if work < self._rule.fill * target:
-            for a in candidates[1:]:
-                for other in self._parts[a]:
-                    peak = max(longest, other.longest)
-                    size = len(other.samples)
-                    total = peak * (count + size) if self._padded else tokens + other.tokens
-                    if work + other.work_s <= _OVERSHOOT * target and total <= most:
-                        chosen.append((a, other))
-                        work, tokens, count, longest = work + other.work_s, total, count + size, peak
-                        break
-                if work >= self._rule.fill * target:
-                    break
-        return self._problem.batch(s for _, p in chosen for s in p.samples), chosen
-
-    def take(self) -> None:
-        """Hand out the micro-batch last returned by `peek`."""
-        assert self._candidate is not None
-        for a, part in self._candidate[1]:
-            self._parts[a].remove(part)
-            self._pending[a] += 1
-            if not self._parts[a]:
-                self._left -= 1
-        self._candidate = None
-
-    def backward_done(self, batch: Batch) -> None:
-        """Open an adapter's next step when this was the last micro-batch of its current one."""
-        for a, j in batch.steps:
-            self._pending[a] -= 1
-            if not self._pending[a] and not self._parts[a] and j + 1 < self._problem.num_steps[a]:
-                self._step[a] = j + 1
-                self._parts[a] = self._split(a, j + 1)
-                self._candidate = None
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether every sample has been handed out."""
-        return self._left == 0
+@compiled
+def backward_done(source: Source, rank: int) -> None:
+    """Open an adapter's next step when this was the last micro-batch of its current one."""
+    for a in range(len(source.step)):
+        for p in range(source.parts[a]):
+            if source.part_rank[a, p] == rank:
+                source.running[a] -= 1
+                if not source.running[a] and not source.waiting[a]:
+                    if source.step[a] + 1 < source.num_steps[a]:
+                        _open_step(source, a, source.step[a] + 1)
+                        source.formed[0] = 0
+                    else:
+                        source.parts[a] = 0
+                break

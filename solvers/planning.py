@@ -11,10 +11,9 @@ from cappuccino.instance import Instance
 from cappuccino.plan import Objective, Plan
 from cappuccino.solvers.allocation import Allocation, allocate
 from cappuccino.solvers.assembly import assemble_plan
-from cappuccino.solvers.budget import Budget, Clock
+from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.columns import ReplicaSpace
-from cappuccino.solvers.programs import ReplicaSchedule
-from cappuccino.solvers.scheduling import schedule_replica
+from cappuccino.solvers.improvement import SearchLimits, improve
 
 _ALLOCATION_SHARE = 0.4
 """Part of the time that may go into choosing replicas before the chosen ones are improved."""
@@ -37,7 +36,7 @@ class PlanOptions:
     """Forbids stage counts that the cost table does not hold."""
     seed: int = 0
     iterations: int = 20
-    """Without a time limit: CP-SAT windows per replica; the local search takes 50 times as many moves."""
+    """Without a time limit: CP-SAT windows per replica; the local search makes 2,000 moves for each."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,8 @@ def make_plan(
     share = clock.part(_ALLOCATION_SHARE)
     state = allocate(space, options.objective, options.deadline_s, share, options.gap, options.seed, report)
     report(state)
-    _improve(state, options, clock, report)
+    limits = SearchLimits(options.gap, options.seed, None if options.time_limit_s is not None else options.iterations)
+    improve(state, limits, clock, report)
     plan = assemble_plan(
         instance,
         costs,
@@ -118,36 +118,3 @@ def _check_options(instance: Instance, options: PlanOptions) -> None:
             if pool.price_per_hour is None:
                 field = f"gpu_pools[{i}].price_per_hour"
                 raise InputError(instance.source, field, "is missing", "the objective cost needs every pool's price")
-
-
-def _improve(state: Allocation, options: PlanOptions, clock: Clock, report: Callable[[Allocation], None]) -> None:
-    """Spend what is left of the time on the chosen replicas, most on those with the most to gain.
-
-    Where the makespan counts, the longest replica comes first.
-    """
-    by_makespan = options.objective is Objective.MAKESPAN
-    order = sorted(
-        range(len(state.chosen)),
-        key=lambda r: -(state.chosen[r].makespan_s if by_makespan else _to_gain(state.chosen[r])),
-    )
-    for done, r in enumerate(order):
-        if clock.over or state.best * (1 - options.gap) <= state.bound:
-            return
-        waiting = sum(_to_gain(state.chosen[k]) for k in order[done:])
-        fraction = _to_gain(state.chosen[r]) / waiting if waiting > 0 else 1.0
-        iterations = options.iterations if options.time_limit_s is None else 10**9
-        budget = Budget(clock.part(fraction).left, moves=50 * iterations, windows=iterations)
-
-        def better(found: ReplicaSchedule, place: int = r) -> None:
-            schedules = [*state.chosen[:place], found, *state.chosen[place + 1 :]]
-            if state.offer(schedules, state.chosen_gpus):
-                report(state)
-
-        problem = state.chosen[r].problem
-        schedule_replica(
-            problem, budget, options.seed, start=state.chosen[r], target_gap=options.gap / 2, on_better=better
-        )
-
-
-def _to_gain(schedule: ReplicaSchedule) -> float:
-    return max(0.0, schedule.gpu_time_s - schedule.problem.num_stages * schedule.problem.lower_bound_s)

@@ -26,6 +26,8 @@ class Batch:
     forward_s: float
     backward_s: float
     transfer_s: float
+    urgency_s: float = 0.0
+    """How long a stage that could start something else waits for it."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class ReplicaProblem:
         """Return the tokens of a micro-batch of these samples in the instance's layout."""
         return shape_of([self._length(s) for s in samples], self.instance.layout)[0]
 
-    def batch(self, samples: Iterable[Sample]) -> Batch:
+    def batch(self, samples: Iterable[Sample], urgency_s: float = 0.0) -> Batch:
         """Return the micro-batch of these samples, sorted adapter by adapter."""
         ordered = tuple(sorted(samples))
         tokens, squares = shape_of([self._length(s) for s in ordered], self.instance.layout)
@@ -96,6 +98,7 @@ class ReplicaProblem:
             float(forward(tokens, squares)),
             float(backward(tokens, squares)),
             float(self.costs.transfer_time(tokens)),
+            urgency_s,
         )
 
     def batches(self, groups: Sequence[Iterable[Sample]]) -> list[Batch]:

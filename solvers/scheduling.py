@@ -1,51 +1,73 @@
-"""Schedules one replica: construct, anneal, then improve windows with CP-SAT, until the bound is met or time is up."""
+"""Schedules one replica: construct, anneal, then repack and reorder with CP-SAT, until the target or the limit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from cappuccino.solvers.budget import Budget, Clock
 from cappuccino.solvers.list_scheduling import ListSchedule, list_schedule
-from cappuccino.solvers.local_search import anneal
-from cappuccino.solvers.packing import DynamicPacking, PackingRule
+from cappuccino.solvers.local_search import WHOLE, anneal
+from cappuccino.solvers.packing import PackingRule
 from cappuccino.solvers.programs import ReplicaSchedule, build_schedule
 from cappuccino.solvers.repacking import repack
 from cappuccino.solvers.replica_problem import ReplicaProblem
 from cappuccino.solvers.windows import accepted, improve_order
 
-TARGETS = np.geomspace(0.6, 6.0, 12)
-"""Work aimed at per micro-batch, in multiples of the knee."""
-PATIENCE = (0.0, 0.25)
-"""How long a stage waits for a B, in multiples of the knee."""
-CONSTRUCTION_SHARE, ANNEALING_SHARE, REPACKING_SHARE = 0.15, 0.75, 0.3
+TARGETS = (2.0, 4.0, 1.0, 3.0, 1.5, 2.5, 6.0, 0.7, 5.0, 1.25, 3.5, 1.75)
+"""Work aimed at per micro-batch, in multiples of the knee, in the order they are tried."""
+LOADS, FILLS, PATIENCES = (1.0, 2.0, 4.0, 0.0, 0.5), (0.75, 0.9, 0.5), (0.0, 0.25)
+"""Other settings of the packing rule, and the patience in multiples of the knee; the first ones with every target."""
+NOISE = 0.25
+"""Largest deviation of the priorities in repeated constructions."""
+CONSTRUCTION_SHARE, ANNEALING_SHARE, REPACKING_SHARE = 0.15, 0.8, 0.3
 """Of the time left at the beginning of each phase; the CP-SAT windows get the rest."""
 REPACKED_BATCHES = (2, 4)
 """Fewest and most micro-batches repacked together."""
+LEAST_PAUSE_S = 1.0
+"""Least time between two reports of the annealing, seconds."""
 WINDOW_OPERATIONS = (24, 64)
 """Fewest and most operations in a CP-SAT window."""
 
 
-def construct(
-    problem: ReplicaProblem, count: int, clock: Clock, rng: np.random.Generator
-) -> tuple[ListSchedule, float]:
-    """Return the best of `count` list schedules with packing on the fly, and the patience (seconds) it was made with.
+class _Constructions:
+    """Settings tried one after the other: each is varied alone around the best so far."""
 
-    The first schedule is always finished, however little time there is.
+    def __init__(self) -> None:
+        self.best: tuple[ListSchedule, float] | None = None
+        self.settings = [TARGETS[0], LOADS[0], FILLS[0], PATIENCES[0]]
+
+    def __iter__(self) -> Iterator[tuple[list[float], float]]:
+        for i, values in enumerate((TARGETS, LOADS, PATIENCES, FILLS)):
+            place = (0, 1, 3, 2)[i]
+            for value in values if place == 0 else values[1:]:
+                tried = list(self.settings)
+                tried[place] = value
+                yield tried, 0.0
+        while True:
+            for factor in (0.9, 1.1, 1.0, 0.95, 1.05):
+                yield [self.settings[0] * factor, *self.settings[1:]], NOISE
+
+
+def construct(
+    problem: ReplicaProblem, count: int, clock: Clock, target_s: float, rng: np.random.Generator
+) -> tuple[ListSchedule, float]:
+    """Return the best of up to `count` list schedules with packing on the fly, and its patience (seconds).
+
+    The first schedule is always finished, however little time there is; one that ends by `target_s` is the last.
     """
-    rules = [(float(t), fill, p) for fill in (0.75, 0.5) for p in PATIENCE for t in TARGETS]
+    knee = problem.knee_work
+    trials = _Constructions()
     best: tuple[ListSchedule, float] | None = None
-    for i in range(count):
-        # a coarse pass over all targets first, then repetitions with noise
-        target, fill, patience = rules[(i * 5) % len(rules)]
-        noise = 0.0 if i < len(rules) else 0.15
-        rule = PackingRule(target * problem.knee_work, fill, noise)
-        cutoff = best[0].makespan_s if best else float("inf")
-        wait = patience * problem.knee_work
-        found = list_schedule(problem, DynamicPacking(problem, rule, rng), wait, cutoff)
-        if found is not None and found.makespan_s < cutoff:
-            best = found, wait
-        if best is not None and clock.over:
+    for i, (settings, noise) in enumerate(trials):
+        if best is not None and (i >= count or clock.over or best[0].makespan_s <= target_s):
             break
+        target, load, fill, patience = settings
+        cutoff = best[0].makespan_s if best else float("inf")
+        rule = PackingRule(target * knee, fill, load)
+        found = list_schedule(problem, rule, patience * knee, cutoff, noise, rng)
+        if found is not None and found.makespan_s < cutoff:
+            best = found, patience * knee
+            trials.settings = settings
     assert best is not None  # a micro-batch of one sample fits, so packing on the fly always gets through
     return best
 
@@ -57,6 +79,7 @@ def schedule_replica(
     *,
     start: ReplicaSchedule | None = None,
     target_gap: float = 0.0,
+    target_s: float = 0.0,
     on_better: Callable[[ReplicaSchedule], None] | None = None,
 ) -> ReplicaSchedule:
     """Schedule a replica whose samples all fit.
@@ -67,21 +90,32 @@ def schedule_replica(
         A schedule of the same problem to begin with.
     target_gap
         Relative distance to the proven bound that ends the search.
+    target_s
+        Makespan that ends the search, seconds.
     on_better
         Called with every better schedule.
     """
     rng = np.random.default_rng(seed)
     clock = Clock(budget.seconds)
-    target = problem.lower_bound_s / (1 - target_gap) if target_gap < 1 else float("inf")
-    found, patience = construct(problem, budget.constructions, clock.part(CONSTRUCTION_SHARE), rng)
+    target = max(target_s, problem.lower_bound_s / (1 - target_gap) if target_gap < 1 else float("inf"))
+    found, patience = construct(problem, budget.constructions, clock.part(CONSTRUCTION_SHARE), target, rng)
     best = build_schedule(problem, found.order, found.operations)
     if start is not None and start.makespan_s < best.makespan_s:
         best, found = start, ListSchedule(start.order, start.operations, start.makespan_s)
     if on_better:
         on_better(best)
-    if best.makespan_s > target:
+    if best.makespan_s > target and budget.moves:
+        reported = Clock(None)
+
+        def report(state: ListSchedule) -> None:
+            nonlocal reported
+            if on_better and reported.elapsed >= LEAST_PAUSE_S:  # to simulate a long schedule takes its time
+                on_better(build_schedule(problem, state.order, state.operations))
+                reported = Clock(None)
+
         # first what schedules an order anew, last what changes single operations: that would be lost again
-        found = anneal(problem, found, patience, clock.part(ANNEALING_SHARE), budget.moves, target, rng)
+        part = clock.part(ANNEALING_SHARE)
+        found = anneal(problem, found, patience, part, budget.moves, target, rng, report)
         found = _repacked(problem, found, patience, clock.part(REPACKING_SHARE), budget.windows, rng)
         better = accepted(best, found)
         best = better or best
@@ -107,8 +141,9 @@ def _repacked(
     count: int,
     rng: np.random.Generator,
 ) -> ListSchedule:
-    if problem.instance.layout == "padded" or len(found.order) < REPACKED_BATCHES[0]:
-        return found  # nothing that `repack` could do
+    few, many = len(found.order) < REPACKED_BATCHES[0], len(found.order) > WHOLE
+    if problem.instance.layout == "padded" or few or many:
+        return found  # nothing that `repack` could do, or could do soon enough
     for _ in range(count):
         if clock.over:
             break

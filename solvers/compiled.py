@@ -1,0 +1,13 @@
+"""Compiles inner loops with Numba; they release the interpreter lock, so replicas are searched in parallel threads."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """Compile a function of numbers and arrays at its first call, and keep the machine code on disk."""
+    return numba.njit(cache=True, nogil=True)(function)  # type: ignore[no-any-return]
