@@ -81,67 +81,73 @@ def run_programs(programs: Sequence[Sequence[Operation]], workload: Workload, re
     DeadlockError
         When no stage can go on.
     """
-    stages = len(programs)
+    count, stages = len(workload.forward_s), len(programs)
     last = stages - 1
     forward, backward, transfer = (x.tolist() for x in (workload.forward_s, workload.backward_s, workload.transfer_s))
-    forward_end: list[dict[int, float]] = [{} for _ in programs]
-    backward_end: list[dict[int, float]] = [{} for _ in programs]
-    batches_of: dict[tuple[int, int], list[int]] = {}
-    for m, steps in enumerate(workload.steps):
-        for step in steps:
-            if step[0] in workload.clipped:
-                batches_of.setdefault(step, []).append(m)
+    # ends by micro-batch, None while there is none
+    forward_end: list[list[float | None]] = [[None] * count for _ in programs]
+    backward_end: list[list[float | None]] = [[None] * count for _ in programs]
+    batches_of = _clipped_batches(workload)
     starts: list[list[float]] = [[] for _ in programs]
     ends: list[list[float]] = [[] for _ in programs]
-    free = [0.0] * stages
-
-    def input_arrival(s: int, operation: Operation) -> float | None:
-        if operation[0] == "F":
-            m = operation[1]
-            if s == 0:
-                return 0.0
-            end = forward_end[s - 1].get(m)
-            return None if end is None else end + transfer[m]
-        if operation[0] == "B":
-            m = operation[1]
-            own = forward_end[s].get(m)
-            if own is None or s == last:
-                return own
-            end = backward_end[s + 1].get(m)
-            return None if end is None else max(own, end + transfer[m])
-        needed = [
-            backward_end[r].get(m) for m in batches_of.get((operation[1], operation[2]), ()) for r in range(stages)
-        ]
-        return None if None in needed else max((e for e in needed if e is not None), default=0.0)
-
     waiting = set(range(stages))
     while waiting:
         progressed = False
-        for s in range(stages):
-            program = programs[s]
-            while len(ends[s]) < len(program):
-                operation = program[len(ends[s])]
-                arrival = input_arrival(s, operation)
-                if arrival is None:
-                    break
-                start = max(free[s], arrival)
-                if operation[0] == "F":
-                    end = forward_end[s][operation[1]] = start + forward[operation[1]]
-                elif operation[0] == "B":
-                    end = backward_end[s][operation[1]] = start + backward[operation[1]]
+        for s in sorted(waiting):
+            program, own, done = programs[s], forward_end[s], backward_end[s]
+            above = forward_end[s - 1] if s else None
+            below = backward_end[s + 1] if s < last else None
+            my_starts, my_ends = starts[s], ends[s]
+            free = my_ends[-1] if my_ends else 0.0
+            first = len(my_ends)
+            for position in range(first, len(program)):
+                operation = program[position]
+                kind, m = operation[0], operation[1]
+                arrival: float | None = 0.0
+                if kind == "F":
+                    if above is not None:
+                        arrival = above[m]
+                        if arrival is None:
+                            break
+                        arrival += transfer[m]
+                    start = free if free > arrival else arrival
+                    own[m] = free = start + forward[m]
+                elif kind == "B":
+                    arrival = own[m]
+                    if below is not None and arrival is not None:
+                        gradient = below[m]
+                        arrival = None if gradient is None else max(arrival, gradient + transfer[m])
+                    if arrival is None:
+                        break
+                    start = free if free > arrival else arrival
+                    done[m] = free = start + backward[m]
                 else:
-                    end = start + workload.optimizer_s
-                starts[s].append(start)
-                ends[s].append(end)
-                free[s] = end
-                progressed = True
-            if len(ends[s]) == len(program):
+                    batches = batches_of.get((m, operation[2]), ())
+                    needed = [row[k] for row in backward_end for k in batches]
+                    if None in needed:
+                        break
+                    start = max([free, *(e for e in needed if e is not None)])
+                    free = start + workload.optimizer_s
+                my_starts.append(start)
+                my_ends.append(free)
+            progressed = progressed or len(my_ends) > first
+            if len(my_ends) == len(program):
                 waiting.discard(s)
         if waiting and not progressed:
             stuck = ", ".join(f"stage {s} at {list(programs[s][len(ends[s])])}" for s in sorted(waiting))
             raise DeadlockError(f"replica {replica}: the programs deadlock: {stuck}")
     arrays = (tuple(np.array(x) for x in values) for values in (starts, ends))
     return Timeline(replica, tuple(tuple(p) for p in programs), *arrays)
+
+
+def _clipped_batches(workload: Workload) -> dict[tuple[int, int], list[int]]:
+    """Return by step the micro-batches of the adapters with gradient clipping."""
+    batches_of: dict[tuple[int, int], list[int]] = {}
+    for m, steps in enumerate(workload.steps):
+        for step in steps:
+            if step[0] in workload.clipped:
+                batches_of.setdefault(step, []).append(m)
+    return batches_of
 
 
 def peak_memory(programs: Sequence[Sequence[Operation]], tokens: np.ndarray, memory: MemoryModel) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""Compiles inner loops with Numba; they release the interpreter lock, so replicas are searched in parallel threads."""
+"""Compiles inner loops with Numba; they release the interpreter lock, so threads run them in parallel."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
