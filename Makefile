@@ -1,10 +1,11 @@
-# make demo: the whole way on this machine's CPU. make test: lint, types and tests. Both set up .venv by themselves.
+# make demo: the whole way on this machine's CPU. make test: lint, types and tests. make bench: a quick run of the
+# instance library. All set up .venv by themselves.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint types format clean
+.PHONY: demo test test-slow bench lint types format clean
 
 demo: $(INSTALLED)
 	$(BIN)/cappuccino demo -o demo-out
@@ -14,6 +15,9 @@ test: lint types
 
 test-slow: lint types
 	$(BIN)/pytest --slow
+
+bench: $(INSTALLED)
+	$(BIN)/cappuccino bench --quick
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

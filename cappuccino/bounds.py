@@ -1,24 +1,75 @@
 """Lower bounds on a replica's makespan that hold for every packing and every order.
 
-Legend: N sets of adapters, A adapters; x work of a micro-batch (asymptotic seconds on one stage), t(x) its time; g
-stages.
+Legend: N sets of adapters, A adapters, J optimizer steps of all adapters one after the other; T tokens; x work of a
+micro-batch (asymptotic seconds on one stage), t(x) its time; g stages.
 
 A micro-batch's time is convex in its work and positive at none, so n micro-batches of total work X take at least
 n t(X / n), which grows with n: the fewest micro-batches that the rules allow give the bound.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from cappuccino.costs import CostModel, SmoothMaximum
 from cappuccino.instance import Instance
+from cappuccino.passage import MOST_SAMPLES, combinations, membership, packings, passage_bounds
+
+MOST_STEPS_PACKED = 600
+"""Optimizer steps, those of the longest paths first, for which every packing is looked at."""
+FORWARD_WEIGHTS = (0.2, 0.35, 0.5, 0.65, 0.8)
+"""Weights of the chain through the F's, the one through the B's has the rest."""
+
+
+@dataclass(frozen=True)
+class StepStatistics:
+    """What the bounds need to know of every optimizer step; arrays of shape (J,), adapter by adapter."""
+
+    tokens: np.ndarray
+    squares: np.ndarray
+    """Sum of squared lengths."""
+    shortest: np.ndarray
+    longest: np.ndarray
+    batch: np.ndarray
+    """Samples."""
+    first: np.ndarray
+    """Where each adapter's steps begin, shape (A,)."""
+    count: np.ndarray
+    """Steps by adapter, shape (A,)."""
+
+    @classmethod
+    def of(cls, instance: Instance) -> "StepStatistics":
+        """Summarise the samples of all adapters."""
+        count = np.array([len(x) for x in instance.step_lengths])
+        rows = np.concatenate([_rows(x) for x in instance.step_lengths], axis=1)
+        batch = np.repeat([x.shape[1] for x in instance.step_lengths], count)
+        return cls(rows[0], rows[1], rows[2], rows[3], batch, np.cumsum(count) - count, count)
+
+    def total(self, by_step: np.ndarray) -> np.ndarray:
+        """Return the sums over each adapter's steps, shape (..., A), of values of shape (..., J)."""
+        return np.add.reduceat(by_step, self.first, axis=-1)
+
+    def most(self, by_step: np.ndarray) -> np.ndarray:
+        """Return the maxima over each adapter's steps, shape (..., A), of values of shape (..., J)."""
+        return np.maximum.reduceat(by_step, self.first, axis=-1)
+
+    def least(self, by_step: np.ndarray) -> np.ndarray:
+        """Return the minima over each adapter's steps, shape (..., A), of values of shape (..., J)."""
+        return np.minimum.reduceat(by_step, self.first, axis=-1)
+
+
+def _rows(lengths: np.ndarray) -> np.ndarray:
+    squares = (lengths.astype(float) ** 2).sum(axis=1)
+    return np.stack([lengths.sum(axis=1), squares, lengths.min(axis=1), lengths.max(axis=1)])
 
 
 @dataclass(frozen=True)
 class ReplicaBounds:
-    """Bounds for any set of adapters of an instance on `num_stages` GPUs of one type."""
+    """Bounds for any set of adapters of an instance on `num_stages` GPUs of one type.
+
+    A set may hold an adapter several times: that is as many adapters of the same samples.
+    """
 
     instance: Instance
     costs: CostModel
@@ -34,78 +85,174 @@ class ReplicaBounds:
     @cached_property
     def longest(self) -> np.ndarray:
         """Longest sample by adapter, tokens, shape (A,)."""
-        return np.array([lengths.max() for lengths in self.instance.step_lengths])
+        return self._steps.most(self._steps.longest)
 
     @cached_property
     def fits(self) -> np.ndarray:
         """Whether each adapter's longest sample fits, shape (A,)."""
-        return self.longest <= self.max_tokens
+        return np.asarray(self.longest <= self.max_tokens)
 
     @cached_property
-    def _steps(self) -> np.ndarray:
-        return np.array([len(lengths) for lengths in self.instance.step_lengths])
+    def _steps(self) -> StepStatistics:
+        return StepStatistics.of(self.instance)
 
     @cached_property
     def _curves(self) -> tuple[SmoothMaximum, SmoothMaximum]:
         return self.costs.forward_curve(self.num_stages), self.costs.backward_curve(self.num_stages)
 
-    def _work(self, lengths: np.ndarray) -> np.ndarray:
-        """Forward and backward work of samples, shape (2, *lengths.shape)."""
-        return np.stack([c.work(lengths, lengths.astype(float) ** 2) for c in self._curves])
+    def _work(self, tokens: np.ndarray, squares: np.ndarray) -> np.ndarray:
+        """Forward and backward work of samples, shape (2, *tokens.shape)."""
+        return np.stack([c.work(tokens, squares) for c in self._curves])
 
     def _times(self, work: np.ndarray) -> np.ndarray:
         """Forward plus backward time of micro-batches with this (forward, backward) work, shape work.shape[1:]."""
         return self._curves[0].of_work(work[0]) + self._curves[1].of_work(work[1])
 
+    def _passage(self, lengths: np.ndarray) -> np.ndarray:
+        """Forward plus backward time of micro-batches of one sample."""
+        return self._times(self._work(lengths, lengths * lengths))
+
+    @cached_property
+    def _step_work(self) -> np.ndarray:
+        """Work of every step, shape (2, J)."""
+        return self._work(self._steps.tokens, self._steps.squares)
+
     @cached_property
     def _totals(self) -> np.ndarray:
-        """Work of all samples by adapter, shape (2, A)."""
-        return np.stack([self._work(s).sum(axis=(1, 2)) for s in self.instance.step_lengths], axis=1)
+        """Tokens, forward and backward work of all samples by adapter, shape (3, A)."""
+        return self._steps.total(np.concatenate([self._steps.tokens[None], self._step_work]))
 
     @cached_property
     def _largest_steps(self) -> np.ndarray:
-        """Work of the heaviest step by adapter, shape (2, A)."""
-        return np.stack([self._work(s).sum(axis=2).max(axis=1) for s in self.instance.step_lengths], axis=1)
+        """Tokens, forward and backward work of the heaviest step by adapter, shape (3, A)."""
+        return self._steps.most(np.concatenate([self._steps.tokens[None], self._step_work]))
 
     @cached_property
     def _shortest(self) -> np.ndarray:
         """Shortest sample by adapter, tokens, shape (A,)."""
-        return np.array([lengths.min() for lengths in self.instance.step_lengths])
+        return self._steps.least(self._steps.shortest)
 
     @cached_property
     def paths(self) -> np.ndarray:
         """Path bound by adapter, seconds, shape (A,): its steps one after the other, each at its fastest passage."""
-        return np.array([self._path(steps) for steps in self.instance.step_lengths])
-
-    def _path(self, steps: np.ndarray) -> float:
-        if self.max_tokens < steps.max():
-            return np.inf
-        g, batch = self.num_stages, steps.shape[1]
-        total = self._work(steps).sum(axis=2)  # (2, steps)
-        smallest, largest = (self._times(self._work(lengths)) for lengths in (steps.min(axis=1), steps.max(axis=1)))
-        fewest = np.maximum(1, np.ceil(steps.sum(axis=1) / self.max_tokens))
-        passage = np.full(len(steps), np.inf)
-        for n in range(1, batch + 1):
-            share = self._times(total / n)
-            # all work stands on the last stage between the first F's way down and the last B's way up; and some
-            # micro-batch has at least an even share, one the longest sample, and each passes every stage twice
-            time = np.maximum(n * share + (g - 1) * smallest, g * np.maximum(share, largest))
-            passage = np.minimum(passage, np.where(n >= fewest, time, np.inf))
-        transfers = 2 * (g - 1) * float(self.costs.transfer_time(steps.min()))
-        return float(passage.sum()) + len(steps) * transfers + (len(steps) - 1) * self.costs.optimizer_s
+        g, steps = self.num_stages, self._steps
+        if self.max_tokens < 1:
+            return np.full(len(steps.count), np.inf)
+        passage = self._passages
+        waits = steps.count * 2 * (g - 1) * self.costs.transfer_time(self._shortest)
+        waits = waits + (steps.count - 1) * self.costs.optimizer_s
+        path = steps.total(passage) + waits
+        left = MOST_STEPS_PACKED
+        passage = passage.copy()
+        for a in np.argsort(-path, kind="stable"):  # only the longest paths of a replica count
+            if left <= 0 or not self.fits[a]:
+                continue
+            mine = slice(steps.first[a], steps.first[a] + min(left, steps.count[a]))
+            lengths = self.instance.step_lengths[a][: steps.count[a]][:left]
+            passage[mine] = np.maximum(passage[mine], self._packed_passages(lengths))
+            left -= len(lengths)
+        return np.where(self.fits, steps.total(passage) + waits, np.inf)
 
     @cached_property
-    def efficient_work(self) -> np.ndarray:
-        """Time per stage of each adapter's samples in the fullest micro-batches that memory allows, shape (A,).
+    def _passages(self) -> np.ndarray:
+        """Bound on the passage of every step, samples taken as divisible, shape (J,)."""
+        g, steps = self.num_stages, self._steps
+        curves = self._curves
+        shortest = self._work(steps.shortest, steps.shortest * steps.shortest)
+        first, last = (c.of_work(x) for c, x in zip(curves, shortest, strict=True))
+        longest = self._work(steps.longest, steps.longest * steps.longest)
+        largest = self._times(longest)
+        fewest = np.maximum(1, np.ceil(steps.tokens / self.max_tokens))
+        passage = np.full(len(steps.tokens), np.inf)
+        for n in range(1, int(steps.batch.max()) + 1):
+            share = self._times(self._step_work / n)
+            # all work stands on the last stage between the first F's way down and the last B's way up; and some
+            # micro-batch has at least an even share, one the longest sample, and each passes every stage twice
+            time = np.maximum(n * share + (g - 1) * (first + last), g * np.maximum(share, largest))
+            # the chains of `passage` through that micro-batch; the others take least when they are alike
+            heavy = np.maximum(longest, self._step_work / n)
+            forward, backward = (c.of_work(x) for c, x in zip(curves, heavy, strict=True))
+            rest = np.maximum(self._step_work - heavy, 0) / max(n - 1, 1)
+            others = [(n - 1) * c.of_work(x) for c, x in zip(curves, rest, strict=True)]
+            for u in FORWARD_WEIGHTS:
+                chain = u * (g * forward + backward + (g - 1) * last + others[0])
+                chain = chain + (1 - u) * ((g - 1) * first + forward + g * backward + others[1])
+                time = np.maximum(time, chain)
+            passage = np.minimum(passage, np.where((n >= fewest) & (n <= steps.batch), time, np.inf))
+        return passage
 
-        A bound on its share of any replica's busy time, whoever it shares with: a micro-batch's time per work falls
-        with its work.
+    def _packed_passages(self, lengths: np.ndarray) -> np.ndarray:
+        """Bound on the passage of steps over all packings of their largest samples, shape (steps,).
+
+        Parameters
+        ----------
+        lengths
+            Shape (steps, samples), tokens.
         """
-        overall = float(self.longest.max())
-        most = np.array([c.work(self.max_tokens, self.max_tokens * overall) for c in self._curves])
-        times = np.array([c.of_work(x) for c, x in zip(self._curves, most, strict=True)])
-        ratio = np.divide(times, most, out=np.ones(2), where=most > 0)
-        return np.asarray(ratio @ self._totals)
+        count = min(lengths.shape[1], MOST_SAMPLES)
+        largest = -np.partition(-lengths, count - 1, axis=1)[:, :count]
+        held = membership(count)
+        if self.instance.layout == "padded":
+            longest = np.where(held[None], largest[:, None, :], 0).max(axis=2)
+            tokens = held.sum(axis=1) * longest
+            squares = tokens * longest
+        else:
+            tokens = largest @ held.T
+            squares = (largest * largest) @ held.T
+        forward, backward = (c(tokens, squares) for c in self._curves)
+        fits = tokens <= self.max_tokens
+        return np.asarray(passage_bounds(forward, backward, fits, packings(count), combinations(), self.num_stages))
+
+    @cached_property
+    def head_s(self) -> float:
+        """Time during which the last stage of any replica has nothing to do at its beginning and end, at least.
+
+        The first F comes down to it and the last B goes up from it; no sample is shorter than the shortest of all.
+        """
+        return float(self._ends(self._shortest.min()))
+
+    def _ends(self, shortest: np.ndarray) -> np.ndarray:
+        """Time of the first F down to the last stage and of the last B up from it, micro-batches of one sample."""
+        return (self.num_stages - 1) * (self._passage(shortest) + 2 * self.costs.transfer_time(shortest))
+
+    @cached_property
+    def shares(self) -> np.ndarray:
+        """Additive work bound by adapter, seconds, shape (A,): a replica is busy at least the sum over its adapters.
+
+        Proof. The replica's n micro-batches of at most M tokens hold its T tokens, so `n >= T / M`. A tangent
+        `alpha + beta x` of the convex t(x) has `alpha >= 0`, since t(0) >= 0 and t(x) / x falls. So the micro-batches
+        take at least `n alpha + beta X >= T alpha / M + beta X`, which adds up over samples, whoever shares a
+        micro-batch with whom. The tangents touch where all adapters of the instance would stand in the fewest
+        micro-batches; there the sum is as large as `work`'s bound before rounding. Optimizer steps are added, except
+        each adapter's last.
+
+        An adapter that does not fit has an infinite share.
+        """
+        if not self.fits.any():
+            return np.full(len(self.fits), np.inf)
+        tokens = self._totals[0]
+        fewest = float(tokens[self.fits].sum()) / self.max_tokens
+        busy = np.zeros(len(tokens))
+        for curve, work in zip(self._curves, self._totals[1:], strict=True):
+            alpha, beta = _tangent(curve, float(work[self.fits].sum()) / fewest)
+            busy += alpha * tokens / self.max_tokens + beta * work
+        return np.where(self.fits, busy + (self._steps.count - 1) * self.costs.optimizer_s, np.inf)
+
+    def additive(self, members: np.ndarray) -> np.ndarray:
+        """Return the additive bound of sets of adapters, seconds, shape (N,): never above `lower_bounds`.
+
+        It is `max(head_s + sum of shares, longest path)`, and infinite where a sample does not fit.
+
+        Parameters
+        ----------
+        members
+            How often each set holds each adapter, shape (N, A).
+        """
+        held = members > 0
+        # infinite times nothing is no number
+        busy = members @ np.where(self.fits, self.shares, 0.0) + self.head_s
+        result = np.maximum(busy, np.where(held, self.paths, 0.0).max(axis=1))
+        return np.where((held & ~self.fits).any(axis=1), np.inf, result)
 
     def work(self, members: np.ndarray) -> np.ndarray:
         """Return the work bound of sets of adapters, seconds, shape (N,).
@@ -115,24 +262,19 @@ class ReplicaBounds:
         Parameters
         ----------
         members
-            Which adapters each set holds, bool, shape (N, A).
+            How often each set holds each adapter, shape (N, A).
         """
-        m = members.astype(float)
-        totals = m @ self._totals.T  # (N, 2)
-        longest = np.where(members, self.longest, 0).max(axis=1)
-        # a micro-batch of T tokens has squares of at most T x longest, and holds at most one step per adapter
-        by_memory = np.stack(
-            [c.work(self.max_tokens, self.max_tokens * longest.astype(float)) for c in self._curves], 1
-        )
-        most = np.minimum(by_memory, m @ self._largest_steps.T)
-        full = np.divide(totals, most, out=np.ones_like(totals), where=most > 0)
-        count = np.ceil(full.max(axis=1) - 1e-9)
-        count = np.maximum(count, np.where(members, self._steps, 0).max(axis=1))
-        busy = count * self._times(totals.T / count)
-        shortest = np.where(members, self._shortest, np.iinfo(np.int64).max).min(axis=1)
-        ends = self._times(self._work(shortest)) + 2 * self.costs.transfer_time(shortest)
-        optimizer = (m @ self._steps - m.sum(axis=1)) * self.costs.optimizer_s
-        return np.asarray(busy + (self.num_stages - 1) * ends + optimizer)
+        m, held = members.astype(float), members > 0
+        totals = m @ self._totals.T  # (N, 3)
+        # a micro-batch holds at most one step per adapter
+        most = m @ self._largest_steps.T
+        count = np.divide(totals, most, out=np.ones_like(totals), where=most > 0).max(axis=1)
+        count = np.ceil(np.maximum(count, totals[:, 0] / self.max_tokens) - 1e-9)
+        count = np.maximum(count, np.where(held, self._steps.count, 0).max(axis=1))
+        busy = count * self._times(totals[:, 1:].T / count)
+        shortest = np.where(held, self._shortest, np.inf).min(axis=1)
+        optimizer = (m @ (self._steps.count - 1)) * self.costs.optimizer_s
+        return np.asarray(busy + self._ends(shortest) + optimizer)
 
     def lower_bounds(self, members: np.ndarray) -> np.ndarray:
         """Return the larger of work and path bound, seconds, shape (N,); infinite where a sample does not fit.
@@ -140,11 +282,24 @@ class ReplicaBounds:
         Parameters
         ----------
         members
-            Which adapters each set holds, bool, shape (N, A).
+            How often each set holds each adapter, shape (N, A); no set is empty.
         """
+        used = np.flatnonzero((members > 0).any(axis=0))
+        if 4 * len(used) < members.shape[1] and "_steps" not in self.__dict__:  # spare the others' statistics
+            part = replace(self, instance=self.instance.subset(used.tolist()))
+            return part.lower_bounds(members[:, used])
         result = np.full(len(members), np.inf)
-        ok = ~(members & ~self.fits).any(axis=1)
+        ok = ~((members > 0) & ~self.fits).any(axis=1)
         if ok.any():
-            paths = np.where(members[ok], self.paths, 0.0).max(axis=1)
+            paths = np.where(members[ok] > 0, self.paths, 0.0).max(axis=1)
             result[ok] = np.maximum(self.work(members[ok]), paths)
         return result
+
+
+def _tangent(curve: SmoothMaximum, work: float) -> tuple[float, float]:
+    """Return the curve's tangent at this work: its value at none (seconds), its slope."""
+    if curve.floor_s == 0 or work == 0:
+        return (0.0, 1.0) if curve.floor_s == 0 else (curve.floor_s, 0.0)
+    time = float(curve.of_work(work))
+    slope = (work / time) ** (curve.power - 1)
+    return max(0.0, time - slope * work), slope

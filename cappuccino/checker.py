@@ -72,6 +72,7 @@ def check(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]) -> Che
         return CheckReport((*found, Violation(5, str(error))), None)
     found += _memory(plan, instance, costs, simulation)
     found += _times(plan, simulation)
+    found += _savings(plan, instance, simulation)
     return CheckReport(tuple(found), simulation)
 
 
@@ -269,6 +270,38 @@ def _times(plan: Plan, simulation: Simulation) -> Iterator[Violation]:
             yield Violation(7, f"status is optimal with a gap of {gap:g}, above solver.gap_tolerance ({tolerance})")
     if plan.deadline_s is not None and simulation.makespan_s > plan.deadline_s * (1 + RELATIVE_TOLERANCE):
         yield Violation(7, f"the makespan {simulation.makespan_s:g} s misses the deadline of {plan.deadline_s:g} s")
+
+
+def _savings(plan: Plan, instance: Instance, simulation: Simulation) -> Iterator[Violation]:
+    """Rule 7: what is said of separate runs belongs to the replica, and its money to its GPU time."""
+    prices = {p.gpu: p.price_per_hour for p in instance.gpu_pools}
+    for replica, run in zip(plan.replicas, simulation.replicas, strict=True):
+        if replica.savings is None:
+            continue
+        if len(replica.savings) != len(replica.adapters):
+            stated = f"{len(replica.savings)} savings for {len(replica.adapters)} adapters"
+            yield Violation(7, f"replica {replica.id}: {stated}")
+            continue
+        gpu_time = replica.num_stages * run.timeline.makespan
+        for name, saving in zip(replica.adapters, replica.savings, strict=True):
+            at = f'replica {replica.id}: savings of "{name}": '
+            added = saving.added_gpu_time_s
+            if saving.alone_gpu is not None and saving.alone_gpu not in prices:
+                yield Violation(7, f'{at}there is no pool of "{saving.alone_gpu}"')
+                continue
+            if added is not None and added > gpu_time * (1 + RELATIVE_TOLERANCE):
+                yield Violation(7, f"{at}added_gpu_time_s {added:g} is above the replica's {gpu_time:g}")
+            if added is not None and len(replica.adapters) == 1 and not _close(added, gpu_time):
+                yield Violation(7, f"{at}added_gpu_time_s is {added:g}, the replica without it nothing: {gpu_time:g}")
+            for gpu, what, cost, used in (
+                (saving.alone_gpu, "alone", saving.alone_cost, saving.alone_gpu_time_s),
+                (replica.gpu, "added", saving.added_cost, added),
+            ):
+                price = None if gpu is None else prices[gpu]
+                money = None if price is None or used is None else used * price / 3600
+                if not _close(cost, money):
+                    stated = f"{_figure(cost)}, {what}_gpu_time_s and the price on {gpu} give {_figure(money)}"
+                    yield Violation(7, f"{at}{what}_cost is {stated}")
 
 
 def _close(stated: float | None, found: float | None) -> bool:

@@ -5,7 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
 
 from cappuccino.files import parse_model, read_json, write_atomically
 
@@ -66,6 +66,40 @@ class MicroBatch(_Record):
     samples: Annotated[tuple[Sample, ...], Field(min_length=1)]
 
 
+class AdapterSaving(_Record):
+    """What an adapter costs on its own and what it adds to its replica; null what there was no time to find out.
+
+    Both are figures of schedules found, not bounds.
+    """
+
+    alone_gpu: str | None = None
+    """GPU type of the best separate run found: that of the least GPU time, of the least money in plans for cost."""
+    alone_num_stages: Annotated[int, Field(gt=0, strict=True)] | None = None
+    """GPUs of the separate run."""
+    alone_gpu_time_s: Seconds | None = None
+    """GPU time of the separate run, GPU-seconds. It meets the plan's deadline or, in plans for makespan, makespan."""
+    added_gpu_time_s: Seconds | None = None
+    """GPU time of the replica less that of the best one found for its other adapters on no more GPUs of its type."""
+    alone_cost: NonNegative | None = None
+    """Money for the separate run, where the pool has a price."""
+    added_cost: NonNegative | None = None
+    """Money for the GPU time added, likewise."""
+
+    @model_validator(mode="after")
+    def _whole_run(self) -> "AdapterSaving":
+        run = (self.alone_gpu, self.alone_num_stages, self.alone_gpu_time_s)
+        if any(v is None for v in run) and any(v is not None for v in (*run, self.alone_cost)):
+            raise ValueError("Give alone_gpu, alone_num_stages and alone_gpu_time_s, or none of them")
+        if self.added_gpu_time_s is None and self.added_cost is not None:
+            raise ValueError("Give added_gpu_time_s with added_cost")
+        return self
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether the adapter's saving is known."""
+        return self.alone_gpu_time_s is not None and self.added_gpu_time_s is not None
+
+
 class Replica(_Record):
     """One pipeline: its adapters, micro-batches and one program per stage."""
 
@@ -83,6 +117,8 @@ class Replica(_Record):
     micro_batches: tuple[MicroBatch, ...]
     programs: tuple[tuple[Operation, ...], ...]
     """By stage; a stage runs its list in order, each operation as soon as its input has arrived."""
+    savings: tuple[AdapterSaving, ...] | None = None
+    """By adapter; null in plans that do not compare with separate runs."""
 
 
 class InstanceReference(_Record):

@@ -15,6 +15,8 @@ TABLES: Mapping[str, Mapping[str, Sequence[int]]] = {
         "Qwen2.5-32B-Instruct": range(2, 7),
         "Qwen2.5-7B-Instruct": range(1, 5),
         "Llama-3.1-8B": range(1, 5),
+        "Llama-2-13b-hf": range(1, 4),
+        "Qwen2.5-14B-Instruct": range(1, 5),
     },
     "h100-80gb": {
         "Llama-3.1-70B": range(2, 9),
@@ -23,12 +25,26 @@ TABLES: Mapping[str, Mapping[str, Sequence[int]]] = {
     },
 }
 """Pipeline sizes by GPU and backbone."""
+POOL_TABLES: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
+    "a100-40gb-h100-80gb": (("a100-40gb", "h100-80gb"), ("Qwen2.5-32B-Instruct", "Llama-3.1-8B")),
+}
+"""GPUs and backbones of the tables that serve several pools."""
 FOLDER = Path(__file__).parent / "tables"
 
 
 def table_csv(gpu: str) -> str:
     """Return the text of a GPU's cost table."""
-    parts = [analytic_table(name, gpu, BACKBONES[name], GPUS[gpu], sizes) for name, sizes in TABLES[gpu].items()]
+    return _csv([(gpu, name) for name in TABLES[gpu]])
+
+
+def pool_table_csv(name: str) -> str:
+    """Return the text of a table of `POOL_TABLES`: rows of several GPUs in one file."""
+    gpus, backbones = POOL_TABLES[name]
+    return _csv([(gpu, backbone) for gpu in gpus for backbone in backbones])
+
+
+def _csv(pairs: Sequence[tuple[str, str]]) -> str:
+    parts = [analytic_table(name, gpu, BACKBONES[name], GPUS[gpu], TABLES[gpu][name]) for gpu, name in pairs]
     return pd.concat(parts, ignore_index=True).to_csv(index=False, lineterminator="\n")
 
 
@@ -37,6 +53,8 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for gpu in TABLES:
         write_atomically(FOLDER / f"{gpu}.csv", table_csv(gpu))
+    for name in POOL_TABLES:
+        write_atomically(FOLDER / f"{name}.csv", pool_table_csv(name))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Which adapters share a replica, on how many GPUs of which type: set partitioning in Pyomo."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,18 @@ class Column:
         """Money."""
         return self.gpu_time_s * self.price_per_second
 
+    def weight(self, objective: Objective) -> float:
+        """Return what the column adds to an objective that is a sum over columns.
+
+        Raises
+        ------
+        ValueError
+            When the objective is the makespan.
+        """
+        if objective is Objective.MAKESPAN:
+            raise ValueError("the makespan is no sum over columns")
+        return self.gpu_time_s if objective is Objective.GPU_TIME else self.cost
+
 
 class SetPartitioning:
     """Choose columns that cover every adapter once.
@@ -39,61 +52,81 @@ class SetPartitioning:
     ----------
     columns
         The possible replicas.
-    num_adapters
-        Adapters 0 to `num_adapters - 1` are to be covered.
+    kinds
+        Kind of every adapter. A column stands for all replicas with as many adapters of each kind, and may be chosen
+        several times.
     pools
         GPUs by type.
     objective
         What the chosen columns cost: GPU time or money. The least makespan is a question of which columns there are.
+    at_least
+        Cover adapters once or more: easier to solve, and whoever may leave adapters out of a replica at no cost loses
+        nothing.
 
     Raises
     ------
     ValueError
-        When no column holds some adapter, or the objective is the makespan.
+        When no column holds some kind, or the objective is the makespan.
     """
 
     def __init__(
-        self, columns: Sequence[Column], num_adapters: int, pools: Mapping[str, int], objective: Objective
+        self,
+        columns: Sequence[Column],
+        kinds: Sequence[int],
+        pools: Mapping[str, int],
+        objective: Objective,
+        at_least: bool = False,
     ) -> None:
-        if objective is Objective.MAKESPAN:
-            raise ValueError("the makespan is no sum over columns")
-        self.columns = columns
+        self.columns, self.pools = columns, pools
+        self.demand = Counter(kinds)
+        self.held = [Counter(kinds[i] for i in column.adapters) for column in columns]
+        weights = [column.weight(objective) for column in columns]
         model = self.model = pyo.ConcreteModel("set_partitioning")
         model.column = pyo.RangeSet(0, len(columns) - 1)
-        model.adapter = pyo.RangeSet(0, num_adapters - 1)
+        model.kind = pyo.Set(initialize=sorted(self.demand))
         model.pool = pyo.Set(initialize=list(pools))
-        model.chosen = pyo.Var(model.column, domain=pyo.Binary)
-        self._cover_adapters()
-        self._respect_pools(pools)
-        self._minimise(objective)
+        self._may_repeat_columns()
+        self._cover_adapters(at_least)
+        self._respect_pools()
+        self._minimise(weights)
 
-    def _cover_adapters(self) -> None:
-        """`sum over columns c with i in S_c of chosen[c] = 1` for every adapter i."""
-        of_adapter: dict[int, list[int]] = {i: [] for i in self.model.adapter}
-        for c, column in enumerate(self.columns):
-            for i in column.adapters:
-                of_adapter[i].append(c)
+    def _may_repeat_columns(self) -> None:
+        """`0 <= chosen[c] <= adapters there are / adapters held` of every kind, and `<= count_p / g_c`, integer."""
 
-        bare = [i for i, columns in of_adapter.items() if not columns]
+        def most(model: pyo.ConcreteModel, c: int) -> tuple[int, int]:
+            column = self.columns[c]
+            held = self.held[c].items()
+            return 0, min(self.pools[column.gpu] // column.num_stages, *(-(-self.demand[k] // n) for k, n in held))
+
+        self.model.chosen = pyo.Var(self.model.column, domain=pyo.NonNegativeIntegers, bounds=most)
+
+    def _cover_adapters(self, at_least: bool) -> None:
+        """`sum over columns c of adapters of kind k in S_c x chosen[c] = adapters of kind k`, for every kind k."""
+        terms: dict[int, list[object]] = {k: [] for k in self.model.kind}
+        for c, held in enumerate(self.held):
+            for k, n in held.items():
+                terms[k].append(n * self.model.chosen[c])
+
+        bare = [k for k, columns in terms.items() if not columns]
         if bare:
-            raise ValueError(f"no column holds adapter {bare[0]}")
+            raise ValueError(f"no column holds an adapter of kind {bare[0]}")
 
-        def rule(model: pyo.ConcreteModel, i: int) -> object:
-            return pyo.quicksum(model.chosen[c] for c in of_adapter[i]) == 1
+        def rule(model: pyo.ConcreteModel, k: int) -> object:
+            covered = pyo.quicksum(terms[k])
+            return covered >= self.demand[k] if at_least else covered == self.demand[k]
 
-        self.model.covered = pyo.Constraint(self.model.adapter, rule=rule)
+        self.model.covered = pyo.Constraint(self.model.kind, rule=rule)
 
-    def _respect_pools(self, pools: Mapping[str, int]) -> None:
+    def _respect_pools(self) -> None:
         """`sum over columns c on type p of g_c chosen[c] <= count_p` for every pool p."""
 
         def rule(model: pyo.ConcreteModel, gpu: str) -> object:
             terms = [c.num_stages * model.chosen[k] for k, c in enumerate(self.columns) if c.gpu == gpu]
-            return pyo.quicksum(terms) <= pools[gpu] if terms else pyo.Constraint.Skip
+            return pyo.quicksum(terms) <= self.pools[gpu] if terms else pyo.Constraint.Skip
 
         self.model.within_pool = pyo.Constraint(self.model.pool, rule=rule)
 
-    def _minimise(self, objective: Objective) -> None:
+    def _minimise(self, weights: Sequence[float]) -> None:
         """`sum of g_c T_c chosen[c]`, or the same in money."""
-        weights = [c.gpu_time_s if objective is Objective.GPU_TIME else c.cost for c in self.columns]
         total = pyo.quicksum(w * self.model.chosen[c] for c, w in enumerate(weights))
         self.model.objective = pyo.Objective(expr=total)

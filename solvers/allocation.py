@@ -1,28 +1,40 @@
 """Allocator and scheduler in one loop: bounds choose replicas, scheduled makespans replace the bounds that mattered."""
 
-import math
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from cappuccino.errors import InfeasibleError
-from cappuccino.models.set_partitioning import Column
 from cappuccino.plan import Objective
 from cappuccino.solvers.budget import Budget, Clock
-from cappuccino.solvers.columns import MOST_ENUMERATED, ReplicaSpace
-from cappuccino.solvers.milp import PartitionResult, TimeUpError, solve_partitioning
+from cappuccino.solvers.candidates import find_candidates, why_no_partition
+from cappuccino.solvers.columns import ReplicaSpace
+from cappuccino.solvers.milp import TimeUpError
 from cappuccino.solvers.programs import ReplicaSchedule
 from cappuccino.solvers.replica_problem import ReplicaProblem
 from cappuccino.solvers.scheduling import schedule_replica
+from cappuccino.solvers.selection import ColumnKey, Replica, Selection, within_reach
 
-FIRST_LOOK = Budget(seconds=None, constructions=12, moves=0, windows=0)
-"""Search on a column that the allocator proposes for the first time."""
-FIRST_SOLVE_SHARE, LEAST_FIRST_SOLVE_S = 0.7, 10.0
-"""Of the allocator's time, what the first set partitioning may take; and what it may take at least, seconds."""
-EXPECTED_EXCESS = 0.03
-"""How far above their bound columns are expected to end before any has been scheduled."""
-Key = tuple[tuple[int, ...], str, int]
+FIRST_LOOK = Budget(seconds=None, constructions=24, moves=8000, windows=0)
+"""Search on a column that the allocator proposes for the first time; no moves where there are too many columns."""
+FIRST_MOVES_S = 1.0
+"""Time for the moves of a first look where time is limited, seconds."""
+MOVES_SHARE = 0.3
+"""Of the time left, what moves may take, or they are left out."""
+FIRST_LOOK_SHARE, PACE_S = 0.5, 5e-5
+"""Of the time left, what the first look at all columns of a choice may take; one construction takes this per sample."""
+SECOND_LOOK = Budget(seconds=None, constructions=48, moves=5000, windows=0)
+"""Search on a column that misses the deadline by little."""
+SECOND_LOOK_S, SECOND_LOOK_SHARE = 3.0, 0.1
+"""And its limit where time is limited: seconds, and a part of what is left."""
+BOUND_SHARE, SELECTION_SHARE = 0.3, 0.1
+"""What bounds and candidates may take of the allocator's time, and one choice of columns of what is left."""
+MOST_ALONE = 32
+"""Kinds of adapters up to which each is scheduled on its own, to see what sharing saves."""
 
 
 @dataclass
@@ -32,16 +44,15 @@ class Allocation:
     space: ReplicaSpace
     objective: Objective
     deadline_s: float | None
-    columns: list[Column]
-    """Their makespans are proven bounds."""
     bound: float
     """Proven bound on the objective."""
-    schedules: dict[Key, ReplicaSchedule] = field(default_factory=dict)
+    schedules: dict[ColumnKey, ReplicaSchedule] = field(default_factory=dict)
+    """By place and number of adapters of each kind; of the first adapters of each kind."""
     chosen: list[ReplicaSchedule] = field(default_factory=list)
     """The best set of scheduled replicas, GPU types in `chosen_gpus`."""
     chosen_gpus: list[str] = field(default_factory=list)
 
-    def value(self, schedules: list[ReplicaSchedule], gpus: list[str]) -> float:
+    def value(self, schedules: Sequence[ReplicaSchedule], gpus: Sequence[str]) -> float:
         """Return the objective of scheduled replicas; infinite for none, or past the deadline."""
         if not schedules:
             return float("inf")
@@ -52,7 +63,7 @@ class Allocation:
             return longest
         if self.objective is Objective.GPU_TIME:
             return sum(s.gpu_time_s for s in schedules)
-        prices = {p.gpu: (p.price_per_hour or 0.0) / 3600 for p in self.space.instance.gpu_pools}
+        prices = {gpu: self.space.price_per_second(gpu) for gpu in self.space.pools}
         return sum(s.gpu_time_s * prices[gpu] for s, gpu in zip(schedules, gpus, strict=True))
 
     @property
@@ -75,15 +86,23 @@ def allocate(
     objective: Objective,
     deadline_s: float | None,
     clock: Clock,
+    last_clock: Clock,
     gap: float,
     seed: int,
     on_better: Callable[[Allocation], None] | None = None,
 ) -> Allocation:
     """Choose replicas and schedule those that matter.
 
-    The bound comes from the set partitioning with proven bounds as costs when all columns are enumerated. The plan
-    comes from the same model with scheduled makespans where there are some, and expected ones elsewhere, until it
-    chooses scheduled columns only, the gap is reached or the time is up.
+    The bound is proven before anything is scheduled. The plan comes from the set partitioning with scheduled makespans
+    where there are some, and expected ones elsewhere, until it chooses scheduled columns only, the gap is reached or
+    the time is up.
+
+    Parameters
+    ----------
+    clock
+        Time for the loop.
+    last_clock
+        Time for finding a first plan where the other is not enough.
 
     Raises
     ------
@@ -92,97 +111,135 @@ def allocate(
     TimeUpError
         When not even a first allocation was found in time.
     """
-    columns = space.columns(deadline_s)
-    pools = {p.gpu: p.count for p in space.instance.gpu_pools}
+    return _Loop(space, objective, deadline_s, clock, last_clock, gap, seed, on_better).run()
 
-    def solve(candidates: list[Column], time_limit_s: float | None) -> PartitionResult | None:
-        count, tight = len(space.instance.adapters), min(gap / 4, 1e-3)
-        return solve_partitioning(candidates, count, pools, objective, time_limit_s=time_limit_s, gap=tight, seed=seed)
 
-    # a first allocation there must be, however little time
-    first_limit = None if clock.left is None else max(LEAST_FIRST_SOLVE_S, FIRST_SOLVE_SHARE * clock.left)
-    relaxed = solve(columns, first_limit)
-    if relaxed is None:
-        raise InfeasibleError(_why_no_partition(space, deadline_s))
-    bound = space.objective_bound(objective)
-    if space.enumerates_all and relaxed.bound is not None:
-        bound = max(bound, relaxed.bound)
-    state = Allocation(space, objective, deadline_s, columns, bound)
-    chosen, candidates = relaxed, columns
-    while True:
-        picked = [candidates[c] for c in chosen.chosen]
-        fresh = [c for c in picked if _key(c) not in state.schedules]
-        for column in fresh:
-            state.schedules[_key(column)] = schedule_replica(_problem(space, column), FIRST_LOOK, seed)
-        if state.offer([state.schedules[_key(c)] for c in picked], [c.gpu for c in picked]) and on_better:
-            on_better(state)
-        if not fresh or clock.over or state.best * (1 - gap) <= state.bound:
-            break
-        candidates = _expected(state)
+class _Loop:
+    """The work of `allocate`."""
+
+    def __init__(
+        self,
+        space: ReplicaSpace,
+        objective: Objective,
+        deadline_s: float | None,
+        clock: Clock,
+        last_clock: Clock,
+        gap: float,
+        seed: int,
+        on_better: Callable[[Allocation], None] | None,
+    ) -> None:
+        self.space, self.deadline_s, self.clock, self.gap, self.seed = space, deadline_s, clock, gap, seed
+        self.last_clock = last_clock
+        self.on_better = on_better
+        self.pace_s = PACE_S
+        found = find_candidates(space, objective, deadline_s, clock.part(BOUND_SHARE), gap, seed)
+        self.state = Allocation(space, objective, deadline_s, found.bound)
+        self.selection = Selection(space, objective, deadline_s, found, min(gap / 4, 1e-3), seed)
+
+    def run(self) -> Allocation:
+        """See `allocate`."""
+        picked = self.selection.first()
+        if not picked:
+            picked = self._next(None)
+        while picked:
+            fresh = [r for r in {r.key: r for r in picked}.values() if r.key not in self.state.schedules]
+            self._schedule(fresh)
+            self._offer(picked)
+            self.selection.judge(met_deadline=bool(self.state.chosen))
+            if self._done or (not fresh and not self._schedule_alone()):
+                break
+            picked = self._next(self.clock.part(SELECTION_SHARE))
+        if not self.state.chosen:
+            raise InfeasibleError(
+                f"{self.space.instance.source}: no schedule found that meets the deadline of {self.deadline_s:g} s "
+                "(bounds do not exclude one); give a longer deadline or more --time-limit"
+            )
+        return self.state
+
+    @property
+    def _done(self) -> bool:
+        return self.clock.over or self.state.best * (1 - self.gap) <= self.state.bound
+
+    def _next(self, clock: Clock | None) -> list[Replica]:
+        """Return the next partition to look at; empty when there is none or it was not found in time."""
         try:
-            found = solve(candidates, clock.left)
+            found = self.selection.next(clock or Clock(None))
         except TimeUpError:
-            break
-        if found is None:  # too many schedules are past the deadline
-            break
-        chosen = found
-    if not state.chosen:
-        raise InfeasibleError(
-            f"{space.instance.source}: no schedule found that meets the deadline of {deadline_s:g} s (bounds do not "
-            "exclude one); give a longer deadline or more --time-limit"
+            if clock is None:
+                raise
+            return []
+        if found is None and not self.state.schedules:
+            raise InfeasibleError(why_no_partition(self.space, self.deadline_s, proven=self.space.enumerates_all))
+        return found or []
+
+    def _schedule(self, replicas: Sequence[Replica]) -> None:
+        """Schedule replicas, several at once: the compiled searches release the lock."""
+        constructions = self._affordable_constructions(replicas)
+        moves = self.clock.left is None or FIRST_MOVES_S * len(replicas) <= MOVES_SHARE * self.clock.left
+        begin = time.monotonic()
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as executor:
+            schedules = list(executor.map(lambda r: self._first_schedule(r, constructions, moves), replicas))
+        if replicas:
+            samples = sum(map(self._num_samples, replicas)) * constructions
+            self.pace_s = 0.5 * self.pace_s + 0.5 * (time.monotonic() - begin) / samples
+        for replica, schedule in zip(replicas, schedules, strict=True):
+            self.state.schedules[replica.key] = schedule
+            self.selection.observe(replica, schedule.makespan_s)
+
+    def _affordable_constructions(self, replicas: Sequence[Replica]) -> int:
+        """Return how many schedules of each replica fit into the time: at least one of each."""
+        if self.clock.left is None:
+            return FIRST_LOOK.constructions
+        one_each = self.pace_s * sum(map(self._num_samples, replicas))
+        return max(1, min(FIRST_LOOK.constructions, int(FIRST_LOOK_SHARE * self.clock.left / max(one_each, 1e-9))))
+
+    def _num_samples(self, replica: Replica) -> int:
+        lengths = self.space.instance.step_lengths
+        return sum(lengths[i].size for i in self.space.kinds.adapters(replica.numbers))
+
+    def _first_schedule(self, replica: Replica, constructions: int, moves: bool) -> ReplicaSchedule:
+        """Schedule a replica; once more with more effort where it misses the deadline by little."""
+        problem = self._problem(replica)
+        schedule = schedule_replica(problem, replace(FIRST_LOOK, constructions=constructions, moves=0), self.seed)
+        limit, left = self.deadline_s, self.clock.left
+        if moves:
+            budget = replace(FIRST_LOOK, constructions=1, seconds=None if left is None else FIRST_MOVES_S)
+            schedule = schedule_replica(problem, budget, self.seed, start=schedule, target_gap=self.gap / 2)
+        if limit is not None and schedule.makespan_s > limit and not self.clock.over and self._within_reach(schedule):
+            seconds = None if left is None else min(SECOND_LOOK_S, SECOND_LOOK_SHARE * left)
+            budget = replace(SECOND_LOOK, seconds=seconds)
+            schedule = schedule_replica(problem, budget, self.seed, start=schedule, target_s=limit)
+        return schedule
+
+    def _within_reach(self, schedule: ReplicaSchedule) -> bool:
+        bound = np.array([schedule.problem.lower_bound_s])
+        return bool(within_reach(np.array([schedule.makespan_s]), bound, self.deadline_s)[0])
+
+    def _schedule_alone(self) -> bool:
+        """Schedule every adapter on its own where that is expected to be best, unless done; whether any was fresh."""
+        counts = self.space.kinds.counts
+        if len(counts) > MOST_ALONE:
+            return False
+        fresh = [r for r in self.selection.alone() if r.key not in self.state.schedules]
+        self._schedule(fresh)
+        return bool(fresh)
+
+    def _problem(self, replica: Replica) -> ReplicaProblem:
+        pool, bounds = self.space.bounds[replica.place]
+        adapters, bound = self.space.kinds.adapters(replica.numbers), self.selection.bound(replica)
+        return ReplicaProblem(
+            self.space.instance, self.space.costs[pool.gpu], adapters, bounds.num_stages, pool.memory_gib, bound
         )
-    return state
 
-
-def _key(column: Column) -> Key:
-    return column.adapters, column.gpu, column.num_stages
-
-
-def _problem(space: ReplicaSpace, column: Column) -> ReplicaProblem:
-    pool = space.instance.pool(column.gpu)
-    return ReplicaProblem(space.instance, space.costs[column.gpu], column.adapters, column.num_stages, pool.memory_gib)
-
-
-def _expected(state: Allocation) -> list[Column]:
-    """Return the columns with scheduled makespans, or, elsewhere, the bound with the excess seen so far.
-
-    Columns that are scheduled past the deadline are left out; a column nobody scheduled is expected to meet it.
-    """
-    ratios = [s.makespan_s / s.problem.lower_bound_s - 1 for s in state.schedules.values()]
-    excess = float(np.median(ratios)) if ratios else EXPECTED_EXCESS
-    limit = float("inf") if state.deadline_s is None else state.deadline_s
-    result = []
-    for column in state.columns:
-        known = state.schedules.get(_key(column))
-        makespan = known.makespan_s if known else min(column.makespan_s * (1 + excess), limit)
-        if makespan <= limit:
-            result.append(replace(column, makespan_s=makespan))
-    return result
-
-
-def _rounded_up(seconds: float) -> str:
-    """Return a number of four significant digits that is not below `seconds`."""
-    scale = 10.0 ** (3 - math.floor(math.log10(seconds)))
-    text = f"{math.ceil(seconds * scale) / scale:f}"
-    return text.rstrip("0").rstrip(".")
-
-
-def _why_no_partition(space: ReplicaSpace, deadline_s: float | None) -> str:
-    source = space.instance.source
-    if not space.enumerates_all:
-        within = "" if deadline_s is None else f" within {deadline_s:g} s"
-        return (
-            f"{source}: no partition{within} found among the sets of adapters tried (with more than "
-            f"{MOST_ENUMERATED} adapters not all are); give more GPUs or a longer deadline"
-        )
-    if deadline_s is not None:
-        least = space.objective_bound(Objective.MAKESPAN)
-        if deadline_s < least:
-            advice = f"give a deadline of at least {_rounded_up(least)} s"
-            return f"{source}: no plan can end within {deadline_s:g} s; {advice}"
-        return (
-            f"{source}: the pools are too small for a deadline of {deadline_s:g} s; give a longer one (at least "
-            f"{_rounded_up(least)} s) or more GPUs"
-        )
-    needs = ", ".join(f"{p.gpu}: {p.count}" for p in space.instance.gpu_pools)
-    return f"{source}: gpu_pools ({needs}) are too small to place every adapter; give more GPUs"
+    def _offer(self, picked: list[Replica]) -> None:
+        """Offer scheduled replicas, each for adapters of its own."""
+        kinds = self.space.kinds
+        unused = [list(members) for members in kinds.members]
+        schedules = []
+        for replica in picked:
+            schedule = self.state.schedules[replica.key]
+            adapters = tuple(unused[kinds.of_adapter[i]].pop(0) for i in schedule.problem.adapters)
+            schedules.append(replace(schedule, problem=replace(schedule.problem, adapters=adapters)))
+        gpus = [self.space.bounds[r.place][0].gpu for r in picked]
+        if self.state.offer(schedules, gpus) and self.on_better:
+            self.on_better(self.state)

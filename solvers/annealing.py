@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cappuccino.compiled import compiled
 from cappuccino.solvers.batch_costs import BatchCosts
-from cappuccino.solvers.compiled import compiled
 from cappuccino.solvers.packed_order import Links, PackedOrder, Window, link, price
 from cappuccino.solvers.packing import Source
 from cappuccino.solvers.pipeline import Jobs, Machine, State, copy_state, run_pipeline

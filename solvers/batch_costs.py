@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from cappuccino.solvers.compiled import compiled
+from cappuccino.compiled import compiled
 
 
 class BatchCosts(NamedTuple):

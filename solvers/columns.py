@@ -1,6 +1,8 @@
 """The possible replicas of an instance with their proven bounds, and why an adapter may have none."""
 
+import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,9 +14,11 @@ from cappuccino.errors import InfeasibleError
 from cappuccino.instance import GpuPool, Instance
 from cappuccino.models.set_partitioning import Column
 from cappuccino.plan import Objective
+from cappuccino.solvers.kinds import AdapterKinds
+from cappuccino.solvers.pricing import Place
 
-MOST_ENUMERATED = 12
-"""Adapters up to which every subset becomes a column."""
+MOST_SETS = 2**12
+"""Sets of adapters up to which every one becomes a column: those of 12 adapters that are all different."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,9 @@ class ReplicaSpace:
 
     instance: Instance
     costs: Mapping[str, CostModel]
+    kinds: AdapterKinds
     bounds: tuple[tuple[GpuPool, ReplicaBounds], ...]
+    """Of an instance with one adapter of each kind: sets are given by how many adapters of each kind they hold."""
 
     @classmethod
     def of(
@@ -47,6 +53,8 @@ class ReplicaSpace:
         InfeasibleError
             When an adapter fits nowhere; the message says what it needs and what would make it fit.
         """
+        kinds = AdapterKinds.of(instance)
+        representatives = instance.subset(kinds.representatives)
         bounds = []
         for pool in instance.gpu_pools:
             model = costs[pool.gpu]
@@ -55,68 +63,101 @@ class ReplicaSpace:
                 allowed = num_stages <= min(pool.count, model.num_layers or pool.count)
                 profiled = not (profiled_only and model.extrapolated(num_stages))
                 counts = (num_stages,) if allowed and profiled else ()
-            bounds += [(pool, ReplicaBounds(instance, model, g, pool.memory_gib)) for g in counts]
-        space = cls(instance, costs, tuple(bounds))
+            bounds += [(pool, ReplicaBounds(representatives, model, g, pool.memory_gib)) for g in counts]
+        space = cls(instance, costs, kinds, tuple(bounds))
         space._require_a_place_for_all(num_stages, profiled_only)
         return space
 
     @property
+    def pools(self) -> dict[str, int]:
+        """GPUs by type."""
+        return {p.gpu: p.count for p in self.instance.gpu_pools}
+
+    @property
     def enumerates_all(self) -> bool:
-        """Whether every subset of adapters becomes a column."""
-        return len(self.instance.adapters) <= MOST_ENUMERATED
+        """Whether every set of adapters becomes a column."""
+        return self.kinds.number_of_sets <= MOST_SETS
 
     @cached_property
-    def members(self) -> np.ndarray:
-        """The sets of adapters that become columns, bool, shape (sets, adapters)."""
-        count = len(self.instance.adapters)
-        if self.enumerates_all:
-            numbers = np.arange(1, 2**count)
-            return (numbers[:, None] >> np.arange(count) & 1).astype(bool)
-        return _merged_sets(self)
+    def sets(self) -> np.ndarray:
+        """Every set of adapters, shape (N, K); only where `enumerates_all`."""
+        return self.kinds.all_sets()
+
+    @cached_property
+    def set_bounds(self) -> np.ndarray:
+        """Proven bound on the makespan of every set in every place, seconds, shape (places, N)."""
+        return np.array([bounds.lower_bounds(self.sets) for _, bounds in self.bounds])
+
+    def places(self, objective: Objective) -> tuple[Place, ...]:
+        """Return the additive bounds of every pool and depth, in the order of `bounds`."""
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as executor:  # paths take long, and release the lock
+            list(executor.map(lambda entry: entry[1].paths, self.bounds))
+        return tuple(
+            Place(
+                gpu=pool.gpu,
+                num_stages=bounds.num_stages,
+                rate=self.rate(pool.gpu, bounds.num_stages, objective),
+                head_s=bounds.head_s,
+                shares=bounds.shares,
+                paths=bounds.paths,
+            )
+            for pool, bounds in self.bounds
+        )
+
+    def rate(self, gpu: str, num_stages: int, objective: Objective) -> float:
+        """Return what a second of a replica adds to the objective; 0 for the makespan, which is no sum."""
+        if objective is Objective.MAKESPAN:
+            return 0.0
+        price = 1.0 if objective is Objective.GPU_TIME else self.price_per_second(gpu)
+        return num_stages * price
+
+    def price_per_second(self, gpu: str) -> float:
+        """Return the price of a GPU-second; 0 where the pool has none."""
+        return (self.instance.pool(gpu).price_per_hour or 0.0) / 3600
+
+    def column(self, place: int, numbers: np.ndarray, makespan_s: float) -> Column:
+        """Return the column of a set, standing for all that hold as many adapters of each kind."""
+        pool, bounds = self.bounds[place]
+        adapters = self.kinds.adapters(numbers)
+        return Column(adapters, pool.gpu, bounds.num_stages, float(makespan_s), self.price_per_second(pool.gpu))
 
     def columns(self, deadline_s: float | None = None) -> list[Column]:
         """Return a column for every set, pool and depth that fits, its makespan the proven bound.
 
         Columns that cannot meet the deadline are left out.
+
+        Raises
+        ------
+        ValueError
+            When there are too many sets to enumerate.
         """
-        result = []
-        limit = np.inf if deadline_s is None else deadline_s
-        members = self.members
-        if deadline_s is not None and not self.enumerates_all:
-            members = np.unique(np.concatenate([members, _sets_within(self, deadline_s)]), axis=0)
-        adapters = [tuple(np.flatnonzero(m).tolist()) for m in members]
-        for pool, bounds in self.bounds:
-            makespans = bounds.lower_bounds(members)
-            price = (pool.price_per_hour or 0.0) / 3600
-            for k in np.flatnonzero(np.isfinite(makespans) & (makespans <= limit)):
-                result.append(Column(adapters[k], pool.gpu, bounds.num_stages, float(makespans[k]), price))
-        return result
+        if not self.enumerates_all:
+            raise ValueError(f"{self.kinds.number_of_sets} sets of adapters are more than {MOST_SETS}")
+        limit = np.finfo(float).max if deadline_s is None else deadline_s
+        return [
+            self.column(place, self.sets[k], makespans[k])
+            for place, makespans in enumerate(self.set_bounds)
+            for k in np.flatnonzero(makespans <= limit)
+        ]
 
     def objective_bound(self, objective: Objective) -> float:
-        """Return a bound on the objective that holds for every partition, enumerated or not.
+        """Return a bound on the objective that holds for every partition, from the work alone.
 
         Every adapter costs at least its own work at the best efficiency that memory allows, wherever it runs. In terms
-        of the makespan, all that work is spread over all GPUs, and no adapter is faster than its path.
+        of the makespan, all that work is spread over all GPUs, and no adapter is faster than alone.
         """
-        gpu_time = np.full(len(self.instance.adapters), np.inf)
-        money = gpu_time.copy()
-        paths = gpu_time.copy()
-        for pool, bounds in self.bounds:
-            work = bounds.num_stages * bounds.efficient_work
-            price = (pool.price_per_hour or 0.0) / 3600
-            gpu_time = np.minimum(gpu_time, np.where(bounds.fits, work, np.inf))
-            money = np.minimum(money, np.where(bounds.fits, work * price, np.inf))
-            paths = np.minimum(paths, bounds.paths)
-        if objective is Objective.GPU_TIME:
-            return float(gpu_time.sum())
-        if objective is Objective.COST:
-            return float(money.sum())
-        gpus = sum(p.count for p in self.instance.gpu_pools)
-        return max(float(gpu_time.sum()) / gpus, float(paths.max()))
+        places = self.places(objective if objective is not Objective.MAKESPAN else Objective.GPU_TIME)
+        counts = self.kinds.counts
+        least = np.min([p.least_costs() for p in places], axis=0)
+        total = float(counts @ least)
+        if objective is not Objective.MAKESPAN:
+            return total
+        alone = np.min([np.maximum(p.paths, p.head_s + p.shares) for p in places], axis=0)
+        return max(total / sum(self.pools.values()), float(alone.max()))
 
     def _require_a_place_for_all(self, num_stages: int | None, profiled_only: bool) -> None:
         for i, adapter in enumerate(self.instance.adapters):
-            if not any(bounds.fits[i] for _, bounds in self.bounds):
+            if not any(bounds.fits[self.kinds.of_adapter[i]] for _, bounds in self.bounds):
                 remedies = list(self._remedies(i, num_stages, profiled_only))
                 longest = int(self.instance.step_lengths[i].max())
                 message = f'{self.instance.source}: adapters[{i}] "{adapter.name}" fits nowhere: '
@@ -148,60 +189,3 @@ class ReplicaSpace:
                 count = "1 GPU" if fitting[0] == 1 else f"{fitting[0]} GPUs"
                 yield f"give {pool.gpu} at least {count}{fixed}{allow}"
         yield "use GPUs with more memory"
-
-
-def _sets_within(space: ReplicaSpace, deadline_s: float) -> np.ndarray:
-    """Fill replicas of every pool and depth up to the deadline: heaviest adapter first, each where it fits tightest.
-
-    Schedules end above their bounds, so sets with some room to the deadline are made as well.
-    """
-    count = len(space.instance.adapters)
-    sets: list[np.ndarray] = []
-    for _, bounds in space.bounds:
-        alone = bounds.lower_bounds(np.eye(count, dtype=bool))
-        order = [i for i in np.argsort(-alone) if alone[i] <= deadline_s]
-        for room in (1.0, 0.97, 0.9, 0.8):
-            groups = np.zeros((0, count), dtype=bool)
-            for i in order:
-                extended = groups.copy()
-                extended[:, i] = True
-                makespans = bounds.lower_bounds(extended) if len(groups) else np.zeros(0)
-                makespans = np.where(makespans <= room * deadline_s, makespans, -np.inf)
-                if len(groups) and np.isfinite(makespans).any():
-                    groups[int(makespans.argmax()), i] = True
-                else:
-                    groups = np.concatenate([groups, np.eye(count, dtype=bool)[i : i + 1]])
-            sets += list(groups)
-    return np.array(sets).reshape(-1, count)
-
-
-def _merged_sets(space: ReplicaSpace) -> np.ndarray:
-    """Merge adapters pairwise, best saving of the bound first, until one set is left.
-
-    Returns the sets on the way, and at every level the unions that would have saved most besides.
-    """
-    count = len(space.instance.adapters)
-    seen: dict[bytes, np.ndarray] = {}
-
-    def best_cost(members: np.ndarray) -> np.ndarray:
-        cost = np.full(len(members), np.inf)
-        for _, bounds in space.bounds:
-            cost = np.minimum(cost, bounds.num_stages * bounds.lower_bounds(members))
-        return cost
-
-    groups = np.eye(count, dtype=bool)
-    cost = best_cost(groups)
-    seen |= {g.tobytes(): g for g in groups}
-    while len(groups) > 1:
-        left, right = np.triu_indices(len(groups), 1)
-        unions = groups[left] | groups[right]
-        merged = best_cost(unions)
-        saving = cost[left] + cost[right] - merged
-        order = np.argsort(-np.nan_to_num(saving, nan=-np.inf), kind="stable")
-        for k in order[: max(8, count)]:
-            seen[unions[k].tobytes()] = unions[k]
-        best = order[0]
-        keep = [g for g in range(len(groups)) if g not in (left[best], right[best])]
-        groups = np.concatenate([groups[keep], unions[best : best + 1]])
-        cost = np.concatenate([cost[keep], merged[best : best + 1]])
-    return np.array(list(seen.values()))

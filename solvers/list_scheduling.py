@@ -79,6 +79,7 @@ def _source(
         length,
         work_s,
         np.zeros((adapters, steps + 1)),
+        np.zeros(1, np.int64),
         np.ones((adapters, steps)),
         *by_adapter,
         np.zeros(samples, np.int64),
@@ -140,4 +141,5 @@ def list_schedule(
         for n, rank in enumerate(source.batch_of[begin : first[a + 1]].tolist()):
             groups[rank].append((a, n))
     operations = state.operations[:, : 2 * len(groups)].tolist()
-    return ListSchedule(tuple(problem.batches(groups)), tuple(map(tuple, operations)), makespan)
+    order = [problem.batch(group, float(jobs.urgency_s[k])) for k, group in enumerate(groups)]
+    return ListSchedule(tuple(order), tuple(map(tuple, operations)), makespan)

@@ -1,6 +1,7 @@
 """Solving the set partitioning with HiGHS through Pyomo."""
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,10 +30,54 @@ class PartitionResult:
     """A solution of the set partitioning."""
 
     chosen: tuple[int, ...]
-    """Indices of the chosen columns."""
+    """Indices of the chosen columns, each as often as it is chosen."""
     objective: float
     bound: float | None
     """Proven lower bound for these columns and costs, if there is one."""
+
+
+@dataclass(frozen=True)
+class PartitionProblem:
+    """What every solve of a set partitioning has in common."""
+
+    kinds: Sequence[int]
+    """Kind of every adapter; a column stands for all with as many adapters of each kind."""
+    pools: Mapping[str, int]
+    """GPUs by type."""
+    objective: Objective
+    gap: float
+    """Relative gap to stop at."""
+    seed: int
+    at_least: bool = False
+    """Cover adapters once or more instead of once."""
+
+    def solve(
+        self, columns: Sequence[Column], clock: Clock, start: Sequence[int] = (), low_s: float = 0.0
+    ) -> PartitionResult | None:
+        """Choose columns, to the gap or until the time is up.
+
+        Parameters
+        ----------
+        start
+            A solution to begin with, as indices of columns, each as often as it is chosen.
+        low_s
+            Makespan that no partition falls below; for the objective makespan.
+
+        Returns
+        -------
+        PartitionResult or None
+            None when the columns admit no solution.
+
+        Raises
+        ------
+        TimeUpError
+            When no solution was found in time.
+        CappuccinoError
+            When HiGHS ends without a solution for another reason.
+        """
+        if self.objective is Objective.MAKESPAN:
+            return _least_makespan(self, columns, clock, start, low_s)
+        return _solve(self, range(len(columns)), columns, self.objective, self.gap, clock, start)
 
 
 def solve_partitioning(
@@ -45,52 +90,36 @@ def solve_partitioning(
     gap: float,
     seed: int,
 ) -> PartitionResult | None:
-    """Choose columns that cover adapters 0 to `num_adapters - 1` once, to `gap` or until the time is up.
-
-    Parameters
-    ----------
-    pools
-        GPUs by type.
-    time_limit_s
-        None: no limit.
-
-    Returns
-    -------
-    PartitionResult or None
-        None when the columns admit no solution.
-
-    Raises
-    ------
-    TimeUpError
-        When no solution was found in time.
-    CappuccinoError
-        When HiGHS ends without a solution for another reason.
-    """
-    clock = Clock(time_limit_s)
-    if objective is Objective.MAKESPAN:
-        return _least_makespan(columns, num_adapters, pools, clock, gap, seed)
-    return _solve(range(len(columns)), columns, num_adapters, pools, objective, clock, gap, seed)
+    """Choose columns that cover adapters 0 to `num_adapters - 1` once; see `PartitionProblem.solve`."""
+    problem = PartitionProblem(range(num_adapters), pools, objective, gap, seed)
+    return problem.solve(columns, Clock(time_limit_s))
 
 
 def _solve(
+    problem: PartitionProblem,
     candidates: Sequence[int],
     columns: Sequence[Column],
-    num_adapters: int,
-    pools: Mapping[str, int],
     objective: Objective,
-    clock: Clock,
     gap: float,
-    seed: int,
+    clock: Clock,
+    start: Sequence[int],
 ) -> PartitionResult | None:
     """Solve over some of the columns."""
     offered = [columns[c] for c in candidates]
-    if len({i for column in offered for i in column.adapters}) < num_adapters:
+    held = {problem.kinds[i] for column in offered for i in column.adapters}
+    if len(held) < len(set(problem.kinds)):
         return None
-    model = SetPartitioning(offered, num_adapters, pools, objective)
+    model = SetPartitioning(offered, problem.kinds, problem.pools, objective, problem.at_least)
     solver = Highs()
     solver.config.load_solution = False
     solver.config.time_limit = None if clock.left is None else max(0.1, clock.left)
-    solver.highs_options = {"mip_rel_gap": gap, "random_seed": seed, "threads": 1}
+    # looking for dominated columns takes HiGHS seconds per thousand of them, whatever the time limit
+    solver.highs_options = {"mip_rel_gap": gap, "random_seed": problem.seed, "threads": 1, "presolve": "off"}
+    begin = Counter(start)
+    if begin.keys() <= set(candidates):
+        solver.config.warmstart = bool(begin)
+        for place, c in enumerate(candidates if begin else ()):
+            model.model.chosen[place].set_value(begin[c], skip_validation=True)
     result = solver.solve(model.model)
     if result.termination_condition in (TerminationCondition.infeasible, TerminationCondition.infeasibleOrUnbounded):
         return None
@@ -99,14 +128,14 @@ def _solve(
             raise TimeUpError
         raise CappuccinoError(f"HiGHS ended with '{result.termination_condition.name}' instead of an allocation")
     result.solution_loader.load_vars()
-    chosen = tuple(candidates[c] for c in model.model.column if pyo.value(model.model.chosen[c]) > 0.5)
+    chosen = [candidates[c] for c in model.model.column for _ in range(round(pyo.value(model.model.chosen[c])))]
     value = float(result.best_feasible_objective)
     bound = result.best_objective_bound
-    return PartitionResult(chosen, value, None if bound is None else min(value, float(bound)))
+    return PartitionResult(tuple(chosen), value, None if bound is None else min(value, float(bound)))
 
 
 def _least_makespan(
-    columns: Sequence[Column], num_adapters: int, pools: Mapping[str, int], clock: Clock, gap: float, seed: int
+    problem: PartitionProblem, columns: Sequence[Column], clock: Clock, start: Sequence[int], low_s: float
 ) -> PartitionResult | None:
     """Find the least makespan by bisection over the columns' makespans.
 
@@ -114,28 +143,32 @@ def _least_makespan(
     shallowest. One model with a variable for the makespan has so weak a relaxation that HiGHS overran its time limit.
     Among partitions of one makespan, GPU time decides.
     """
-    fastest = [min((c.makespan_s for c in columns if i in c.adapters), default=None) for i in range(num_adapters)]
-    if None in fastest:
+    fastest: dict[int, float] = {}
+    for column in columns:
+        for kind in {problem.kinds[i] for i in column.adapters}:
+            fastest[kind] = min(column.makespan_s, fastest.get(kind, column.makespan_s))
+    if len(fastest) < len(set(problem.kinds)):
         return None
     values = sorted({c.makespan_s for c in columns})
-    low = bisect_left(values, max(f for f in fastest if f is not None))  # no partition can end before this one
+    low = bisect_left(values, max(low_s, *fastest.values()))  # no partition can end before this one
     high = len(values) - 1
+    low = min(low, high)
 
-    def ending_by(makespan_s: float) -> PartitionResult | None:
+    def ending_by(makespan_s: float, start: Sequence[int] = ()) -> PartitionResult | None:
         shallowest: dict[tuple[tuple[int, ...], str], int] = {}
         for k, c in enumerate(columns):
             best = shallowest.get((c.adapters, c.gpu))
             if c.makespan_s <= makespan_s and (best is None or c.num_stages < columns[best].num_stages):
                 shallowest[c.adapters, c.gpu] = k
         chosen = list(shallowest.values())
-        return _solve(chosen, columns, num_adapters, pools, Objective.GPU_TIME, clock, _TIE_GAP, seed)
+        return _solve(problem, chosen, columns, Objective.GPU_TIME, _TIE_GAP, clock, start)
 
-    best = ending_by(values[high])
+    best = ending_by(max(columns[c].makespan_s for c in start), start) if start else ending_by(values[high])
     if best is None:
         return None
     while True:
         high = bisect_left(values, max(columns[c].makespan_s for c in best.chosen))
-        if low >= high or values[high] * (1 - gap) <= values[low]:
+        if low >= high or values[high] * (1 - problem.gap) <= values[low]:
             break
         middle = (low + high) // 2
         try:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cappuccino.compiled import compiled
 from cappuccino.solvers.batch_costs import BatchCosts, batch_times
-from cappuccino.solvers.compiled import compiled
 from cappuccino.solvers.pipeline import Jobs
 
 

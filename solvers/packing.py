@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cappuccino.compiled import compiled
 from cappuccino.solvers.batch_costs import BatchCosts, time_of_work
-from cappuccino.solvers.compiled import compiled
 
 _OVERSHOOT = 1.1
 """How far above the target filling up may lead."""
@@ -26,6 +26,10 @@ class PackingRule(NamedTuple):
     """A micro-batch with less than this fraction of the target is filled with samples of other adapters."""
     load: float = 0.0
     """How many micro-batches of the target size a step is expected to wait for, per stage behind the first."""
+    critical_target: float = 1.0
+    """Target for the adapter with the longest path, relative to that of the others."""
+    critical_urgency_s: float = 0.0
+    """How long a stage that could start something else waits for that adapter's micro-batches."""
 
 
 class Source(NamedTuple):
@@ -49,6 +53,8 @@ class Source(NamedTuple):
     """Forward plus backward work by sample, shape (N,)."""
     rest_s: np.ndarray
     """Least time of an adapter's steps from step j on, shape (A, steps + 1)."""
+    critical: np.ndarray
+    """The adapter with the longest path, shape (1,)."""
     bias: np.ndarray
     """Factor on the priority of a step, shape (A, steps)."""
     step: np.ndarray
@@ -77,6 +83,13 @@ class Source(NamedTuple):
 
 
 @compiled
+def _target(source: Source, a: int) -> float:
+    """Return the work aimed at in micro-batches that an adapter leads, seconds."""
+    rule = source.rule
+    return rule.target_work_s * (rule.critical_target if a == source.critical[0] else 1.0)
+
+
+@compiled
 def _passage(source: Source, work_s: float) -> float:
     """Return about how long a step of this work takes on its own."""
     rule, behind = source.rule, source.stages - 1
@@ -93,7 +106,7 @@ def _open_step(source: Source, a: int, j: int) -> None:
     works = source.work_s[first : first + size]
     lengths = source.length[first : first + size]
     order = np.argsort(-works, kind="mergesort")
-    count = min(size, max(1, round(works.sum() / source.rule.target_work_s)))
+    count = min(size, max(1, round(works.sum() / _target(source, a))))
     while True:
         for p in range(count):
             source.part_work_s[a, p] = 0.0
@@ -132,6 +145,8 @@ def open_first_steps(source: Source) -> None:
             first = source.first_sample[a] + j * size
             work = source.work_s[first : first + size].sum()
             source.rest_s[a, j] = source.rest_s[a, j + 1] + _passage(source, work)
+    source.critical[0] = np.argmax(source.rest_s[:, 0])
+    for a in range(len(source.step)):
         _open_step(source, a, 0)
     source.formed[0] = 0
 
@@ -162,12 +177,13 @@ def peek(source: Source) -> bool:
     source.chosen[lead] = part
     work, tokens = source.part_work_s[lead, part], source.part_tokens[lead, part]
     size, longest = source.part_size[lead, part], source.part_longest[lead, part]
-    while work < rule.fill * rule.target_work_s:
+    target = _target(source, lead)
+    while work < rule.fill * target:
         priority[lead] = -1.0
         lead = int(np.argmax(priority))
         if priority[lead] < 0.0:
             break
-        part = _heaviest(source, lead, _OVERSHOOT * rule.target_work_s - work, tokens, size, longest)
+        part = _heaviest(source, lead, _OVERSHOOT * target - work, tokens, size, longest)
         if part >= 0:
             source.chosen[lead] = part
             work += source.part_work_s[lead, part]

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cappuccino.compiled import compiled
 from cappuccino.solvers.batch_costs import batch_times
-from cappuccino.solvers.compiled import compiled
 from cappuccino.solvers.packing import Source, backward_done, peek, shape_of_next, take, wait_of_next
 
 INFINITY = float("inf")
@@ -235,5 +235,6 @@ def _learn(source: Source, jobs: Jobs, rank: int) -> bool:
     jobs.tokens[rank] = tokens
     jobs.needed[rank] = -1  # only open steps are handed out
     jobs.waits_s[rank] = wait_of_next(source)
-    jobs.urgency_s[rank] = 0.0
+    critical = source.chosen[source.critical[0]] >= 0
+    jobs.urgency_s[rank] = source.rule.critical_urgency_s if critical else 0.0
     return True

@@ -8,15 +8,20 @@ from cappuccino.checker import check
 from cappuccino.costs import CostModel, fit_instance_costs
 from cappuccino.errors import InputError
 from cappuccino.instance import Instance
-from cappuccino.plan import Objective, Plan
+from cappuccino.plan import AdapterSaving, Objective, Plan
 from cappuccino.solvers.allocation import Allocation, allocate
 from cappuccino.solvers.assembly import assemble_plan
 from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.columns import ReplicaSpace
 from cappuccino.solvers.improvement import SearchLimits, improve
+from cappuccino.solvers.savings import SharingEvaluator, with_savings
 
 _ALLOCATION_SHARE = 0.4
 """Part of the time that may go into choosing replicas before the chosen ones are improved."""
+_ALLOCATION_SHARE_BY_MAKESPAN = 0.6
+"""The same where makespans count, so that which adapters share a replica matters more."""
+_IMPROVEMENT_SHARE = 0.92
+"""Part of the time left that goes into improving them; the rest shows what sharing saves, adapter by adapter."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class PlanOptions:
     """Fixes the depth of every replica."""
     profiled_only: bool = False
     """Forbids stage counts that the cost table does not hold."""
+    compare_separate: bool = True
+    """Work out, adapter by adapter, what sharing saves against separate runs, and separate those that gain by it."""
     seed: int = 0
     iterations: int = 20
     """Without a time limit: CP-SAT windows per replica; the local search makes 2,000 moves for each."""
@@ -80,11 +87,13 @@ def make_plan(
         if on_progress:
             on_progress(Progress(clock.elapsed, state.best, state.bound))
 
-    share = clock.part(_ALLOCATION_SHARE)
-    state = allocate(space, options.objective, options.deadline_s, share, options.gap, options.seed, report)
+    binding = options.deadline_s is not None or options.objective is Objective.MAKESPAN
+    share = clock.part(_ALLOCATION_SHARE_BY_MAKESPAN if binding else _ALLOCATION_SHARE)
+    state = allocate(space, options.objective, options.deadline_s, share, clock, options.gap, options.seed, report)
     report(state)
     limits = SearchLimits(options.gap, options.seed, None if options.time_limit_s is not None else options.iterations)
-    improve(state, limits, clock, report)
+    improve(state, limits, clock.part(_IMPROVEMENT_SHARE) if options.compare_separate else clock, report)
+    savings = _savings(state, options, clock, report) if options.compare_separate else {}
     plan = assemble_plan(
         instance,
         costs,
@@ -97,8 +106,20 @@ def make_plan(
         seed=options.seed,
         wall_time_s=clock.elapsed,
     )
+    plan = with_savings(plan, savings)
     check(plan, instance, costs).raise_if_invalid("planner")
     return plan
+
+
+def _savings(
+    state: Allocation, options: PlanOptions, clock: Clock, report: Callable[[Allocation], None]
+) -> dict[str, AdapterSaving]:
+    """Separate adapters that had better not share, and return what sharing saves the others."""
+    limit_s = state.best if options.objective is Objective.MAKESPAN else options.deadline_s
+    evaluator = SharingEvaluator(state.space, options.objective, limit_s, options.seed)
+    if state.offer(*evaluator.separations(state.chosen, state.chosen_gpus, clock.part(0.5))):
+        report(state)
+    return evaluator.savings(state.chosen, state.chosen_gpus, clock)
 
 
 def _check_options(instance: Instance, options: PlanOptions) -> None:

@@ -1,7 +1,7 @@
 """One replica to be scheduled: its adapters' samples and what micro-batches of them cost on its stages."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -41,6 +41,8 @@ class ReplicaProblem:
     num_stages: int
     memory_gib: float
     """Memory of one GPU of the pool."""
+    known_bound_s: float | None = field(default=None, compare=False)
+    """Proven bound on the makespan where it is at hand, seconds: it takes time to work out."""
 
     @cached_property
     def lengths(self) -> tuple[np.ndarray, ...]:
@@ -76,10 +78,11 @@ class ReplicaProblem:
     @cached_property
     def lower_bound_s(self) -> float:
         """Proven bound on the makespan, seconds; infinite when a sample does not fit."""
-        bounds = ReplicaBounds(self.instance, self.costs, self.num_stages, self.memory_gib)
-        members = np.zeros((1, len(self.instance.adapters)), dtype=bool)
-        members[0, list(self.adapters)] = True
-        return float(bounds.lower_bounds(members)[0])
+        if self.known_bound_s is not None:
+            return self.known_bound_s
+        mine = self.instance.subset(list(self.adapters))
+        bounds = ReplicaBounds(mine, self.costs, self.num_stages, self.memory_gib)
+        return float(bounds.lower_bounds(np.ones((1, len(self.adapters)), dtype=bool))[0])
 
     def batch_tokens(self, samples: Iterable[Sample]) -> int:
         """Return the tokens of a micro-batch of these samples in the instance's layout."""

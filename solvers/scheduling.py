@@ -17,6 +17,8 @@ TARGETS = (2.0, 4.0, 1.0, 3.0, 1.5, 2.5, 6.0, 0.7, 5.0, 1.25, 3.5, 1.75)
 """Work aimed at per micro-batch, in multiples of the knee, in the order they are tried."""
 LOADS, FILLS, PATIENCES = (1.0, 2.0, 4.0, 0.0, 0.5), (0.75, 0.9, 0.5), (0.0, 0.25)
 """Other settings of the packing rule, and the patience in multiples of the knee; the first ones with every target."""
+CRITICAL_TARGETS, CRITICAL_URGENCIES = (1.0, 0.5, 0.3, 0.75), (0.0, 0.7, 1.5, 0.3)
+"""Settings for the adapter with the longest path: target relative to that of the others, urgency in knees."""
 NOISE = 0.25
 """Largest deviation of the priorities in repeated constructions."""
 CONSTRUCTION_SHARE, ANNEALING_SHARE, REPACKING_SHARE = 0.15, 0.8, 0.3
@@ -27,6 +29,7 @@ LEAST_PAUSE_S = 1.0
 """Least time between two reports of the annealing, seconds."""
 WINDOW_OPERATIONS = (24, 64)
 """Fewest and most operations in a CP-SAT window."""
+_SETTINGS = (TARGETS, LOADS, CRITICAL_URGENCIES, CRITICAL_TARGETS, FILLS, PATIENCES)
 
 
 class _Constructions:
@@ -34,11 +37,10 @@ class _Constructions:
 
     def __init__(self) -> None:
         self.best: tuple[ListSchedule, float] | None = None
-        self.settings = [TARGETS[0], LOADS[0], FILLS[0], PATIENCES[0]]
+        self.settings = [x[0] for x in _SETTINGS]
 
     def __iter__(self) -> Iterator[tuple[list[float], float]]:
-        for i, values in enumerate((TARGETS, LOADS, PATIENCES, FILLS)):
-            place = (0, 1, 3, 2)[i]
+        for place, values in enumerate(_SETTINGS):
             for value in values if place == 0 else values[1:]:
                 tried = list(self.settings)
                 tried[place] = value
@@ -61,9 +63,9 @@ def construct(
     for i, (settings, noise) in enumerate(trials):
         if best is not None and (i >= count or clock.over or best[0].makespan_s <= target_s):
             break
-        target, load, fill, patience = settings
+        target, load, urgency, critical, fill, patience = settings
         cutoff = best[0].makespan_s if best else float("inf")
-        rule = PackingRule(target * knee, fill, load)
+        rule = PackingRule(target * knee, fill, load, critical, urgency * knee)
         found = list_schedule(problem, rule, patience * knee, cutoff, noise, rng)
         if found is not None and found.makespan_s < cutoff:
             best = found, patience * knee

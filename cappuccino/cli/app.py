@@ -7,7 +7,14 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cappuccino.cli import plan_commands, run_commands, seed_commands
+from cappuccino.cli import (
+    bench_commands,
+    compare_commands,
+    pareto_commands,
+    plan_commands,
+    run_commands,
+    seed_commands,
+)
 from cappuccino.errors import CappuccinoError
 
 RUNTIME_PACKAGES = {"torch", "megatron", "peft", "transformers", "datasets", "safetensors", "tokenizers", "psutil"}
@@ -20,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for commands in (run_commands, plan_commands, seed_commands):
+for commands in (run_commands, plan_commands, compare_commands, pareto_commands, bench_commands, seed_commands):
     commands.register(app)
 
 

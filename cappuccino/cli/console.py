@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from cappuccino.checker import CheckReport
     from cappuccino.plan import Plan
 
+MOST_ADAPTERS_LISTED = 16
+"""Adapters up to which each gets a line of its own."""
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one machine-readable object on stdout.")]
 
 
@@ -139,10 +142,19 @@ def plan_summary(plan: "Plan", report: "CheckReport") -> dict[str, Any]:
                 "makespan_s": r.makespan_s,
                 "lower_bound_s": r.lower_bound_s,
                 "peak_memory_gib": list(r.peak_memory_gib),
+                "savings": None if r.savings is None else [s.model_dump() for s in r.savings],
             }
             for r in plan.replicas
         ],
+        "sharing": _sharing(plan),
     }
+
+
+def _sharing(plan: "Plan") -> dict[str, Any] | None:
+    from cappuccino.sharing import sharing_summary  # noqa: PLC0415
+
+    found = sharing_summary(plan)
+    return None if found is None else {**asdict(found), "ratio": found.ratio}
 
 
 def print_plan(plan: "Plan", report: "CheckReport") -> None:
@@ -160,3 +172,30 @@ def print_plan(plan: "Plan", report: "CheckReport") -> None:
         stages = f"{r.num_stages} x {r.gpu}"
         size = f"{r.makespan_s:.4g} s, {len(r.micro_batches)} micro-batches, {memory} GiB"
         print(f"replica {r.id}   {stages}, {size}: {adapters}")
+    _print_sharing(plan)
+
+
+def _print_sharing(plan: "Plan") -> None:
+    from cappuccino.sharing import sharing_summary  # noqa: PLC0415
+
+    found = sharing_summary(plan)
+    if found is None:
+        return
+    if found.separate is not None and found.shared is not None:
+        of = "all adapters" if found.compared == found.adapters else f"{found.compared} adapters"
+        saved = f"{100 * (1 - found.shared / found.separate):.1f}%" if found.separate > 0 else "nothing"
+        separate, shared = f"{found.separate:.4g} {found.unit}", f"{found.shared:.4g}"
+        print(f"sharing     separate runs of {of} {separate}, here {shared}: saves {saved}")
+    if found.evaluated < found.adapters:
+        print(f"sharing     {found.evaluated} of {found.adapters} adapters evaluated one by one in time")
+    if not 0 < found.evaluated <= found.adapters <= MOST_ADAPTERS_LISTED:
+        return
+    money = found.unit == "money"
+    for replica in plan.replicas:
+        for name, s in zip(replica.adapters, replica.savings or (), strict=False):
+            alone, added = (s.alone_cost, s.added_cost) if money else (s.alone_gpu_time_s, s.added_gpu_time_s)
+            if alone is None or added is None:
+                print(f"  {name}: not evaluated")
+                continue
+            run = f"alone {alone:.4g} {found.unit} on {s.alone_num_stages} x {s.alone_gpu}"
+            print(f"  {name}: {run}, here it adds {added:.4g}, saves {alone - added:.4g}")

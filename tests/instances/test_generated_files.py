@@ -1,11 +1,13 @@
+import functools
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from cappuccino import instances
 from cappuccino.catalogue import BACKBONES
-from cappuccino.costs import fit_instance_costs, read_cost_table
+from cappuccino.costs import CostModel, fit_costs, fit_instance_costs, read_cost_table
 from cappuccino.instance import Instance
 from cappuccino.instances.generate_instances import instance_texts
 from cappuccino.instances.generate_lengths import (
@@ -15,11 +17,19 @@ from cappuccino.instances.generate_lengths import (
     quantile_lengths,
     sample_lengths,
 )
-from cappuccino.instances.generate_tables import TABLES, table_csv
+from cappuccino.instances.generate_tables import POOL_TABLES, TABLES, pool_table_csv, table_csv
+from cappuccino.library import INDEX_NAME
 from cappuccino.seed_formats import read_length_distribution
+from cappuccino.solvers.columns import ReplicaSpace
 
 FOLDER = Path(instances.__file__).parent
-INSTANCE_NAMES = ("seed4-qwen32b", "seed4-llama7b", "mixed12-qwen32b", "mixed16-llama70b")
+TEXTS = instance_texts()
+INSTANCE_NAMES = tuple(name.removesuffix(".json") for name in TEXTS)
+
+
+@functools.cache
+def costs_of(table: Path, backbone: str, gpu: str) -> CostModel:
+    return fit_costs(read_cost_table(table), backbone, gpu)
 
 
 def test_lengths_file_is_what_its_generator_writes():
@@ -31,11 +41,20 @@ def test_table_is_what_its_generator_writes(gpu):
     assert (FOLDER / "tables" / f"{gpu}.csv").read_text() == table_csv(gpu)
 
 
+@pytest.mark.parametrize("name", POOL_TABLES)
+def test_table_of_several_pools_is_what_its_generator_writes(name):
+    assert (FOLDER / "tables" / f"{name}.csv").read_text() == pool_table_csv(name)
+
+
 def test_instances_are_what_their_generator_writes():
-    texts = instance_texts()
-    assert sorted(texts) == sorted(f"{name}.json" for name in INSTANCE_NAMES)
-    for name, text in texts.items():
+    profiled = {"tiny-cpu.json"}  # its table was measured, its lengths are of one Python
+    assert {p.name for p in FOLDER.glob("*.json")} == {*TEXTS, *profiled, INDEX_NAME}
+    for name, text in TEXTS.items():
         assert (FOLDER / name).read_text() == text, name
+
+
+def test_instance_files_stay_small():
+    assert max(len(text) for text in TEXTS.values()) < 300_000
 
 
 @pytest.mark.parametrize("name", PUBLIC_DATASETS)
@@ -99,22 +118,56 @@ def test_tables_cover_their_grid(gpu):
         assert set(rows.ok["num_layers"]) == {BACKBONES[backbone].num_layers}
 
 
+@pytest.mark.parametrize("name", POOL_TABLES)
+def test_tables_of_several_pools_have_the_rows_of_each(name):
+    table = read_cost_table(FOLDER / "tables" / f"{name}.csv")
+    gpus, backbones = POOL_TABLES[name]
+    for gpu in gpus:
+        alone = read_cost_table(FOLDER / "tables" / f"{gpu}.csv")
+        for backbone in backbones:
+            ours, theirs = table.select(backbone, gpu).ok, alone.select(backbone, gpu).ok
+            pd.testing.assert_frame_equal(ours.reset_index(drop=True), theirs.reset_index(drop=True))
+
+
 @pytest.mark.parametrize("name", INSTANCE_NAMES)
-def test_instance_loads_and_its_costs_fit(name):
+def test_instance_loads_and_every_adapter_has_a_place(name):
     instance = Instance.load(FOLDER / f"{name}.json")
     assert instance.name == name
-    longest = max(int(lengths.max()) for lengths in instance.dataset_lengths.values())
-    for gpu, costs in fit_instance_costs(instance).items():
-        pool = instance.pool(gpu)
-        assert costs.analytic
-        assert costs.forward(4096, 4096**2) > costs.forward(64, 64**2) > 0
-        fitting = [g for g in costs.profiled if costs.max_tokens(g, pool.memory_gib) >= longest]
-        assert fitting, f"no profiled stage count holds a sample of {longest} tokens"
-        assert fitting[0] <= pool.count
+    costs = {pool.gpu: costs_of(instance.cost_table, instance.backbone, pool.gpu) for pool in instance.gpu_pools}
+    for model in costs.values():
+        assert model.analytic
+        assert model.forward(4096, 4096**2) > model.forward(64, 64**2) > 0
+    ReplicaSpace.of(instance, costs)  # raises where an adapter fits nowhere
+
+
+@pytest.mark.parametrize(("name", "stages"), [("tight4-qwen32b", 2), ("tight6-llama70b", 2), ("tight8-qwen32b", 1)])
+def test_tight_instances_hold_two_of_the_longest_samples_in_no_way(name, stages):
+    instance = Instance.load(FOLDER / f"{name}.json")
+    (pool,) = instance.gpu_pools
+    assert pool.count == stages
+    model = fit_instance_costs(instance)[pool.gpu]
+    longest = max(int(lengths.max()) for lengths in instance.step_lengths)
+    assert all(model.max_tokens(g, pool.memory_gib) < longest for g in range(1, stages))
+    assert longest <= model.max_tokens(stages, pool.memory_gib) < 1.2 * longest
+
+
+def test_rare_long_samples_are_rare_and_long():
+    lengths = Instance.load(FOLDER / "tails6-qwen32b.json").dataset_lengths
+    for values in lengths.values():
+        assert values.shape == (200,)
+        assert np.median(values) < 100
+        assert sorted(values)[-3:] == [3000, 3500, 4096]
+    assert len({tuple(values) for values in lengths.values()}) == 6
+
+
+def test_scaled_instances_pair_every_dataset_with_every_batch_size():
+    instance = Instance.load(FOLDER / "scale100-qwen32b.json")
+    pairs = {(a.dataset, a.global_batch_size) for a in instance.adapters}
+    assert pairs == {(name, batch) for name in PUBLIC_DATASETS for batch in (4, 8, 16)}
 
 
 def test_mixed_instances_vary_what_they_say():
-    twelve, sixteen = (Instance.load(FOLDER / f"{name}.json") for name in INSTANCE_NAMES[2:])
+    twelve, sixteen = (Instance.load(FOLDER / f"{name}.json") for name in ("mixed12-qwen32b", "mixed16-llama70b"))
     assert [a.global_batch_size for a in twelve.adapters] == [8, 16, 4, 8] * 3
     assert [a.micro_batch_size for a in twelve.adapters] == [1, 2, 4, 1] * 3
     assert [a.rank for a in sixteen.adapters] == [8, 16, 32, 64] * 4

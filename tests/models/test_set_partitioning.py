@@ -1,11 +1,13 @@
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from cappuccino.models.set_partitioning import Column, SetPartitioning
 from cappuccino.plan import Objective
-from cappuccino.solvers.milp import solve_partitioning
+from cappuccino.solvers.budget import Clock
+from cappuccino.solvers.milp import PartitionProblem, solve_partitioning
 
 PRICE = {"x": 1.0, "y": 2.5}
 
@@ -119,19 +121,65 @@ def test_money_follows_the_price_of_the_type():
     assert (found.objective, found.chosen) == (pytest.approx(10.0), (0,))
 
 
-def test_an_adapter_without_column_is_named():
-    with pytest.raises(ValueError, match="no column holds adapter 1"):
-        SetPartitioning(COLUMNS[:1], 2, {"x": 1}, Objective.GPU_TIME)
+def test_a_column_is_chosen_as_often_as_there_are_adapters_of_its_kinds():
+    # 4 adapters alike: a pair takes 12 s, one alone 10 s; two pairs cost 24 GPU-seconds, 12 + 10 + 10 with 3 GPUs only
+    # where a pair can be had once
+    kinds = [0, 0, 0, 0]
+    pair, alone = Column((0, 1), "x", 1, 12.0), Column((0,), "x", 1, 10.0)
+    found = PartitionProblem(kinds, {"x": 4}, Objective.GPU_TIME, 0.0, 0).solve([pair, alone], Clock(60.0))
+    assert found is not None
+    assert (found.chosen, found.objective) == ((0, 0), pytest.approx(24.0))
+    # kinds 0 and 1, three and one of them: a pair of both once, and the others alone
+    kinds = [0, 0, 0, 1]
+    columns = [Column((0, 3), "x", 1, 12.0), Column((0,), "x", 1, 10.0), Column((3,), "x", 1, 5.0)]
+    found = PartitionProblem(kinds, {"x": 4}, Objective.GPU_TIME, 0.0, 0).solve(columns, Clock(60.0))
+    assert found is not None
+    assert (found.chosen, found.objective) == ((0, 1, 1), pytest.approx(32.0))
+
+
+def test_covering_at_least_once_takes_what_covering_once_cannot():
+    columns = [Column((0, 1), "x", 1, 10.0), Column((1, 2), "x", 1, 11.0)]
+    problem = PartitionProblem([0, 1, 2], {"x": 2}, Objective.GPU_TIME, 0.0, 0)
+    assert problem.solve(columns, Clock(60.0)) is None
+    found = replace(problem, at_least=True).solve(columns, Clock(60.0))
+    assert found is not None
+    assert (found.chosen, found.objective) == ((0, 1), pytest.approx(21.0))
+
+
+@pytest.mark.parametrize("objective", list(Objective))
+@pytest.mark.parametrize("seed", range(10))
+def test_a_start_does_not_change_the_optimum(seed, objective):
+    count = 3
+    columns = random_columns(seed, count)
+    pools = {"x": 4, "y": 3}
+    problem = PartitionProblem(range(count), pools, objective, 0.0, 0)
+    alone = [k for i in range(count) for k, c in enumerate(columns) if c.adapters == (i,) and c.gpu == "x"][::3]
+    expected = brute_force(columns, count, pools, objective)
+    found = problem.solve(columns, Clock(60.0), alone)
+    assert found is not None
+    assert found.objective == pytest.approx(expected)
+
+
+def test_the_bisection_begins_at_the_bound_that_is_known():
+    problem = PartitionProblem(range(2), {"x": 2}, Objective.MAKESPAN, 0.0, 0)
+    found = problem.solve(COLUMNS, Clock(60.0), (2,), low_s=9.0)
+    assert found is not None
+    assert (found.objective, found.bound, found.chosen) == (9.0, 9.0, (3,))
+
+
+def test_a_kind_without_column_is_named():
+    with pytest.raises(ValueError, match="no column holds an adapter of kind 1"):
+        SetPartitioning(COLUMNS[:1], range(2), {"x": 1}, Objective.GPU_TIME)
 
 
 def test_the_makespan_is_no_objective_of_the_model():
     with pytest.raises(ValueError, match="no sum over columns"):
-        SetPartitioning(COLUMNS, 2, {"x": 1}, Objective.MAKESPAN)
+        SetPartitioning(COLUMNS, range(2), {"x": 1}, Objective.MAKESPAN)
 
 
 @pytest.mark.parametrize("objective", [Objective.GPU_TIME, Objective.COST])
 def test_names_in_the_exported_model_are_readable(objective, tmp_path):
-    model = SetPartitioning(COLUMNS, 2, {"x": 2}, objective).model
+    model = SetPartitioning(COLUMNS, range(2), {"x": 2}, objective).model
     model.write(str(tmp_path / "m.lp"), io_options={"symbolic_solver_labels": True})
     text = (tmp_path / "m.lp").read_text()
     for name in ("chosen(0)", "chosen(3)", "covered(0)", "covered(1)", "within_pool(x)"):

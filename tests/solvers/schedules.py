@@ -1,14 +1,19 @@
-"""Random replicas and schedules, and the checker's word on them."""
+"""Random replicas, orders and schedules, and the checker's word on them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-from builders import changed, make_costs, make_instance, make_plan, make_problem
+from builders import BACKWARD, FORWARD, changed, make_costs, make_instance, make_plan, make_problem
 from plans import random_plan
 
 from cappuccino.checker import Violation, check
 from cappuccino.costs import CostModel, SmoothMaximum
 from cappuccino.instance import Instance
+from cappuccino.plan import Sample
+from cappuccino.solvers.list_scheduling import ListSchedule
 from cappuccino.solvers.programs import ReplicaSchedule, build_schedule
-from cappuccino.solvers.replica_problem import Batch, ReplicaProblem, StepKey
+from cappuccino.solvers.replica_problem import Batch, ReplicaProblem
 
 
 def violations(schedule: ReplicaSchedule) -> tuple[Violation, ...]:
@@ -19,8 +24,30 @@ def violations(schedule: ReplicaSchedule) -> tuple[Violation, ...]:
     return check(plan, problem.instance, {"x": problem.costs}).violations
 
 
-def random_replica(seed: int, *, tight: bool = False, layout: str = "packed", clip: bool = False) -> ReplicaProblem:
-    """Return 1 to 4 adapters on 1 to 3 stages; `tight` memory holds little more than the longest sample."""
+def built(problem: ReplicaProblem, found: ListSchedule) -> ReplicaSchedule:
+    """Return a list schedule as the simulator sees it."""
+    return build_schedule(problem, found.order, found.operations)
+
+
+def one_by_one(problem: ReplicaProblem, order: Sequence[Batch]) -> ReplicaSchedule:
+    """Return the schedule with one micro-batch in flight at a time: valid where they fit, and as bad as it gets."""
+    program = tuple(op for k in range(len(order)) for op in (k, ~k))
+    return build_schedule(problem, order, (program,) * problem.num_stages)
+
+
+def contents(order: Sequence[Batch]) -> list[tuple[tuple[Sample, ...], float]]:
+    """Return what can be compared of micro-batches: their samples and urgency."""
+    return [(b.samples, b.urgency_s) for b in order]
+
+
+def random_replica(
+    seed: int, *, tight: bool = False, layout: str = "packed", clip: bool = False, linear: bool = False
+) -> ReplicaProblem:
+    """Return 1 to 4 adapters on 1 to 3 stages.
+
+    `tight` memory holds little more than the longest sample; `linear` times are sums that no library rounds its own
+    way, so that schedules can be compared to the last bit.
+    """
     rng = np.random.default_rng(seed)
     jobs = []
     for _ in range(int(rng.integers(1, 5))):
@@ -28,7 +55,11 @@ def random_replica(seed: int, *, tight: bool = False, layout: str = "packed", cl
         jobs.append((rng.integers(1, 20, size=3 * batch).tolist(), batch, int(rng.integers(1, 4))))
     clipped = range(0, len(jobs), 2) if clip else ()
     instance = make_instance(*jobs, gpus=3, layout=layout, clipped=clipped)
-    return make_problem(instance, random_costs(instance, rng, tight), 1 + seed % 3)
+    costs = random_costs(instance, rng, tight)
+    if linear:
+        stages = dict.fromkeys(costs.memory, FORWARD), dict.fromkeys(costs.memory, BACKWARD)
+        costs = replace(costs, forward=FORWARD, backward=BACKWARD, stage_forward=stages[0], stage_backward=stages[1])
+    return make_problem(instance, costs, 1 + seed % 3)
 
 
 def random_costs(instance: Instance, rng: np.random.Generator, tight: bool) -> CostModel:
@@ -42,6 +73,20 @@ def random_costs(instance: Instance, rng: np.random.Generator, tight: bool) -> C
     )
 
 
+def random_order(problem: ReplicaProblem, seed: int, *, urgent: bool = False) -> list[Batch]:
+    """Return micro-batches of random packing that fit, in an order that respects the steps.
+
+    `urgent` ones have an urgency of up to a passage through a stage.
+    """
+    rng = np.random.default_rng(seed)
+    groups: list[list[Sample]] = []
+    for batch in random_plan(problem.instance, problem.num_stages, seed).replicas[0].micro_batches:
+        samples = list(batch.samples)
+        groups += [samples] if problem.batch_tokens(samples) <= problem.max_tokens else [[s] for s in samples]
+    urgency = [float(rng.choice([0.0, 10.0, 30.0])) if urgent else 0.0 for _ in groups]
+    return [problem.batch(samples, u) for samples, u in zip(groups, urgency, strict=True)]
+
+
 def schedule_of_random_plan(problem: ReplicaProblem, seed: int) -> ReplicaSchedule:
     """Return a schedule as bad as a random plan; its B's need not follow the order of its F's. Ignores the memory."""
     replica = random_plan(problem.instance, problem.num_stages, seed).replicas[0]
@@ -53,39 +98,3 @@ def schedule_of_random_plan(problem: ReplicaProblem, seed: int) -> ReplicaSchedu
         for program in replica.programs
     ]
     return build_schedule(problem, order, operations)
-
-
-class FixedOrder:
-    """Forwards given micro-batches in the given order, each as soon as the steps before it are done."""
-
-    def __init__(self, order: list[Batch]) -> None:
-        self._order = order
-        self._next = 0
-        self._open: dict[StepKey, int] = {}
-        for batch in order:
-            for step in batch.steps:
-                self._open[step] = self._open.get(step, 0) + 1
-
-    def peek(self) -> Batch | None:
-        """Return the next micro-batch once the steps before it are done."""
-        if self._next == len(self._order):
-            return None
-        batch = self._order[self._next]
-        for a, j in batch.steps:
-            if j and self._open.get((a, j - 1)):
-                return None
-        return batch
-
-    def take(self) -> None:
-        """Go on to the next micro-batch."""
-        self._next += 1
-
-    def backward_done(self, batch: Batch) -> None:
-        """Count down the steps of the micro-batch."""
-        for step in batch.steps:
-            self._open[step] -= 1
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether every micro-batch has been handed out."""
-        return self._next == len(self._order)

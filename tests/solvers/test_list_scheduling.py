@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 from builders import make_costs, make_instance, make_problem
-from schedules import FixedOrder, random_replica, schedule_of_random_plan, violations
+from schedules import built, contents, random_replica, schedule_of_random_plan, violations
 
 from cappuccino.solvers.list_scheduling import list_schedule
 from cappuccino.solvers.order_scheduling import schedule_order
-from cappuccino.solvers.packing import DynamicPacking, PackingRule
+from cappuccino.solvers.packing import PackingRule
 from cappuccino.solvers.programs import build_schedule
 
 
@@ -80,14 +80,22 @@ def test_fixed_orders_give_valid_schedules(seed):
     assert schedule.makespan_s >= problem.lower_bound_s * (1 - 1e-9)
 
 
+def rule_and_patience(problem, seed):
+    rng = np.random.default_rng(seed)
+    target = float(rng.uniform(0.3, 6)) * problem.knee_work
+    return PackingRule(target, (0.75, 0.5, 1.0)[seed % 3], float(seed % 2)), float(seed % 3) * 5
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_packing_on_the_fly_gives_valid_schedules(seed):
     layout = "padded" if seed % 5 == 0 else "packed"
     problem = random_replica(seed, tight=seed % 2 == 0, layout=layout, clip=seed % 4 == 0)
-    rng = np.random.default_rng(seed)
-    rule = PackingRule(float(rng.uniform(0.3, 6)) * problem.knee_work, 0.75, 0.1 * (seed % 2))
-    found = list_schedule(problem, DynamicPacking(problem, rule, rng), patience_s=float(seed % 3) * 5)
-    schedule = build_schedule(problem, found.order, found.operations)
+    found = list_schedule(problem, *rule_and_patience(problem, seed))
+    samples = sorted(s for b in found.order for s in b.samples)
+    assert samples == [(a, n) for a, x in enumerate(problem.lengths) for n in range(x.size)]
+    assert all(b.tokens <= problem.max_tokens for b in found.order)
+    assert all(len({a for a, _ in b.steps}) == len(b.steps) for b in found.order)
+    schedule = built(problem, found)
     assert violations(schedule) == ()
     # what the list scheduler computes is what the simulator finds, but for clipping and the last optimizer steps
     if not problem.clipped and not problem.costs.optimizer_s:
@@ -95,28 +103,108 @@ def test_packing_on_the_fly_gives_valid_schedules(seed):
     assert schedule.makespan_s >= problem.lower_bound_s * (1 - 1e-9)
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_packing_on_the_fly_gives_the_schedule_of_its_order(seed):
+    # one way to the schedule forms micro-batches when they are needed, the other knows them beforehand
+    layout = "padded" if seed % 5 == 0 else "packed"
+    problem = random_replica(seed, tight=seed % 2 == 0, layout=layout, linear=True)
+    rule, patience = rule_and_patience(problem, seed)
+    rng = np.random.default_rng(seed)
+    for noise in (0.0, 0.3):
+        found = list_schedule(problem, rule, patience, noise=noise, rng=rng)
+        again = schedule_order(problem, found.order, patience)
+        assert again.operations == found.operations
+        assert again.makespan_s == found.makespan_s
+
+
+def packing(problem, *rule) -> list[tuple[tuple[int, int], ...]]:
+    """Return the samples of the micro-batches that a rule forms on the fly."""
+    return [b.samples for b in list_schedule(problem, PackingRule(*rule)).order]
+
+
 def test_below_the_target_adapters_share_a_micro_batch():
     problem = make_problem(make_instance(([2], 1), ([2], 1), ([2], 1)), make_costs(), 1)
-    rng = np.random.default_rng(0)
     # 2 tokens are 6 s of work: a target of 18 holds three samples, one of 6 a single one
-    shared = list_schedule(problem, DynamicPacking(problem, PackingRule(18.0), rng))
-    assert [b.samples for b in shared.order] == [((0, 0), (1, 0), (2, 0))]
-    alone = list_schedule(problem, DynamicPacking(problem, PackingRule(6.0), rng))
-    assert [len(b.samples) for b in alone.order] == [1, 1, 1]
+    assert packing(problem, 18.0) == [((0, 0), (1, 0), (2, 0))]
+    assert packing(problem, 6.0) == [((0, 0),), ((1, 0),), ((2, 0),)]
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_a_given_order_is_scheduled_as_from_a_source(seed):
-    # two implementations of the same rules: one forms micro-batches on the way, one knows the order beforehand
-    problem = random_replica(seed, tight=seed % 2 == 0, layout="padded" if seed % 5 == 0 else "packed")
-    rng = np.random.default_rng(seed)
-    order = list(list_schedule(problem, DynamicPacking(problem, PackingRule(problem.knee_work), rng)).order)
-    for _ in range(5):
-        rng.shuffle(order)
-        patience = float(rng.choice([0.0, 5.0]))
-        slow = list_schedule(problem, FixedOrder(order), patience)
-        fast = schedule_order(problem, order, patience)
-        assert (slow is None) == (fast is None)
-        if slow is not None:
-            assert fast.operations == slow.operations
-            assert fast.makespan_s == pytest.approx(slow.makespan_s)
+def test_steps_are_split_evenly_into_parts_of_the_target():
+    # 10 tokens are 30 s: two parts of 15, the longest samples first, each to the lighter part
+    instance = make_instance(([4, 3, 2, 1], 4))
+    problem = make_problem(instance, make_costs(), 1)
+    assert packing(problem, 15.0) == [((0, 0), (0, 3)), ((0, 1), (0, 2))]
+    assert packing(problem, 30.0) == [((0, 0), (0, 1), (0, 2), (0, 3))]
+    assert packing(problem, 0.1) == [((0, 0),), ((0, 1),), ((0, 2),), ((0, 3),)]
+    # no more than 4 tokens fit: three parts
+    tight = make_problem(instance, make_costs(usable=18.0), 1)
+    assert packing(tight, 30.0) == [((0, 0),), ((0, 1),), ((0, 2), (0, 3))]
+    # padded, two parts take 2 x 4 and 2 x 3 tokens, three 4, 3 and 2 x 2
+    padded = make_instance(([4, 3, 2, 1], 4), layout="padded")
+    assert packing(make_problem(padded, make_costs(usable=10.0 + 2 * 8), 1), 30.0) == [
+        ((0, 0), (0, 3)),
+        ((0, 1), (0, 2)),
+    ]
+    assert packing(make_problem(padded, make_costs(usable=10.0 + 2 * 7), 1), 30.0) == [
+        ((0, 0),),
+        ((0, 1),),
+        ((0, 2), (0, 3)),
+    ]
+
+
+def test_micro_batches_far_below_the_target_are_filled():
+    # 4 tokens are 12 s of 20, 1 token is 3 s; the longer step leads
+    problem = make_problem(make_instance(([1], 1), ([4], 1)), make_costs(), 1)
+    alone, together = [((1, 0),), ((0, 0),)], [((0, 0), (1, 0))]
+    assert packing(problem, 20.0, 0.59) == alone  # 12 s are 0.6 of the target
+    assert packing(problem, 20.0, 0.61) == together
+    # not if the memory has room for 4 tokens
+    tight = make_problem(problem.instance, make_costs(usable=18.0), 1)
+    assert packing(tight, 20.0, 0.61) == alone
+    # padded, the two are 8 tokens
+    padded = make_instance(([1], 1), ([4], 1), layout="padded")
+    assert packing(make_problem(padded, make_costs(usable=10.0 + 2 * 7), 1), 20.0) == alone
+    assert packing(make_problem(padded, make_costs(usable=10.0 + 2 * 8), 1), 20.0) == together
+
+
+def test_filling_up_leads_a_tenth_above_the_target_at_most():
+    problem = make_problem(make_instance(([4], 1), ([4], 1)), make_costs(), 1)
+    assert packing(problem, 21.0) == [((0, 0),), ((1, 0),)]  # 24 s are more than 23.1
+    assert packing(problem, 22.0) == [((0, 0), (1, 0))]
+
+
+def test_the_longest_remaining_path_fills_first():
+    # after 4 tokens of a0 (12 s of 20, to be filled up to 15), a1 has 3 steps of 3 s before it, a2 one of 6. One stage
+    # does the B of each micro-batch before the next F; then a1 and a2 have 6 s each, and both fit
+    problem = make_problem(make_instance(([4], 1), ([1, 1, 1], 1), ([2], 1)), make_costs(), 1)
+    assert packing(problem, 20.0) == [((0, 0), (1, 0)), ((1, 1), (2, 0)), ((1, 2),)]
+
+
+def test_the_load_speaks_for_adapters_with_many_steps():
+    # two stages; a micro-batch of the target takes 36 s. 12 tokens take 2 x 36 s, three steps of 2 tokens 3 x 2 x 12 s:
+    # a0 leads. If each step waits for one more micro-batch, 108 s stand against 180 s
+    problem = make_problem(make_instance(([12], 1), ([2, 2, 2], 1)), make_costs(), 2)
+    assert packing(problem, 36.0, 0.0, 0.0)[0] == ((0, 0),)
+    assert packing(problem, 36.0, 0.0, 1.0)[0] == ((1, 0),)
+
+
+def test_equal_seeds_give_equal_noise():
+    problem = random_replica(7)
+    rule = PackingRule(problem.knee_work)
+
+    def noisy(noise: float, seed: int):
+        found = list_schedule(problem, rule, noise=noise, rng=np.random.default_rng(seed))
+        return contents(found.order), found.operations, found.makespan_s
+
+    assert noisy(0.5, 1) == noisy(0.5, 1)
+    assert len({str(noisy(0.5, seed)) for seed in range(10)}) > 1
+    assert {str(noisy(0.0, seed)) for seed in range(3)} == {str(noisy(0.0, 0))}
+
+
+def test_packing_on_the_fly_stops_at_the_cutoff():
+    # one stage, two micro-batches of 3 s: the second one begins at 3
+    problem = make_problem(make_instance(([1], 1), ([1], 1)), make_costs(), 1)
+    rule = PackingRule(3.0)
+    assert list_schedule(problem, rule, cutoff_s=6.0).makespan_s == 6
+    assert list_schedule(problem, rule, cutoff_s=5.9) is None
+    assert list_schedule(problem, rule, cutoff_s=2.9) is None

@@ -1,29 +1,23 @@
 import numpy as np
 import pytest
 from builders import make_costs, make_instance, make_problem
-from schedules import random_replica, violations
+from schedules import built, random_replica, violations
 
 from cappuccino.costs import SmoothMaximum
 from cappuccino.solvers.list_scheduling import list_schedule
 from cappuccino.solvers.order_scheduling import schedule_order
-from cappuccino.solvers.packing import DynamicPacking, PackingRule
-from cappuccino.solvers.programs import build_schedule
+from cappuccino.solvers.packing import PackingRule
 from cappuccino.solvers.repacking import repack
 
 
-def first(problem, seed):
-    rng = np.random.default_rng(seed)
-    return list_schedule(problem, DynamicPacking(problem, PackingRule(0.5 * problem.knee_work), rng))
-
-
-def built(problem, found):
-    return build_schedule(problem, found.order, found.operations)
+def first(problem):
+    return list_schedule(problem, PackingRule(0.5 * problem.knee_work))
 
 
 @pytest.mark.parametrize("seed", range(16))
 def test_repacking_never_worsens_and_stays_valid(seed):
     problem = random_replica(seed, tight=seed % 2 == 0, clip=seed % 4 == 3)
-    found = first(problem, seed)
+    found = first(problem)
     rng = np.random.default_rng(seed)
     for _ in range(8):
         size = int(rng.integers(2, 5))
@@ -48,4 +42,4 @@ def test_repacking_joins_micro_batches_below_the_knee():
 
 def test_padded_micro_batches_are_not_repacked():
     problem = random_replica(3, layout="padded")
-    assert repack(problem, first(problem, 3), 3, 0.0, np.random.default_rng(0), time_limit_s=None) is None
+    assert repack(problem, first(problem), 3, 0.0, np.random.default_rng(0), time_limit_s=None) is None

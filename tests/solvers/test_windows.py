@@ -1,30 +1,29 @@
 import numpy as np
 import pytest
 from builders import make_costs, make_instance, make_problem
-from schedules import random_replica, schedule_of_random_plan, violations
+from schedules import built, one_by_one, random_replica, schedule_of_random_plan, violations
 
+from cappuccino.costs import MemoryModel
 from cappuccino.models.job_shop import JobShopWindow
 from cappuccino.solvers.list_scheduling import list_schedule
 from cappuccino.solvers.order_scheduling import schedule_order
-from cappuccino.solvers.packing import DynamicPacking, PackingRule
+from cappuccino.solvers.packing import PackingRule
 from cappuccino.solvers.programs import build_schedule
 from cappuccino.solvers.windows import _graph, _window_data, accepted, improve_order
 
 
-def tight_schedule(problem, seed):
-    rng = np.random.default_rng(seed)
-    found = list_schedule(problem, DynamicPacking(problem, PackingRule(0.5 * problem.knee_work), rng))
-    return build_schedule(problem, found.order, found.operations)
+def tight_schedule(problem):
+    return built(problem, list_schedule(problem, PackingRule(0.5 * problem.knee_work)))
 
 
 @pytest.mark.parametrize("seed", range(24))
 def test_reordering_never_worsens_and_stays_valid(seed):
     tight = seed % 2 == 0
     problem = random_replica(seed, tight=tight, clip=seed % 8 == 3, layout="padded" if seed % 8 == 5 else "packed")
-    schedule = tight_schedule(problem, seed) if tight or problem.clipped else schedule_of_random_plan(problem, seed)
+    schedule = tight_schedule(problem) if tight or problem.clipped else schedule_of_random_plan(problem, seed)
     rng = np.random.default_rng(seed)
     for _ in range(6):
-        new = improve_order(schedule, int(rng.integers(4, 30)), rng, time_limit_s=None, deterministic_limit=0.3)
+        new = improve_order(schedule, int(rng.integers(4, 30)), rng, time_limit_s=None, deterministic_limit=0.1)
         if new is not None:
             assert new.makespan_s < schedule.makespan_s
             assert violations(new) == ()
@@ -81,8 +80,23 @@ def test_windows_state_the_schedule_they_come_from(seed):
 def test_only_better_schedules_are_accepted():
     problem = make_problem(make_instance(([1, 1], 2)), make_costs(), 2)
     found = schedule_order(problem, problem.batches([[(0, 0)], [(0, 1)]]))
-    best = build_schedule(problem, found.order, found.operations)
+    best = built(problem, found)
     assert accepted(best, found) is None
-    worse = build_schedule(problem, found.order, [[0, ~0, 1, ~1], [0, ~0, 1, ~1]])
+    worse = one_by_one(problem, found.order)
     assert worse.makespan_s == 12
     assert accepted(worse, found).makespan_s == 9
+
+
+def test_memory_that_is_exactly_full_is_used():
+    # 2 x 3 tokens of 0.1 GiB fill the 0.6 GiB that 10.6 leave beside 10, up to the last bit of rounding; one at a time
+    # takes 2 x 18 s, both in flight 3 + 2 x 9 + 6
+    memory = MemoryModel(static_gib=10.0, working_gib=0.0, held_gib=0.1)
+    problem = make_problem(make_instance(([3, 3], 2)), make_costs(usable=10.6, memory=memory), 2)
+    order = problem.batches([[(0, 0)], [(0, 1)]])
+    assert schedule_order(problem, order).makespan_s == 27
+    start = one_by_one(problem, order)
+    assert start.makespan_s == 36
+    found = improve_order(start, 100, np.random.default_rng(0), time_limit_s=None)
+    assert found is not None
+    assert found.makespan_s == 27
+    assert violations(found) == ()

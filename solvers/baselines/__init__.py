@@ -1,0 +1,73 @@
+"""Plans that others would make, on the same costs and checked by the same checker: what a plan is compared with."""
+
+import time
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+
+from cappuccino.checker import check
+from cappuccino.costs import CostModel
+from cappuccino.instance import Instance
+from cappuccino.plan import Plan
+from cappuccino.solvers.assembly import assemble_plan
+from cappuccino.solvers.baselines.grouped import grouped
+from cappuccino.solvers.baselines.layout import Layout
+from cappuccino.solvers.baselines.mlora import mlora
+from cappuccino.solvers.baselines.reference import reference
+from cappuccino.solvers.baselines.sequential import sequential
+
+
+class Baseline(StrEnum):
+    """Ways to train many adapters, each described in its module."""
+
+    SEQUENTIAL = "sequential"
+    """Every adapter alone."""
+    MLORA = "mlora"
+    """Adapters take turns in one pipeline, each with its own micro-batches."""
+    REFERENCE = "reference"
+    """The heuristics of the system that this project started from."""
+    GROUPED = "grouped"
+    """Groups of adapters whose batches alternate, bin-packed."""
+
+
+BASELINES: tuple[Baseline, ...] = tuple(Baseline)
+
+_MAKERS: Mapping[Baseline, Callable[[Instance, Mapping[str, CostModel]], Layout]] = {
+    Baseline.SEQUENTIAL: sequential,
+    Baseline.MLORA: mlora,
+    Baseline.REFERENCE: reference,
+    Baseline.GROUPED: grouped,
+}
+
+
+def baseline_plan(name: Baseline | str, instance: Instance, costs: Mapping[str, CostModel]) -> Plan:
+    """Return the plan that a baseline makes of an instance; the checker has confirmed it.
+
+    Baselines are deterministic and aim at the least GPU time. Their plans state no bound.
+
+    Parameters
+    ----------
+    costs
+        Cost model by GPU type.
+
+    Raises
+    ------
+    InfeasibleError
+        When the baseline cannot run on the instance; the message says why.
+    ValueError
+        When there is no baseline of this name.
+    InvalidPlanError
+        When the checker refuses the plan: an error of this program.
+    """
+    baseline = Baseline(name)
+    begin = time.monotonic()
+    layout = _MAKERS[baseline](instance, costs)
+    plan = assemble_plan(
+        instance,
+        costs,
+        [replica.schedule() for replica, _ in layout],
+        [gpu for _, gpu in layout],
+        wall_time_s=time.monotonic() - begin,
+        solver={"baseline": baseline.value},
+    )
+    check(plan, instance, costs).raise_if_invalid(f"baseline {baseline}")
+    return plan
