@@ -27,9 +27,9 @@ MOVES_SHARE = 0.3
 """Of the time left, what moves may take, or they are left out."""
 FIRST_LOOK_SHARE, PACE_S = 0.5, 5e-5
 """Of the time left, what the first look at all columns of a choice may take; one construction takes this per sample."""
-SECOND_LOOK = Budget(seconds=None, constructions=48, moves=5000, windows=0)
+SECOND_LOOK = Budget(seconds=None, constructions=1, moves=40000, windows=0)
 """Search on a column that misses the deadline by little."""
-SECOND_LOOK_S, SECOND_LOOK_SHARE = 3.0, 0.1
+SECOND_LOOK_S, SECOND_LOOK_SHARE = 5.0, 0.1
 """And its limit where time is limited: seconds, and a part of what is left."""
 BOUND_SHARE, SELECTION_SHARE = 0.3, 0.1
 """What bounds and candidates may take of the allocator's time, and one choice of columns of what is left."""
@@ -81,17 +81,8 @@ class Allocation:
         return True
 
 
-def allocate(
-    space: ReplicaSpace,
-    objective: Objective,
-    deadline_s: float | None,
-    clock: Clock,
-    last_clock: Clock,
-    gap: float,
-    seed: int,
-    on_better: Callable[[Allocation], None] | None = None,
-) -> Allocation:
-    """Choose replicas and schedule those that matter.
+class Allocator:
+    """Chooses replicas and schedules those that matter.
 
     The bound is proven before anything is scheduled. The plan comes from the set partitioning with scheduled makespans
     where there are some, and expected ones elsewhere, until it chooses scheduled columns only, the gap is reached or
@@ -100,7 +91,7 @@ def allocate(
     Parameters
     ----------
     clock
-        Time for the loop.
+        Time for the first run.
     last_clock
         Time for finding a first plan where the other is not enough.
 
@@ -108,14 +99,7 @@ def allocate(
     ------
     InfeasibleError
         When the pools, or the deadline, admit no partition.
-    TimeUpError
-        When not even a first allocation was found in time.
     """
-    return _Loop(space, objective, deadline_s, clock, last_clock, gap, seed, on_better).run()
-
-
-class _Loop:
-    """The work of `allocate`."""
 
     def __init__(
         self,
@@ -126,7 +110,7 @@ class _Loop:
         last_clock: Clock,
         gap: float,
         seed: int,
-        on_better: Callable[[Allocation], None] | None,
+        on_better: Callable[[Allocation], None] | None = None,
     ) -> None:
         self.space, self.deadline_s, self.clock, self.gap, self.seed = space, deadline_s, clock, gap, seed
         self.last_clock = last_clock
@@ -137,24 +121,55 @@ class _Loop:
         self.selection = Selection(space, objective, deadline_s, found, min(gap / 4, 1e-3), seed)
 
     def run(self) -> Allocation:
-        """See `allocate`."""
-        picked = self.selection.first()
-        if not picked:
-            picked = self._next(None)
-        while picked:
-            fresh = [r for r in {r.key: r for r in picked}.values() if r.key not in self.state.schedules]
-            self._schedule(fresh)
-            self._offer(picked)
-            self.selection.judge(met_deadline=bool(self.state.chosen))
-            if self._done or (not fresh and not self._schedule_alone()):
-                break
-            picked = self._next(self.clock.part(SELECTION_SHARE))
+        """Return the best allocation found.
+
+        Raises
+        ------
+        InfeasibleError
+            When none was found that meets the deadline.
+        TimeUpError
+            When not even a first allocation was found in time.
+        """
+        self._go_on(self.selection.first() or self._next(None))
         if not self.state.chosen:
             raise InfeasibleError(
                 f"{self.space.instance.source}: no schedule found that meets the deadline of {self.deadline_s:g} s "
                 "(bounds do not exclude one); give a longer deadline or more --time-limit"
             )
         return self.state
+
+    def resume(self, clock: Clock) -> bool:
+        """Choose again, knowing what the replicas that were improved have come to; return whether that was better."""
+        self.clock = clock
+        before = self.state.best
+        kinds = self.space.kinds
+        places = {(pool.gpu, bounds.num_stages): k for k, (pool, bounds) in enumerate(self.space.bounds)}
+        for schedule, gpu in zip(self.state.chosen, self.state.chosen_gpus, strict=True):
+            of_kind = [kinds.of_adapter[i] for i in schedule.problem.adapters]
+            numbers = np.bincount(of_kind, minlength=len(kinds.counts))
+            replica = Replica(places[gpu, schedule.problem.num_stages], numbers)
+            known = self.state.schedules.get(replica.key)
+            if known is None or schedule.makespan_s < known.makespan_s:
+                problem = replace(schedule.problem, adapters=kinds.adapters(numbers))
+                if [kinds.of_adapter[i] for i in problem.adapters] != of_kind:
+                    continue  # in another order of kinds it is another schedule
+                self.state.schedules[replica.key] = replace(schedule, problem=problem)
+                self.selection.observe(replica, schedule.makespan_s)
+        self._go_on(self._next(clock.part(SELECTION_SHARE)))
+        return self.state.best < before
+
+    def _go_on(self, picked: list[Replica]) -> None:
+        """Schedule what was picked and pick again, until nothing new is picked or the time is up."""
+        while picked:
+            fresh = [r for r in {r.key: r for r in picked}.values() if r.key not in self.state.schedules]
+            self._schedule(fresh)
+            self._offer(picked)
+            self.selection.judge(met_deadline=bool(self.state.chosen))
+            if self.clock.over and not self.state.chosen:
+                self.clock = self.last_clock  # late is better than none
+            if self._done or (not fresh and not self._schedule_alone()):
+                break
+            picked = self._next(self.clock.part(SELECTION_SHARE))
 
     @property
     def _done(self) -> bool:

@@ -127,7 +127,7 @@ def solve_relaxation(
         search.solve_master()
         found = search.price_smoothed()
         meet = search.bound >= search.value * (1 - tolerance) - _TINY
-        decided = search.bound > stop_at or (share_only and search.value <= stop_at)
+        decided = search.bound > stop_at or (share_only and search.value <= stop_at < np.inf)
         moved = abs(search.bound - before[0]) + abs(search.value - before[1]) > PROGRESS * search.value
         stalled = 0 if moved else stalled + 1
         if meet or decided or not found or stalled > PATIENCE or clock.over:

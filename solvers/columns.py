@@ -90,8 +90,9 @@ class ReplicaSpace:
 
     def places(self, objective: Objective) -> tuple[Place, ...]:
         """Return the additive bounds of every pool and depth, in the order of `bounds`."""
-        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as executor:  # paths take long, and release the lock
-            list(executor.map(lambda entry: entry[1].paths, self.bounds))
+        if not self._paths_known:
+            with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as executor:  # they take long, and free the lock
+                list(executor.map(lambda entry: entry[1].paths, self.bounds))
         return tuple(
             Place(
                 gpu=pool.gpu,

@@ -9,7 +9,7 @@ from cappuccino.costs import CostModel, fit_instance_costs
 from cappuccino.errors import InputError
 from cappuccino.instance import Instance
 from cappuccino.plan import AdapterSaving, Objective, Plan
-from cappuccino.solvers.allocation import Allocation, allocate
+from cappuccino.solvers.allocation import Allocation, Allocator
 from cappuccino.solvers.assembly import assemble_plan
 from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.columns import ReplicaSpace
@@ -18,8 +18,10 @@ from cappuccino.solvers.savings import SharingEvaluator, with_savings
 
 _ALLOCATION_SHARE = 0.4
 """Part of the time that may go into choosing replicas before the chosen ones are improved."""
-_ALLOCATION_SHARE_BY_MAKESPAN = 0.6
+_ALLOCATION_SHARE_BY_MAKESPAN = 0.5
 """The same where makespans count, so that which adapters share a replica matters more."""
+_FIRST_IMPROVEMENT_SHARE = 0.3
+"""There, part of the time left that goes into improving them before they are chosen again."""
 _IMPROVEMENT_SHARE = 0.92
 """Part of the time left that goes into improving them; the rest shows what sharing saves, adapter by adapter."""
 
@@ -89,10 +91,15 @@ def make_plan(
 
     binding = options.deadline_s is not None or options.objective is Objective.MAKESPAN
     share = clock.part(_ALLOCATION_SHARE_BY_MAKESPAN if binding else _ALLOCATION_SHARE)
-    state = allocate(space, options.objective, options.deadline_s, share, clock, options.gap, options.seed, report)
+    allocator = Allocator(space, options.objective, options.deadline_s, share, clock, options.gap, options.seed, report)
+    state = allocator.run()
     report(state)
+    search = clock.part(_IMPROVEMENT_SHARE) if options.compare_separate else clock
     limits = SearchLimits(options.gap, options.seed, None if options.time_limit_s is not None else options.iterations)
-    improve(state, limits, clock.part(_IMPROVEMENT_SHARE) if options.compare_separate else clock, report)
+    if binding:
+        improve(state, limits, search.part(_FIRST_IMPROVEMENT_SHARE), report)
+        allocator.resume(search.part(0.5))
+    improve(state, limits, search, report)
     savings = _savings(state, options, clock, report) if options.compare_separate else {}
     plan = assemble_plan(
         instance,

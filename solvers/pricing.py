@@ -21,6 +21,8 @@ TABLE_SIZE = 2**22
 """Entries of the dynamic program's table, which decide how fine the grid is."""
 CELLS = (2**11, 2**14)
 """Fewest and most cells of the grid."""
+EXTENSION = 2.0
+"""How far the grid goes beyond the longest path, in multiples of the largest share."""
 _HAIR = 1e-9
 """Rounding errors, in cells."""
 
@@ -235,8 +237,9 @@ class _Knapsack:
             free = np.full(len(kinds), np.inf)
         everything = float(shares @ counts)
         bounded = limit_s is not None and place.head_s + everything > limit_s
-        # beyond the longest path costs are linear in the shares, and no grid is needed
-        room = limit_s - place.head_s if bounded and limit_s is not None else min(float(free[-1]), everything)
+        # beyond the longest path costs are linear in the shares, and little more of a grid is needed
+        linear = float(free[-1] + EXTENSION * shares.max())
+        room = limit_s - place.head_s if bounded and limit_s is not None else min(linear, everything)
         return cls(
             shares=np.maximum(shares, 1e-12 * max(everything, 1e-300)),
             counts=counts,
@@ -284,7 +287,7 @@ class _Knapsack:
                     numbers = np.zeros(len(self.shares), dtype=np.int64)
                     np.add.at(numbers, owner[uses], multiple[uses])
                     found.setdefault(numbers.tobytes(), numbers)
-        if not self.bounded:
+        if not self.bounded and self.room < float(self.shares @ self.counts) * (1 - 1e-12):
             beyond, numbers = self._beyond_the_grid(order)
             ratio = max(ratio, beyond)
             found.setdefault(numbers.tobytes(), numbers)
@@ -300,8 +303,6 @@ class _Knapsack:
         owner = np.repeat(order, self.counts[order])
         filled, paid = np.cumsum(self.shares[owner]), np.cumsum(self.prices[owner])
         beyond = np.flatnonzero(filled > self.room)
-        if not len(beyond):
-            return 0.0, self.counts
         first = int(beyond[0])
         over = (filled[first] - self.room) / self.shares[owner[first]]
         at_room = (paid[first] - over * self.prices[owner[first]]) / max(self.offset + self.slope * self.room, 1e-300)
@@ -330,8 +331,19 @@ def _parts(copies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _trim(place: Place, numbers: np.ndarray, prices: np.ndarray, limit_s: float) -> None:
-    """Take adapters out of a set that rounding let grow beyond the limit, the least paid that suffices."""
-    while (over := float(place.makespans(numbers[None])[0]) - limit_s) > 0:
-        held = np.flatnonzero(numbers)
-        enough = held[place.shares[held] >= over]
-        numbers[enough[prices[enough].argmin()] if len(enough) else held[place.shares[held].argmax()]] -= 1
+    """Take adapters out of a set that rounding let grow beyond the limit, at little loss.
+
+    Either the least paid one that suffices, or as many as it takes of those paid least per share.
+    """
+    held = np.repeat(np.flatnonzero(numbers), numbers[numbers > 0])
+    shares = place.shares[held]
+    over = place.head_s + float(shares.sum()) - limit_s
+    if over <= 0:
+        return
+    enough = np.flatnonzero(shares >= over)
+    order = np.argsort(prices[held] / shares, kind="stable")
+    few = order[: int(np.searchsorted(np.cumsum(shares[order]), over)) + 1]
+    if len(enough):
+        one = enough[[prices[held[enough]].argmin()]]
+        few = min(few, one, key=lambda out: prices[held[out]].sum())
+    np.subtract.at(numbers, held[few], 1)

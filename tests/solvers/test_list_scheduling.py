@@ -183,9 +183,12 @@ def test_the_longest_remaining_path_fills_first():
 def test_the_load_speaks_for_adapters_with_many_steps():
     # two stages; a micro-batch of the target takes 36 s. 12 tokens take 2 x 36 s, three steps of 2 tokens 3 x 2 x 12 s:
     # a0 leads. If each step waits for one more micro-batch, 108 s stand against 180 s
-    problem = make_problem(make_instance(([12], 1), ([2, 2, 2], 1)), make_costs(), 2)
+    instance = make_instance(([12], 1), ([2, 2, 2], 1))
+    problem = make_problem(instance, make_costs(), 2)
     assert packing(problem, 36.0, 0.0, 0.0)[0] == ((0, 0),)
     assert packing(problem, 36.0, 0.0, 1.0)[0] == ((1, 0),)
+    # nothing is waited for where no stage is behind the first
+    assert packing(make_problem(instance, make_costs(), 1), 36.0, 0.0, 1.0)[0] == ((0, 0),)
 
 
 def test_equal_seeds_give_equal_noise():

@@ -71,6 +71,22 @@ def test_annealing_by_windows_gains(short_windows):
     assert np.median(gains) > 0.02
 
 
+def test_what_helps_a_window_and_harms_the_whole_is_dropped(short_windows, monkeypatch):
+    # a window sees one micro-batch per stage behind it, which tells little
+    window, seen = ScheduledOrder.window, []
+
+    def recorded(self, low, size):
+        seen.append(self.makespan_s)
+        return window(self, low, size)
+
+    monkeypatch.setattr(ScheduledOrder, "window", recorded)
+    for seed in range(0, 24, 4):
+        seen.clear()
+        problem = random_replica(seed, tight=True)
+        anneal(problem, first(problem, 0.3), 0.0, FOREVER, 3000, 0.0, np.random.default_rng(seed))
+        assert seen == sorted(seen, reverse=True)
+
+
 @pytest.mark.parametrize("windowed", [False, True])
 @pytest.mark.parametrize("seed", [2, 5, 10])
 def test_equal_seeds_and_moves_give_equal_schedules(seed, windowed, request):
@@ -123,6 +139,15 @@ def test_annealing_ends_when_the_target_is_reached(windowed, request):
     found = anneal(problem, start, 0.0, FOREVER, 10**9, reached, np.random.default_rng(1))
     assert found.makespan_s <= reached
     assert violations(built(problem, found)) == ()
+
+
+@pytest.mark.parametrize("seed", [2, 5, 10])
+def test_a_target_out_of_reach_changes_nothing(seed, short_windows):
+    # not even for windows that end before the time the whole is to take
+    problem = random_replica(seed)
+    start, beyond = first(problem, 0.3), 0.99 * problem.lower_bound_s
+    one, two = (anneal(problem, start, 0.0, FOREVER, 900, t, np.random.default_rng(1)) for t in (0.0, beyond))
+    assert content(one) == content(two)
 
 
 def test_a_start_worse_than_the_list_schedule_of_its_order():

@@ -82,10 +82,10 @@ def test_nothing_is_attractive_where_nothing_is_paid_or_admitted():
 
 
 def test_a_set_fills_what_the_longest_path_leaves():
-    # paths 4, 2, 2 and shares 2, 1, 1: all three take 4 s, worth 3 x 2 paid against 4
+    # paths 4, 2, 2 and shares 2, 1, 1: all three take 4 s and are paid 3; without the first 2 s and 1
     place = Place("x", 1, 1.0, 0.0, np.array([2.0, 1.0, 1.0]), np.array([4.0, 2.0, 2.0]))
-    found = KnapsackPricing((place,), np.array([1, 1, 1])).price(0, np.full(3, 2.0), 0.0, None, 6)
-    assert found.ratio == pytest.approx(1.5)
+    found = KnapsackPricing((place,), np.array([1, 1, 1])).price(0, np.array([2.0, 0.5, 0.5]), 0.0, None, 6)
+    assert found.ratio == pytest.approx(0.75)
     assert [1, 1, 1] in found.sets.tolist()
 
 
@@ -101,10 +101,14 @@ def test_costs_are_linear_beyond_the_longest_path():
 
 
 def test_rounding_does_not_spoil_sets_of_many_small_shares():
-    # 5,000 adapters of 0.001 s and one of 1 s within 6 s: exactly all of them, 5.001 for 6 charged
-    place = Place("x", 1, 0.0, 0.0, np.array([0.001, 1.0]), np.array([0.002, 1.0]))
-    found = KnapsackPricing((place,), np.array([5000, 1])).price(0, np.array([0.001, 0.001]), 6.0, 5.999, 6)
-    assert 5.001 / 6 * (1 - 1e-9) <= found.ratio <= 5.001 / 6 * 1.001
+    # 1,999 adapters of 0.003 s that differ in what they are paid, and 3 s: 1,000 of them, in cells of some 0.0015 s
+    rng = np.random.default_rng(0)
+    place = Place("x", 1, 0.0, 0.0, np.full(1999, 0.003), np.full(1999, 0.006))
+    prices = rng.uniform(0.001, 0.002, size=1999)
+    found = KnapsackPricing((place,), np.ones(1999, dtype=int)).price(0, prices, 1.0, 3.0, 6)
+    best = np.sort(prices)[-1000:].sum()
+    assert best * (1 - 1e-9) <= found.ratio <= best * 1.001
+    assert (found.makespans <= 3.0).all()
 
 
 @pytest.mark.parametrize("first", range(0, 200, 50))
