@@ -1,7 +1,7 @@
 """Compiles inner loops with Numba; they release the interpreter lock, so threads run them in parallel."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 
@@ -10,4 +10,4 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def compiled(function: F) -> F:
     """Compile a function of numbers and arrays at its first call, and keep the machine code on disk."""
-    return numba.njit(cache=True, nogil=True)(function)  # type: ignore[no-any-return]
+    return cast(F, numba.njit(cache=True, nogil=True)(function))

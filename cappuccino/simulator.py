@@ -102,31 +102,35 @@ def run_programs(programs: Sequence[Sequence[Operation]], workload: Workload, re
             first = len(my_ends)
             for position in range(first, len(program)):
                 operation = program[position]
-                kind, m = operation[0], operation[1]
-                arrival: float | None = 0.0
-                if kind == "F":
+                start = free
+                if operation[0] == "F":
+                    m = operation[1]
                     if above is not None:
-                        arrival = above[m]
-                        if arrival is None:
+                        end = above[m]
+                        if end is None:
                             break
-                        arrival += transfer[m]
-                    start = free if free > arrival else arrival
-                    own[m] = free = start + forward[m]
-                elif kind == "B":
-                    arrival = own[m]
-                    if below is not None and arrival is not None:
-                        gradient = below[m]
-                        arrival = None if gradient is None else max(arrival, gradient + transfer[m])
-                    if arrival is None:
+                        start = max(start, end + transfer[m])
+                    free = start + forward[m]
+                    own[m] = free
+                elif operation[0] == "B":
+                    m = operation[1]
+                    end = own[m]
+                    if end is None:
                         break
-                    start = free if free > arrival else arrival
-                    done[m] = free = start + backward[m]
+                    start = max(start, end)
+                    if below is not None:
+                        end = below[m]
+                        if end is None:
+                            break
+                        start = max(start, end + transfer[m])
+                    free = start + backward[m]
+                    done[m] = free
                 else:
-                    batches = batches_of.get((m, operation[2]), ())
+                    batches = batches_of.get((operation[1], operation[2]), ())
                     needed = [row[k] for row in backward_end for k in batches]
                     if None in needed:
                         break
-                    start = max([free, *(e for e in needed if e is not None)])
+                    start = max([start, *(e for e in needed if e is not None)])
                     free = start + workload.optimizer_s
                 my_starts.append(start)
                 my_ends.append(free)

@@ -220,15 +220,20 @@ class Allocator:
         if moves:
             budget = replace(FIRST_LOOK, constructions=1, seconds=None if left is None else FIRST_MOVES_S)
             schedule = schedule_replica(problem, budget, self.seed, start=schedule, target_gap=self.gap / 2)
-        if limit is not None and schedule.makespan_s > limit and not self.clock.over and self._within_reach(schedule):
+        if (
+            limit is not None
+            and schedule.makespan_s > limit
+            and not self.clock.over
+            and self._within_reach(schedule, limit)
+        ):
             seconds = None if left is None else min(SECOND_LOOK_S, SECOND_LOOK_SHARE * left)
             budget = replace(SECOND_LOOK, seconds=seconds)
             schedule = schedule_replica(problem, budget, self.seed, start=schedule, target_s=limit)
         return schedule
 
-    def _within_reach(self, schedule: ReplicaSchedule) -> bool:
+    def _within_reach(self, schedule: ReplicaSchedule, limit_s: float) -> bool:
         bound = np.array([schedule.problem.lower_bound_s])
-        return bool(within_reach(np.array([schedule.makespan_s]), bound, self.deadline_s)[0])
+        return bool(within_reach(np.array([schedule.makespan_s]), bound, limit_s)[0])
 
     def _schedule_alone(self) -> bool:
         """Schedule every adapter on its own where that is expected to be best, unless done; whether any was fresh."""

@@ -47,7 +47,7 @@ def copy_packed(source: PackedOrder, goal: PackedOrder) -> None:
     goal.transfer_s[:] = source.transfer_s
     goal.tokens[:] = source.tokens
     goal.urgency_s[:] = source.urgency_s
-    goal.count[0] = source.count[0]
+    goal.number[0] = source.number[0]
 
 
 @compiled
@@ -58,7 +58,7 @@ def evaluate(
     if not link(window, packed, scratch.links, scratch.jobs):
         return math.inf
     copy_state(begin, scratch.state)
-    count = packed.count[0]
+    count = packed.number[0]
     return run_pipeline(machine, scratch.jobs, count, count, cutoff_s, scratch.state, scratch.source)
 
 
@@ -103,7 +103,7 @@ def anneal(
     for _ in range(moves):
         if values[1] <= target_s:
             break
-        touched = _change(rng, window, candidate, low, candidate.count[0] - tail, knee_s)
+        touched = _change(rng, window, candidate, low, candidate.number[0] - tail, knee_s)
         if touched[0] == -2:
             continue
         fits = touched[2] == 0
@@ -127,10 +127,10 @@ def anneal(
 @compiled
 def _accept(source: PackedOrder, goal: PackedOrder, touched: tuple[int, int, int]) -> None:
     """Copy what a move may have changed."""
-    count = max(source.count[0], goal.count[0])
+    count = max(source.number[0], goal.number[0])
     for k in range(count):
         goal.order[k] = source.order[k]
-    goal.count[0] = source.count[0]
+    goal.number[0] = source.number[0]
     if touched[0] == -1 and touched[1] == -1:
         return
     goal.batch_of[:] = source.batch_of
@@ -202,8 +202,8 @@ def _change(
 @compiled
 def _drop(packed: PackedOrder, i: int) -> None:
     """Take the micro-batch of rank `i`, now empty, out of the order; its slot is free again."""
-    _shift(packed.order, i, packed.count[0] - 1)
-    packed.count[0] -= 1
+    _shift(packed.order, i, packed.number[0] - 1)
+    packed.number[0] -= 1
 
 
 @compiled
@@ -231,7 +231,7 @@ def _shift(order: np.ndarray, i: int, goal: int) -> None:
 @compiled
 def _split(rng: np.random.Generator, packed: PackedOrder, i: int) -> tuple[int, int, int]:
     """Split the micro-batch of rank `i` at random; the order beyond `count` holds the free slots."""
-    count = packed.count[0]
+    count = packed.number[0]
     if count == len(packed.order):
         return -2, -1, 0
     source, fresh = packed.order[i], packed.order[count]
@@ -244,6 +244,6 @@ def _split(rng: np.random.Generator, packed: PackedOrder, i: int) -> tuple[int, 
                 moved += 1
             else:
                 left += 1
-    packed.count[0] = count + 1
+    packed.number[0] = count + 1
     _shift(packed.order, count, i + 1)
     return source, fresh, 1 if moved == 0 or left == 0 else 0

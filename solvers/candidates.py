@@ -1,7 +1,7 @@
 """What is known before anything is scheduled: a proven bound, partitions, and the columns to choose from."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.column_generation import (
     ColumnPool,
     GeneratedColumn,
+    GeneratedKey,
     RelaxationResult,
     least_makespan,
     solve_relaxation,
@@ -74,6 +75,7 @@ class _Finder:
         self.counts, self.pools = space.kinds.counts, space.pools
         self.places = space.places(objective)
         self.pool = ColumnPool()
+        self._full: dict[GeneratedKey, float] = {}
         self.problem = PartitionProblem(space.kinds.of_adapter.tolist(), self.pools, objective, self.tolerance, seed)
 
     def find(self) -> Candidates:
@@ -104,6 +106,7 @@ class _Finder:
             shortest = shortest_partition(self.places, self.counts, self.pools, low, float(high))
             found += [shortest] if shortest is not None else []
         limit = math.inf if self.deadline_s is None else self.deadline_s
+        self._learn(replica for partition in found for replica in partition)
         return [f for f in found if all(self._full_bound(*replica) <= limit for replica in f)]
 
     def _refute(self) -> None:
@@ -134,7 +137,20 @@ class _Finder:
         return KnapsackPricing(places, self.counts)
 
     def _full_bound(self, place: int, numbers: np.ndarray) -> float:
-        return float(self.space.bounds[place][1].lower_bounds(numbers[None])[0])
+        key = place, numbers.tobytes()
+        if key not in self._full:
+            self._learn([(place, numbers)])
+        return self._full[key]
+
+    def _learn(self, replicas: Iterable[tuple[int, np.ndarray]]) -> None:
+        """Work out full bounds, of many replicas at once."""
+        fresh: dict[int, dict[bytes, np.ndarray]] = {}
+        for place, numbers in replicas:
+            if (place, numbers.tobytes()) not in self._full:
+                fresh.setdefault(place, {})[numbers.tobytes()] = numbers
+        for place, sets in fresh.items():
+            found = self.space.bounds[place][1].lower_bounds(np.array(list(sets.values())))
+            self._full.update({(place, name): float(bound) for name, bound in zip(sets, found, strict=True)})
 
     def _priced_bound(self, place: int, numbers: np.ndarray) -> float:
         """Return the bound that the pricing knows: it may be the additive one."""
@@ -183,7 +199,7 @@ class _Finder:
         """
         values = [self._value(partition) for partition in partitions]
         best = min(values, default=math.inf)
-        if best - bound <= self.tolerance * best:
+        if best < math.inf and best - bound <= self.tolerance * best:
             return bound, []
         limit, reach = self.deadline_s, math.inf
         if self.objective is Objective.MAKESPAN:
@@ -195,6 +211,7 @@ class _Finder:
             reach = 1.0 - relaxed.bound + _TINY
         elif relaxed is not None and best < math.inf:
             reach = (best - relaxed.bound) * (1 + 1e-6) + _TINY
+        assert relaxed is not None  # only the makespan goes without
         columns = self._columns_within(relaxed, limit, reach)
         if columns is None:
             return bound, []

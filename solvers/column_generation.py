@@ -191,7 +191,7 @@ class _Search:
         self.limit_s, self.share_only = limit_s, share_only
         self.gpus = list(pools)
         self._begin_with_feasible_prices()
-        self.master = PartitionRelaxation(pricing.counts.tolist(), pools, self._ceilings(), share_only)
+        self.master = PartitionRelaxation(pricing.counts.tolist(), pools, self._ceilings().tolist(), share_only)
         self.rows: dict[GeneratedKey, pyo.Constraint] = {}
         self.value = np.inf
         self.weights: dict[GeneratedKey, float] = {}
@@ -203,6 +203,7 @@ class _Search:
         """Without charges, what every adapter costs at least; where GPUs alone count, its part of a full replica."""
         places, limit = self.pricing.places, self.limit_s
         if self.share_only:
+            assert limit is not None  # a share of the pools is asked for under a deadline
             rent = 1.0 / sum(self.pools.values())
             self.charges = dict.fromkeys(self.gpus, rent)
             least = [

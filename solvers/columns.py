@@ -90,9 +90,6 @@ class ReplicaSpace:
 
     def places(self, objective: Objective) -> tuple[Place, ...]:
         """Return the additive bounds of every pool and depth, in the order of `bounds`."""
-        if not self._paths_known:
-            with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as executor:  # they take long, and free the lock
-                list(executor.map(lambda entry: entry[1].paths, self.bounds))
         return tuple(
             Place(
                 gpu=pool.gpu,
@@ -100,10 +97,16 @@ class ReplicaSpace:
                 rate=self.rate(pool.gpu, bounds.num_stages, objective),
                 head_s=bounds.head_s,
                 shares=bounds.shares,
-                paths=bounds.paths,
+                paths=paths,
             )
-            for pool, bounds in self.bounds
+            for (pool, bounds), paths in zip(self.bounds, self._paths, strict=True)
         )
+
+    @cached_property
+    def _paths(self) -> tuple[np.ndarray, ...]:
+        """Path bounds by place, worked out in parallel: the compiled search for them releases the lock."""
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as executor:
+            return tuple(executor.map(lambda entry: entry[1].paths, self.bounds))
 
     def rate(self, gpu: str, num_stages: int, objective: Objective) -> float:
         """Return what a second of a replica adds to the objective; 0 for the makespan, which is no sum."""

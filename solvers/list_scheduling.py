@@ -34,7 +34,8 @@ def costs_of(problem: ReplicaProblem) -> BatchCosts:
     """Return what micro-batches cost on a stage of a replica."""
     curves = problem.costs.forward_curve(problem.num_stages), problem.costs.backward_curve(problem.num_stages)
     numbers = [x for c in curves for x in (c.floor_s, c.per_token_s, c.per_square_s, c.power)]
-    return BatchCosts(*numbers, *problem.costs.transfer, problem.max_tokens, problem.instance.layout == "padded")
+    limits = problem.max_tokens, problem.instance.layout == "padded"
+    return BatchCosts._make((*numbers, *problem.costs.transfer, *limits))
 
 
 def empty_jobs(count: int) -> Jobs:
@@ -67,27 +68,29 @@ def _source(
     steps, parts = int(num_steps.max(initial=0)), int(batch_size.max(initial=0))
     by_adapter = [np.zeros(adapters, np.int64) for _ in range(4)]
     by_part = [np.zeros((adapters, parts), np.int64) for _ in range(4)]
-    return Source(
-        active,
-        rule,
-        costs,
-        optimizer_s,
-        stages,
-        first_sample,
-        batch_size,
-        num_steps,
-        length,
-        work_s,
-        np.zeros((adapters, steps + 1)),
-        np.zeros(1, np.int64),
-        np.ones((adapters, steps)),
-        *by_adapter,
-        np.zeros(samples, np.int64),
-        np.zeros((adapters, parts)),
-        *by_part,
-        np.zeros(adapters, np.int64),
-        np.zeros(1, np.int64),
-        np.zeros(samples, np.int64),
+    return Source._make(
+        (
+            active,
+            rule,
+            costs,
+            optimizer_s,
+            stages,
+            first_sample,
+            batch_size,
+            num_steps,
+            length,
+            work_s,
+            np.zeros((adapters, steps + 1)),
+            np.zeros(1, np.int64),
+            np.ones((adapters, steps)),
+            *by_adapter,
+            np.zeros(samples, np.int64),
+            np.zeros((adapters, parts)),
+            *by_part,
+            np.zeros(adapters, np.int64),
+            np.zeros(1, np.int64),
+            np.zeros(samples, np.int64),
+        )
     )
 
 

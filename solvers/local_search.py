@@ -48,6 +48,8 @@ def anneal(
     current = ScheduledOrder.of(problem, start.order, patience_s)
     assert current is not None  # it has been scheduled before
     best = start
+    if current.makespan_s < best.makespan_s:
+        best = current.schedule()
     moves_left = max_moves
     queue: list[int] = []
     while moves_left > 0 and not clock.over and best.makespan_s > target_s:

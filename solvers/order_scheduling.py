@@ -49,12 +49,14 @@ class OrderArrays:
         )
         room = len(order) + spare
         packed = PackedOrder(
-            np.repeat(np.arange(len(order)), [len(b.samples) for b in order]),
-            np.arange(room),
-            *(np.zeros(room) for _ in range(3)),
-            np.zeros(room, np.int64),
-            np.zeros(room),
-            np.array([len(order)]),
+            batch_of=np.repeat(np.arange(len(order)), [len(b.samples) for b in order]),
+            order=np.arange(room),
+            forward_s=np.zeros(room),
+            backward_s=np.zeros(room),
+            transfer_s=np.zeros(room),
+            tokens=np.zeros(room, np.int64),
+            urgency_s=np.zeros(room),
+            number=np.array([len(order)]),
         )
         for slot, batch in enumerate(order):
             packed.forward_s[slot], packed.backward_s[slot] = batch.forward_s, batch.backward_s
@@ -80,7 +82,7 @@ class OrderArrays:
         groups: dict[int, list[Sample]] = {}
         for sample, slot in zip(self.samples, packed.batch_of.tolist(), strict=True):
             groups.setdefault(slot, []).append(sample)
-        slots = packed.order[: packed.count[0]].tolist()
+        slots = packed.order[: packed.number[0]].tolist()
         return [problem.batch(groups[slot], float(packed.urgency_s[slot])) for slot in slots]
 
 

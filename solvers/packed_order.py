@@ -39,7 +39,7 @@ class PackedOrder(NamedTuple):
     tokens: np.ndarray
     urgency_s: np.ndarray
     """How long a stage that could start something else waits for the micro-batch."""
-    count: np.ndarray
+    number: np.ndarray
     """How many micro-batches there are, shape (1,)."""
 
 
@@ -79,7 +79,7 @@ def price(costs: BatchCosts, window: Window, packed: PackedOrder, slot: int) -> 
 @compiled
 def link(window: Window, packed: PackedOrder, links: Links, jobs: Jobs) -> bool:
     """Write the micro-batches by rank with their dependencies; return whether the order respects the steps."""
-    count = packed.count[0]
+    count = packed.number[0]
     rank, first, last = links
     for k in range(count):
         slot = packed.order[k]

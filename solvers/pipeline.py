@@ -212,6 +212,8 @@ def run_pipeline(
             operations[s, done] = k
             low, high = s, min(stages, s + 2)
         free[s] = end
+        if end > cutoff_s:
+            return INFINITY
     makespan = 0.0
     for s in range(stages):
         makespan = max(makespan, free[s])

@@ -85,9 +85,13 @@ class Priced:
 class Pricing(Protocol):
     """Finds attractive columns among all that there are."""
 
-    places: Sequence[Place]
-    counts: np.ndarray
-    """Adapters of each kind, shape (K,)."""
+    @property
+    def places(self) -> Sequence[Place]:
+        """Pools and depths."""
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Adapters of each kind, shape (K,)."""
 
     def price(self, place: int, prices: np.ndarray, charge: float, limit_s: float | None, most: int) -> Priced:
         """Look for the most attractive sets of a place.

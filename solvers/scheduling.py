@@ -100,10 +100,12 @@ def schedule_replica(
     rng = np.random.default_rng(seed)
     clock = Clock(budget.seconds)
     target = max(target_s, problem.lower_bound_s / (1 - target_gap) if target_gap < 1 else float("inf"))
-    found, patience = construct(problem, budget.constructions, clock.part(CONSTRUCTION_SHARE), target, rng)
+    part, last_steps = clock.part(CONSTRUCTION_SHARE), problem.costs.optimizer_s
+    found, patience = construct(problem, budget.constructions, part, target - last_steps, rng)
     best = build_schedule(problem, found.order, found.operations)
     if start is not None and start.makespan_s < best.makespan_s:
         best, found = start, ListSchedule(start.order, start.operations, start.makespan_s)
+        last_steps = 0.0
     if on_better:
         on_better(best)
     if best.makespan_s > target and budget.moves:
@@ -116,9 +118,10 @@ def schedule_replica(
                 reported = Clock(None)
 
         # first what schedules an order anew, last what changes single operations: that would be lost again
-        part = clock.part(ANNEALING_SHARE)
-        found = anneal(problem, found, patience, part, budget.moves, target, rng, report)
-        found = _repacked(problem, found, patience, clock.part(REPACKING_SHARE), budget.windows, rng)
+        part, limit = clock.part(ANNEALING_SHARE), target - last_steps
+        found = anneal(problem, found, patience, part, budget.moves, limit, rng, report)
+        if found.makespan_s > limit:
+            found = _repacked(problem, found, patience, clock.part(REPACKING_SHARE), budget.windows, rng)
         better = accepted(best, found)
         best = better or best
         if better and on_better:

@@ -202,7 +202,7 @@ class Selection:
         surplus = np.sum([r.numbers for r in replicas], axis=0) - self.space.kinds.counts
         for kind in np.flatnonzero(surplus > 0):
             for _ in range(int(surplus[kind])):
-                savings = [(self._saving(r, kind), k) for k, r in enumerate(replicas) if r.numbers[kind]]
+                savings = [(self._saving(r, int(kind)), k) for k, r in enumerate(replicas) if r.numbers[kind]]
                 _, k = max(savings)
                 numbers = replicas[k].numbers.copy()
                 numbers[kind] -= 1

@@ -258,7 +258,8 @@ def _held_memory(schedule: ReplicaSchedule, window: list[tuple[int, int]]) -> li
         backwarded = {~op for op in part if op < 0}
         throughout = sum(order[k].tokens for k in now - backwarded)
         largest = max(order[_rank(op)].tokens for op in part)
-        capacity = int((problem.held_room_gib - problem.memory.working_gib * largest) / problem.memory.held_gib)
+        room = problem.held_room_gib * (1 + 1e-9) - problem.memory.working_gib * largest
+        capacity = int(room / problem.memory.held_gib)
         held, most = throughout + sum(order[k].tokens for k in now & backwarded), 0
         for op in part:  # the schedule at hand is valid, moment by moment, where counting the largest may be too strict
             held += order[op].tokens if op >= 0 else 0

@@ -1,6 +1,7 @@
 """Enumeration, column generation and their integer solutions against all partitions, pools and depths."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pytest
@@ -8,14 +9,14 @@ from spaces import best_objective, random_space
 
 from cappuccino.errors import InfeasibleError
 from cappuccino.plan import Objective
-from cappuccino.solvers import candidates, columns
+from cappuccino.solvers import allocation, candidates, columns
 from cappuccino.solvers.allocation import Allocator
-from cappuccino.solvers.budget import Clock
+from cappuccino.solvers.budget import Budget, Clock
 from cappuccino.solvers.candidates import Candidates, find_candidates
 from cappuccino.solvers.columns import ReplicaSpace
 
-EXACT = 1e-5
-"""HiGHS' and the grid's tolerances."""
+GAP = 1e-4
+"""Relative, of everything that is solved here."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,9 @@ class Case:
     expected: float
 
 
+@cache
 def case(seed: int) -> Case:
-    """Return an instance of up to 6 adapters with its objective; two thirds have a deadline, from too tight to loose."""
+    """Return an instance of up to 6 adapters with its objective; two thirds have a deadline, tight or loose."""
     space = random_space(seed)
     objective = list(Objective)[seed // 2 % 3]
     deadline = None
@@ -59,38 +61,50 @@ def value(case: Case, found: Candidates, partition: tuple[int, ...]) -> float:
 def agrees(case: Case) -> bool:
     """Compare bound and best partition with the optimum; return whether there is one."""
     try:
-        found = find_candidates(case.space, case.objective, case.deadline_s, Clock(None), 0.0, 0)
+        found = find_candidates(case.space, case.objective, case.deadline_s, Clock(None), GAP, 0)
     except InfeasibleError:
         assert case.expected == float("inf")
         return False
-    assert found.bound <= case.expected * (1 + EXACT)
-    assert found.bound == pytest.approx(case.expected, rel=EXACT)
-    assert min(value(case, found, p) for p in found.partitions) == pytest.approx(case.expected, rel=EXACT)
+    assert found.bound <= case.expected * (1 + 1e-6)
+    assert found.bound == pytest.approx(case.expected, rel=GAP)
+    assert min(value(case, found, p) for p in found.partitions) == pytest.approx(case.expected, rel=GAP)
     return True
 
 
-@pytest.mark.parametrize("first", range(0, 200, 20))
+FEW, REST = range(0, 30, 10), [pytest.param(first, marks=pytest.mark.slow) for first in range(30, 200, 10)]
+
+
+@pytest.mark.parametrize("first", [*FEW, *REST])
 def test_enumeration_agrees_with_exhaustion(first):
-    feasible = [agrees(case(seed)) for seed in range(first, first + 20)]
-    assert 8 < sum(feasible) < 20
+    feasible = [agrees(case(seed)) for seed in range(first, first + 10)]
+    assert sum(feasible) > 3
 
 
-@pytest.mark.parametrize("first", range(0, 200, 20))
+@pytest.mark.parametrize("first", [*FEW, *REST])
 def test_column_generation_agrees_with_exhaustion(first, monkeypatch):
     monkeypatch.setattr(columns, "MOST_SETS", 0)
-    feasible = [agrees(case(seed)) for seed in range(first, first + 20)]
-    assert 8 < sum(feasible) < 20
+    feasible = [agrees(case(seed)) for seed in range(first, first + 10)]
+    assert sum(feasible) > 3
 
 
-@pytest.mark.parametrize("first", range(0, 200, 40))
+def test_the_cases_are_of_every_sort():
+    tried = [case(seed) for seed in range(60)]
+    assert {c.objective for c in tried} == set(Objective)
+    assert sum(c.expected == float("inf") for c in tried) > 3
+    assert sum(c.deadline_s is None for c in tried) > 10
+    assert sum(len(c.space.pools) == 2 for c in tried) > 10
+    assert sum(len(c.space.kinds.counts) < len(c.space.instance.adapters) for c in tried) > 10
+
+
+@pytest.mark.parametrize("first", range(0, 40, 20))
 def test_the_relaxation_alone_is_never_above_the_optimum(first, monkeypatch):
     monkeypatch.setattr(columns, "MOST_SETS", 0)
     monkeypatch.setattr(candidates, "MOST_EXACT", 0)
     looseness = []
-    for seed in range(first, first + 40):
+    for seed in range(first, first + 20):
         tried = case(seed)
         try:
-            found = find_candidates(tried.space, tried.objective, tried.deadline_s, Clock(None), 0.0, 0)
+            found = find_candidates(tried.space, tried.objective, tried.deadline_s, Clock(None), GAP, 0)
         except InfeasibleError:
             assert tried.expected == float("inf")
             continue
@@ -104,18 +118,20 @@ def test_the_relaxation_alone_is_never_above_the_optimum(first, monkeypatch):
 
 
 @pytest.mark.parametrize("enumerated", [True, False])
-@pytest.mark.parametrize("first", range(0, 24, 8))
+@pytest.mark.parametrize("first", range(0, 8, 4))
 def test_plans_are_never_below_the_optimum_of_the_bounds(first, enumerated, monkeypatch):
     if not enumerated:
         monkeypatch.setattr(columns, "MOST_SETS", 0)
-    for seed in range(first, first + 8):
+    for look in ("FIRST_LOOK", "SECOND_LOOK"):
+        monkeypatch.setattr(allocation, look, Budget(seconds=None, constructions=2, moves=0, windows=0))
+    for seed in range(first, first + 4):
         tried = case(seed)
         try:
             clock = Clock(None)
             state = Allocator(tried.space, tried.objective, tried.deadline_s, clock, clock, 1e-3, 0).run()
         except InfeasibleError:
             continue
-        assert state.bound <= tried.expected * (1 + EXACT) <= state.best * (1 + 2 * EXACT), seed
+        assert state.bound <= tried.expected * (1 + 1e-6) <= state.best * (1 + GAP), seed
         assert sorted(i for s in state.chosen for i in s.problem.adapters) == list(
             range(len(tried.space.instance.adapters))
         )

@@ -49,7 +49,7 @@ def listed(packed: PackedOrder) -> list[list[float]]:
 
 def require_consistent(search: Search, packed: PackedOrder) -> None:
     """Every slot has its place, every sample a micro-batch, every micro-batch samples that it is priced for."""
-    count, room = int(packed.count[0]), len(packed.order)
+    count, room = int(packed.number[0]), len(packed.order)
     assert 1 <= count <= room
     assert sorted(packed.order.tolist()) == list(range(room))
     used = packed.order[:count].tolist()
@@ -70,7 +70,7 @@ def test_changes_keep_packing_and_order_consistent(seed):
     outcomes = set()
     for _ in range(120):
         before = listed(current)
-        high = int(candidate.count[0]) - tail
+        high = int(candidate.number[0]) - tail
         touched = _change(rng, search.window, candidate, low, high, search.problem.knee_work)
         if touched[0] == -2:
             assert listed(candidate) == before
@@ -80,10 +80,10 @@ def test_changes_keep_packing_and_order_consistent(seed):
         fits = touched[2] == 0 and all(prices)
         # whether it fits or not, all samples are somewhere, and begin and end are as they were
         assert sorted(candidate.order.tolist()) == list(range(len(candidate.order)))
-        assert set(candidate.batch_of.tolist()) <= set(candidate.order[: candidate.count[0]].tolist())
+        assert set(candidate.batch_of.tolist()) <= set(candidate.order[: candidate.number[0]].tolist())
         assert candidate.order[:low].tolist() == before[1][:low]
-        kept = slice(int(candidate.count[0]) - tail, int(candidate.count[0]))
-        old = slice(int(current.count[0]) - tail, int(current.count[0]))
+        kept = slice(int(candidate.number[0]) - tail, int(candidate.number[0]))
+        old = slice(int(current.number[0]) - tail, int(current.number[0]))
         assert candidate.order[kept].tolist() == before[1][old]
         for slot in (*before[1][:low], *before[1][old]):
             assert np.array_equal(candidate.batch_of == slot, current.batch_of == slot)
@@ -107,9 +107,9 @@ def test_every_kind_of_change_happens():
     seen = set()
     for _ in range(600):
         before = deepcopy(packed)
-        touched = _change(rng, search.window, packed, 0, int(packed.count[0]), search.problem.knee_work)
+        touched = _change(rng, search.window, packed, 0, int(packed.number[0]), search.problem.knee_work)
         moved = int(np.sum(before.batch_of != packed.batch_of))
-        grown = int(packed.count[0] - before.count[0])
+        grown = int(packed.number[0] - before.number[0])
         if touched[0] == -2:
             seen.add("nothing")
         elif grown > 0:

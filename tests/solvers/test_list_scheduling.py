@@ -82,8 +82,9 @@ def test_fixed_orders_give_valid_schedules(seed):
 
 def rule_and_patience(problem, seed):
     rng = np.random.default_rng(seed)
-    target = float(rng.uniform(0.3, 6)) * problem.knee_work
-    return PackingRule(target, (0.75, 0.5, 1.0)[seed % 3], float(seed % 2)), float(seed % 3) * 5
+    target, urgency = float(rng.uniform(0.3, 6)) * problem.knee_work, (0.0, 10.0, 40.0)[seed % 3]
+    rule = PackingRule(target, (0.75, 0.5, 1.0)[seed % 3], float(seed % 2), (1.0, 0.4)[seed % 2], urgency)
+    return rule, float(seed % 3) * 5
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -189,6 +190,36 @@ def test_the_load_speaks_for_adapters_with_many_steps():
     assert packing(problem, 36.0, 0.0, 1.0)[0] == ((1, 0),)
     # nothing is waited for where no stage is behind the first
     assert packing(make_problem(instance, make_costs(), 1), 36.0, 0.0, 1.0)[0] == ((0, 0),)
+
+
+def test_the_adapter_with_the_longest_path_has_a_target_of_its_own():
+    # two adapters of 4 samples of 1 token (12 s of work) a step; that with two steps has the longer path. Its parts and
+    # what it is filled up to follow its target, those of the other one do not
+    problem = make_problem(make_instance(([1] * 4, 4), ([1] * 8, 4)), make_costs(), 1)
+    whole = [((1, 0), (1, 1), (1, 2), (1, 3)), ((0, 0), (0, 1), (0, 2), (0, 3)), ((1, 4), (1, 5), (1, 6), (1, 7))]
+    assert sorted(packing(problem, 12.0, 0.75, 0.0, 1.0)) == sorted(whole)
+    halves = packing(problem, 12.0, 0.75, 0.0, 0.5)
+    assert [b for b in halves if b[0][0] == 0] == whole[1:2]
+    assert [len(b) for b in halves if b[0][0] == 1] == [2, 2, 2, 2]
+    # 2 tokens of a0 (6 s, the longer path) are enough for a target of 6 s, and not for 12 s
+    shared = make_problem(make_instance(([2, 2], 1), ([1], 1)), make_costs(), 1)
+    assert packing(shared, 12.0, 0.75, 0.0, 0.5)[0] == ((0, 0),)
+    assert packing(shared, 12.0, 0.75, 0.0, 1.0)[0] == ((0, 0), (1, 0))
+
+
+def test_the_adapter_with_the_longest_path_is_urgent():
+    # 4 tokens of a0, which has another step to come, lead; then 5 and 3 tokens of a1. Stage 0: F0 0-4, F1 4-9; stage 1:
+    # F0 4-8, B0 8-16. At 9 stage 0 could start the 3 tokens, or wait 7 s for B0
+    problem = make_problem(make_instance(([4, 4], 1), ([5, 3], 2)), make_costs(), 2)
+    for urgency, operations in ((6.9, (0, 1, 2)), (7.0, (0, 1, ~0))):
+        found = list_schedule(problem, PackingRule(9.0, 0.0, 0.0, 1.0, urgency))
+        assert found.operations[0][:3] == operations
+        assert sorted(contents(found.order)) == [
+            (((0, 0),), urgency),
+            (((0, 1),), urgency),
+            (((1, 0),), 0.0),
+            (((1, 1),), 0.0),
+        ]
 
 
 def test_equal_seeds_give_equal_noise():

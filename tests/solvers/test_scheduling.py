@@ -77,18 +77,33 @@ def test_settings_are_varied_one_by_one_around_the_best(monkeypatch):
 
     def recorded(problem, rule, patience_s, cutoff_s, noise, rng):
         knee = problem.knee_work
-        tried.append((rule.target_work_s / knee, rule.load, rule.fill, patience_s / knee, noise))
-        return list_schedule(problem, rule, patience_s, cutoff_s, noise, rng)
+        times = rule.target_work_s / knee, rule.critical_urgency_s / knee, patience_s / knee
+        tried.append((times[0], rule.load, times[1], rule.critical_target, rule.fill, times[2], noise))
+        found = list_schedule(problem, rule, patience_s, cutoff_s, noise, rng)
+        makespans.append(found.makespan_s if found else float("inf"))
+        return found
 
+    makespans: list[float] = []
     monkeypatch.setattr(scheduling, "list_schedule", recorded)
-    construct(problem, 40, Clock(None), 0.0, np.random.default_rng(0))
-    assert len(tried) == 40
-    systematic = len(scheduling.TARGETS) + len(scheduling.LOADS) + len(scheduling.FILLS) + len(scheduling.PATIENCES) - 3
-    values = [np.unique([t[i] for t in tried[:systematic]]).round(9).tolist() for i in range(4)]
-    expected = [scheduling.TARGETS, scheduling.LOADS, scheduling.FILLS, scheduling.PATIENCES]
-    assert values == [sorted(x) for x in expected]
-    assert {t[4] for t in tried[:systematic]} == {0.0}
-    assert {t[4] for t in tried[systematic:]} == {scheduling.NOISE}
+    construct(problem, 60, Clock(None), 0.0, np.random.default_rng(0))
+    assert len(tried) == 60
+    expected = [
+        scheduling.TARGETS,
+        scheduling.LOADS,
+        scheduling.CRITICAL_URGENCIES,
+        scheduling.CRITICAL_TARGETS,
+        scheduling.FILLS,
+        scheduling.PATIENCES,
+    ]
+    systematic = 1 + sum(len(values) - 1 for values in expected)
+    for i, values in enumerate(expected):
+        assert sorted({round(t[i], 9) for t in tried[:systematic]}) == sorted(values)
+    for k in range(1, systematic):
+        best = tried[int(np.argmin(makespans[:k]))]
+        assert sum(abs(x - y) > 1e-9 for x, y in zip(tried[k], best, strict=True)) == 1
+    assert {t[-1] for t in tried[:systematic]} == {0.0}
+    # then around the best of them, with noise and targets a little off
+    assert {t[-1] for t in tried[systematic:]} == {scheduling.NOISE}
 
 
 def test_a_start_is_never_worsened():
