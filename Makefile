@@ -7,13 +7,13 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test test-slow bench lint types format clean
 
-demo: $(INSTALLED)
+demo: $(VENV)/.kernels
 	$(BIN)/cappuccino demo -o demo-out
 
-test: lint types
+test: lint types $(VENV)/.kernels
 	$(BIN)/pytest
 
-test-slow: lint types
+test-slow: lint types $(VENV)/.kernels
 	$(BIN)/pytest --slow
 
 bench: $(INSTALLED)
@@ -33,6 +33,12 @@ types: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Numba keys its cache by the file of the outermost function alone: an edit of any of them makes all of it stale.
+KERNELS := $(shell grep -l '^@compiled' cappuccino/*.py solvers/*.py solvers/*/*.py)
+$(VENV)/.kernels: $(KERNELS) | $(INSTALLED)
+	find cappuccino solvers -name '*.nb[ci]' -delete
+	touch $@
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Cappuccino needs Python 3.11 or newer: make PYTHON=...")'

@@ -40,13 +40,11 @@ class Scratch(NamedTuple):
 @compiled
 def copy_packed(source: PackedOrder, goal: PackedOrder) -> None:
     """Copy a packing and order into another of the same room."""
-    goal.batch_of[:] = source.batch_of
-    goal.order[:] = source.order
-    goal.forward_s[:] = source.forward_s
-    goal.backward_s[:] = source.backward_s
-    goal.transfer_s[:] = source.transfer_s
-    goal.tokens[:] = source.tokens
-    goal.urgency_s[:] = source.urgency_s
+    for n in range(len(source.batch_of)):
+        goal.batch_of[n] = source.batch_of[n]
+    for slot in range(len(source.order)):
+        goal.order[slot] = source.order[slot]
+        _copy_slot(source, goal, slot)
     goal.number[0] = source.number[0]
 
 
@@ -107,9 +105,10 @@ def anneal(
         if touched[0] == -2:
             continue
         fits = touched[2] == 0
-        for slot in touched[:2]:
-            if slot >= 0 and not price(costs, window, candidate, slot):
-                fits = False
+        if touched[0] >= 0:
+            fits = price(costs, window, candidate, touched[0]) and fits
+        if touched[1] >= 0:
+            fits = price(costs, window, candidate, touched[1]) and fits
         value = math.inf
         if fits:
             limit = values[0] - temperature_s * math.log(1.0 - rng.random())
@@ -133,14 +132,21 @@ def _accept(source: PackedOrder, goal: PackedOrder, touched: tuple[int, int, int
     goal.number[0] = source.number[0]
     if touched[0] == -1 and touched[1] == -1:
         return
-    goal.batch_of[:] = source.batch_of
-    for slot in touched[:2]:
-        if slot >= 0:
-            goal.forward_s[slot] = source.forward_s[slot]
-            goal.backward_s[slot] = source.backward_s[slot]
-            goal.transfer_s[slot] = source.transfer_s[slot]
-            goal.tokens[slot] = source.tokens[slot]
-            goal.urgency_s[slot] = source.urgency_s[slot]
+    for n in range(len(source.batch_of)):
+        goal.batch_of[n] = source.batch_of[n]
+    if touched[0] >= 0:
+        _copy_slot(source, goal, touched[0])
+    if touched[1] >= 0:
+        _copy_slot(source, goal, touched[1])
+
+
+@compiled
+def _copy_slot(source: PackedOrder, goal: PackedOrder, slot: int) -> None:
+    goal.forward_s[slot] = source.forward_s[slot]
+    goal.backward_s[slot] = source.backward_s[slot]
+    goal.transfer_s[slot] = source.transfer_s[slot]
+    goal.tokens[slot] = source.tokens[slot]
+    goal.urgency_s[slot] = source.urgency_s[slot]
 
 
 @compiled
@@ -159,7 +165,9 @@ def _change(
     i = low + int(rng.random() * (high - low))
     near = i + int(rng.random() * (2 * REACH + 1)) - REACH
     near = min(max(near, low), high - 1)
-    kind = int(np.searchsorted(KINDS, rng.random(), "right"))
+    kind, drawn = 0, rng.random()
+    while kind < len(KINDS) and drawn >= KINDS[kind]:
+        kind += 1
     order, batch_of = packed.order, packed.batch_of
     source, goal = order[i], order[near]
     if kind == _HURRY:

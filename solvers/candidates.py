@@ -24,6 +24,8 @@ from cappuccino.solvers.pricing import EnumeratedPricing, KnapsackPricing, Place
 
 MOST_EXACT = 20_000
 """Columns up to which the set partitioning is solved exactly."""
+LEAST_TIME_S = 1.5
+"""Time for proving a bound, however little there is, seconds."""
 _TINY = 1e-9
 
 
@@ -71,9 +73,11 @@ class _Finder:
         self, space: ReplicaSpace, objective: Objective, deadline_s: float | None, clock: Clock, gap: float, seed: int
     ) -> None:
         self.space, self.objective, self.deadline_s = space, objective, deadline_s
-        self.clock, self.tolerance = clock, gap / 4 + 1e-6
+        self.tolerance = gap / 4 + 1e-6
         self.counts, self.pools = space.kinds.counts, space.pools
         self.places = space.places(objective)
+        # the places' bounds, which nothing can do without, may have taken all the time
+        self.clock = clock if clock.left is None else Clock(max(clock.left, LEAST_TIME_S))
         self.pool = ColumnPool()
         self._full: dict[GeneratedKey, float] = {}
         self.problem = PartitionProblem(space.kinds.of_adapter.tolist(), self.pools, objective, self.tolerance, seed)

@@ -125,30 +125,11 @@ class ReplicaSpace:
         adapters = self.kinds.adapters(numbers)
         return Column(adapters, pool.gpu, bounds.num_stages, float(makespan_s), self.price_per_second(pool.gpu))
 
-    def columns(self, deadline_s: float | None = None) -> list[Column]:
-        """Return a column for every set, pool and depth that fits, its makespan the proven bound.
-
-        Columns that cannot meet the deadline are left out.
-
-        Raises
-        ------
-        ValueError
-            When there are too many sets to enumerate.
-        """
-        if not self.enumerates_all:
-            raise ValueError(f"{self.kinds.number_of_sets} sets of adapters are more than {MOST_SETS}")
-        limit = np.finfo(float).max if deadline_s is None else deadline_s
-        return [
-            self.column(place, self.sets[k], makespans[k])
-            for place, makespans in enumerate(self.set_bounds)
-            for k in np.flatnonzero(makespans <= limit)
-        ]
-
     def objective_bound(self, objective: Objective) -> float:
         """Return a bound on the objective that holds for every partition, from the work alone.
 
         Every adapter costs at least its own work at the best efficiency that memory allows, wherever it runs. In terms
-        of the makespan, all that work is spread over all GPUs, and no adapter is faster than alone.
+        of the makespan, all that work is spread over all GPUs, and no adapter is faster than its path.
         """
         places = self.places(objective if objective is not Objective.MAKESPAN else Objective.GPU_TIME)
         counts = self.kinds.counts
@@ -156,8 +137,8 @@ class ReplicaSpace:
         total = float(counts @ least)
         if objective is not Objective.MAKESPAN:
             return total
-        alone = np.min([np.maximum(p.paths, p.head_s + p.shares) for p in places], axis=0)
-        return max(total / sum(self.pools.values()), float(alone.max()))
+        paths = np.min([p.paths for p in places], axis=0)
+        return max(total / sum(self.pools.values()), float(paths.max()))
 
     def _require_a_place_for_all(self, num_stages: int | None, profiled_only: bool) -> None:
         for i, adapter in enumerate(self.instance.adapters):

@@ -15,8 +15,8 @@ BUBBLE = 0.08
 """Excess per stage beyond the first where the longest path is as long as the work takes."""
 SLACK_POWER, PATH_POWER = 3.0, 1.5
 """How fast the excess falls with path / work where there is more work, and with work / path where there is less."""
-FRICTION = 0.003
-"""Excess however much work there is."""
+FRICTION = 0.0012
+"""Excess per stage however much work there is."""
 PRIOR_WEIGHT = 0.3
 """Weight of the rule of thumb against a schedule of a replica that is alike in everything."""
 OTHER_PATH = 0.3
@@ -77,4 +77,5 @@ class Expectation:
 
     def _rule(self, place: int, tightness: np.ndarray) -> np.ndarray:
         bubble = np.minimum(tightness, 1.0) ** SLACK_POWER / np.maximum(tightness, 1.0) ** PATH_POWER
-        return np.asarray(FRICTION + BUBBLE * (self.places[place].num_stages - 1) * bubble)
+        stages = self.places[place].num_stages
+        return np.asarray(FRICTION * stages + BUBBLE * (stages - 1) * bubble)

@@ -1,5 +1,6 @@
 """Partitions made by filling replicas one adapter after the other: good columns to begin with, and plans that exist."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,8 @@ LEVELS = (1.0, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 3.0, 5.0, 10.0)
 """Makespans to fill replicas up to, in multiples of the least that the pool could allow."""
 ROOM_TO_DEADLINE = (1.0, 0.98, 0.95, 0.9, 0.85, 0.75)
 """Parts of a deadline to fill replicas up to: schedules end above their bounds."""
+SPARE = 1.2
+"""Replicas that adapters are dealt to, at most, in multiples of those that would do if work were divisible."""
 BISECTIONS = 12
 """Steps towards the least makespan."""
 
@@ -142,14 +145,40 @@ def _fill(
 def filled_partitions(
     places: Sequence[Place], counts: np.ndarray, pools: Mapping[str, int], deadline_s: float | None
 ) -> list[Partition]:
-    """Return partitions of every preferred depth, filled up to several levels."""
+    """Return partitions of every preferred depth, filled up to several levels, and such that deal adapters out."""
     result = []
     for preferred in range(len(places)):
         for level in _levels(places, counts, pools, preferred, deadline_s):
-            found = fill_replicas(places, counts, pools, level, preferred)
-            if found is not None:
-                result.append(found)
+            for found in (
+                fill_replicas(places, counts, pools, level, preferred),
+                deal_adapters(places, counts, pools, level, preferred),
+            ):
+                if found is not None:
+                    result.append(found)
     return result
+
+
+def deal_adapters(
+    places: Sequence[Place], counts: np.ndarray, pools: Mapping[str, int], level_s: float, place: int
+) -> Partition | None:
+    """Deal adapters out like cards to as many replicas of a place as a level asks for, kind after kind.
+
+    Of adapters that are alike, all replicas get equally many or one more. So there are few different replicas, and few
+    schedules to make. None where one would not end within the level, or the pool is too small.
+    """
+    where = places[place]
+    if not where.admits(level_s).all():
+        return None
+    kinds = np.repeat(np.arange(len(counts)), counts)
+    kinds = kinds[np.argsort(-where.shares[kinds], kind="stable")]
+    least = math.ceil(float(counts @ where.shares) / max(level_s - where.head_s, 1e-12) - 1e-9)
+    most = min(pools[where.gpu] // where.num_stages, len(kinds))
+    for size in range(max(1, least), min(most, math.ceil(SPARE * least)) + 1):
+        numbers = np.zeros((size, len(counts)), dtype=np.int64)
+        np.add.at(numbers, (np.arange(len(kinds)) % size, kinds), 1)
+        if where.makespans(numbers).max() <= level_s:
+            return [(place, row) for row in numbers]
+    return None
 
 
 def _levels(

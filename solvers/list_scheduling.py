@@ -49,7 +49,7 @@ def no_source() -> Source:
     """Return the source of schedules whose micro-batches are known."""
     costs = BatchCosts(*(0.0,) * 10, 0, False)
     integers, reals = np.zeros(0, np.int64), np.zeros(0)
-    return _source(False, PackingRule(1.0), costs, 0, 0.0, integers, integers, integers, integers, reals)
+    return _source(False, PackingRule(1.0), costs, 0, 0.0, integers, integers, integers, integers, reals, integers)
 
 
 def _source(
@@ -63,6 +63,7 @@ def _source(
     num_steps: np.ndarray,
     length: np.ndarray,
     work_s: np.ndarray,
+    heaviest: np.ndarray,
 ) -> Source:
     adapters, samples = len(batch_size), len(length)
     steps, parts = int(num_steps.max(initial=0)), int(batch_size.max(initial=0))
@@ -80,6 +81,7 @@ def _source(
             num_steps,
             length,
             work_s,
+            heaviest,
             np.zeros((adapters, steps + 1)),
             np.zeros(1, np.int64),
             np.ones((adapters, steps)),
@@ -87,6 +89,7 @@ def _source(
             np.zeros(samples, np.int64),
             np.zeros((adapters, parts)),
             *by_part,
+            np.zeros(adapters),
             np.zeros(adapters, np.int64),
             np.zeros(1, np.int64),
             np.zeros(samples, np.int64),
@@ -129,6 +132,7 @@ def list_schedule(
         np.array(problem.num_steps),
         np.concatenate([x.ravel() for x in problem.lengths]).astype(np.int64),
         np.concatenate([x.ravel() for x in problem.sample_work]),
+        np.concatenate([np.argsort(-x, axis=1, kind="stable").ravel() for x in problem.sample_work]),
     )
     if noise:
         assert rng is not None  # noise is drawn from it

@@ -80,21 +80,6 @@ class PartitionProblem:
         return _solve(self, range(len(columns)), columns, self.objective, self.gap, clock, start)
 
 
-def solve_partitioning(
-    columns: Sequence[Column],
-    num_adapters: int,
-    pools: Mapping[str, int],
-    objective: Objective,
-    *,
-    time_limit_s: float | None,
-    gap: float,
-    seed: int,
-) -> PartitionResult | None:
-    """Choose columns that cover adapters 0 to `num_adapters - 1` once; see `PartitionProblem.solve`."""
-    problem = PartitionProblem(range(num_adapters), pools, objective, gap, seed)
-    return problem.solve(columns, Clock(time_limit_s))
-
-
 def _solve(
     problem: PartitionProblem,
     candidates: Sequence[int],

@@ -91,8 +91,9 @@ def link(window: Window, packed: PackedOrder, links: Links, jobs: Jobs) -> bool:
         jobs.urgency_s[k] = packed.urgency_s[slot]
         jobs.needed[k] = -1
         jobs.waits_s[k] = 0.0
-    first[:] = count
-    last[:] = -1
+    for t in range(len(first)):
+        first[t] = count
+        last[t] = -1
     for n in range(len(window.step)):
         k, t = rank[packed.batch_of[n]], window.step[n]
         first[t] = min(first[t], k)

@@ -51,6 +51,8 @@ class Source(NamedTuple):
     """Tokens by sample, shape (N,)."""
     work_s: np.ndarray
     """Forward plus backward work by sample, shape (N,)."""
+    heaviest: np.ndarray
+    """Places in a step by falling work, step by step, shape (N,)."""
     rest_s: np.ndarray
     """Least time of an adapter's steps from step j on, shape (A, steps + 1)."""
     critical: np.ndarray
@@ -74,6 +76,8 @@ class Source(NamedTuple):
     part_longest: np.ndarray
     part_rank: np.ndarray
     """Micro-batch that holds the part; -1: none yet."""
+    priority: np.ndarray
+    """Room for the priorities of the adapters, shape (A,)."""
     chosen: np.ndarray
     """Part of every adapter in the micro-batch to come, shape (A,); -1: none."""
     formed: np.ndarray
@@ -93,9 +97,19 @@ def _target(source: Source, a: int) -> float:
 def _passage(source: Source, work_s: float) -> float:
     """Return about how long a step of this work takes on its own."""
     rule, behind = source.rule, source.stages - 1
-    n = max(1.0, round(work_s / rule.target_work_s))
+    n = max(1, int(work_s / rule.target_work_s + 0.5))
     own = (n + behind) * time_of_work(source.costs, work_s / n)
     return own + behind * rule.load * time_of_work(source.costs, rule.target_work_s)
+
+
+@compiled
+def _step_work(source: Source, a: int, j: int) -> float:
+    """Return the work of step j of an adapter, seconds."""
+    first = source.first_sample[a] + j * source.batch_size[a]
+    work = 0.0
+    for n in range(first, first + source.batch_size[a]):
+        work += source.work_s[n]
+    return work
 
 
 @compiled
@@ -103,10 +117,7 @@ def _open_step(source: Source, a: int, j: int) -> None:
     """Split step j of an adapter evenly into parts within the memory."""
     size = source.batch_size[a]
     first = source.first_sample[a] + j * size
-    works = source.work_s[first : first + size]
-    lengths = source.length[first : first + size]
-    order = np.argsort(-works, kind="mergesort")
-    count = min(size, max(1, round(works.sum() / _target(source, a))))
+    count = min(size, max(1, int(_step_work(source, a, j) / _target(source, a) + 0.5)))
     while True:
         for p in range(count):
             source.part_work_s[a, p] = 0.0
@@ -114,20 +125,24 @@ def _open_step(source: Source, a: int, j: int) -> None:
             source.part_size[a, p] = 0
             source.part_longest[a, p] = 0
             source.part_rank[a, p] = -1
-        for i in order:
+        for k in range(size):
+            i = first + source.heaviest[first + k]
             lightest = 0
             for p in range(1, count):
                 if source.part_work_s[a, p] < source.part_work_s[a, lightest]:
                     lightest = p
-            source.part_of[first + i] = lightest
-            source.part_work_s[a, lightest] += works[i]
+            source.part_of[i] = lightest
+            source.part_work_s[a, lightest] += source.work_s[i]
             source.part_size[a, lightest] += 1
-            source.part_longest[a, lightest] = max(source.part_longest[a, lightest], lengths[i])
+            source.part_longest[a, lightest] = max(source.part_longest[a, lightest], source.length[i])
             if source.costs.padded:
                 source.part_tokens[a, lightest] = source.part_longest[a, lightest] * source.part_size[a, lightest]
             else:
-                source.part_tokens[a, lightest] += lengths[i]
-        if count == size or source.part_tokens[a, :count].max() <= source.costs.max_tokens:
+                source.part_tokens[a, lightest] += source.length[i]
+        largest = 0
+        for p in range(count):
+            largest = max(largest, source.part_tokens[a, p])
+        if count == size or largest <= source.costs.max_tokens:
             break
         count += 1
     source.step[a] = j
@@ -139,13 +154,12 @@ def _open_step(source: Source, a: int, j: int) -> None:
 def open_first_steps(source: Source) -> None:
     """Begin: open the first step of every adapter."""
     for a in range(len(source.step)):
-        size, steps = source.batch_size[a], source.num_steps[a]
+        steps = source.num_steps[a]
         source.rest_s[a, steps] = 0.0
         for j in range(steps - 1, -1, -1):
-            first = source.first_sample[a] + j * size
-            work = source.work_s[first : first + size].sum()
-            source.rest_s[a, j] = source.rest_s[a, j + 1] + _passage(source, work)
-    source.critical[0] = np.argmax(source.rest_s[:, 0])
+            source.rest_s[a, j] = source.rest_s[a, j + 1] + _passage(source, _step_work(source, a, j))
+        if source.rest_s[a, 0] > source.rest_s[source.critical[0], 0]:
+            source.critical[0] = a
     for a in range(len(source.step)):
         _open_step(source, a, 0)
     source.formed[0] = 0
@@ -156,8 +170,7 @@ def peek(source: Source) -> bool:
     """Choose the parts of the next micro-batch; return whether there are any."""
     if source.formed[0]:
         return True
-    rule, adapters = source.rule, len(source.step)
-    priority = np.empty(adapters)
+    rule, adapters, priority = source.rule, len(source.step), source.priority
     lead = -1
     for a in range(adapters):
         source.chosen[a] = -1
@@ -180,7 +193,9 @@ def peek(source: Source) -> bool:
     target = _target(source, lead)
     while work < rule.fill * target:
         priority[lead] = -1.0
-        lead = int(np.argmax(priority))
+        for a in range(adapters):
+            if priority[a] > priority[lead]:
+                lead = a
         if priority[lead] < 0.0:
             break
         part = _heaviest(source, lead, _OVERSHOOT * target - work, tokens, size, longest)

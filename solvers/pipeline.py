@@ -218,7 +218,10 @@ def run_pipeline(
     for s in range(stages):
         makespan = max(makespan, free[s])
     if source.active:
-        return makespan if source.waiting.sum() == 0 else INFINITY
+        for a in range(len(source.waiting)):
+            if source.waiting[a]:
+                return INFINITY
+        return makespan
     if pause >= count and backwards[0] < count:
         return INFINITY
     return makespan

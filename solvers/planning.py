@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from cappuccino.checker import check
 from cappuccino.costs import CostModel, fit_instance_costs
@@ -11,10 +13,12 @@ from cappuccino.instance import Instance
 from cappuccino.plan import AdapterSaving, Objective, Plan
 from cappuccino.solvers.allocation import Allocation, Allocator
 from cappuccino.solvers.assembly import assemble_plan
-from cappuccino.solvers.budget import Clock
+from cappuccino.solvers.budget import Budget, Clock
 from cappuccino.solvers.columns import ReplicaSpace
 from cappuccino.solvers.improvement import SearchLimits, improve
+from cappuccino.solvers.replica_problem import ReplicaProblem
 from cappuccino.solvers.savings import SharingEvaluator, with_savings
+from cappuccino.solvers.scheduling import schedule_replica
 
 _ALLOCATION_SHARE = 0.4
 """Part of the time that may go into choosing replicas before the chosen ones are improved."""
@@ -81,9 +85,10 @@ def make_plan(
     """
     options = options or PlanOptions()
     _check_options(instance, options)
-    clock = Clock(options.time_limit_s)
     costs = costs if costs is not None else fit_instance_costs(instance)
     space = ReplicaSpace.of(instance, costs, options.num_stages, options.profiled_only)
+    _compile(space)
+    clock = Clock(options.time_limit_s)
 
     def report(state: Allocation) -> None:
         if on_progress:
@@ -116,6 +121,17 @@ def make_plan(
     plan = with_savings(plan, savings)
     check(plan, instance, costs).raise_if_invalid("planner")
     return plan
+
+
+def _compile(space: ReplicaSpace) -> None:
+    """Run the compiled searches on one step of one adapter: where they have to be compiled first, that is no search."""
+    instance = space.instance
+    pool, bounds = next((pool, bounds) for pool, bounds in space.bounds if bounds.fits.any())
+    fitting = space.kinds.representatives[int(np.argmax(bounds.fits))]
+    job = instance.adapters[fitting].model_copy(update={"num_steps": 1})
+    tiny = replace(instance, adapters=(job,))
+    problem = ReplicaProblem(tiny, space.costs[pool.gpu], (0,), bounds.num_stages, pool.memory_gib)
+    schedule_replica(problem, Budget(None, constructions=1, moves=1, windows=0), seed=0)
 
 
 def _savings(

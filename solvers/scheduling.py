@@ -104,8 +104,7 @@ def schedule_replica(
     found, patience = construct(problem, budget.constructions, part, target - last_steps, rng)
     best = build_schedule(problem, found.order, found.operations)
     if start is not None and start.makespan_s < best.makespan_s:
-        best, found = start, ListSchedule(start.order, start.operations, start.makespan_s)
-        last_steps = 0.0
+        best, found = start, ListSchedule(start.order, start.operations, start.makespan_s - last_steps)
     if on_better:
         on_better(best)
     if best.makespan_s > target and budget.moves:

@@ -10,9 +10,6 @@ from cappuccino.bounds import ReplicaBounds
 from cappuccino.checker import check
 from cappuccino.costs import CostModel, MemoryModel, SmoothMaximum
 from cappuccino.instance import Instance
-from cappuccino.plan import Objective
-from cappuccino.solvers.columns import ReplicaSpace
-from cappuccino.solvers.milp import solve_partitioning
 from cappuccino.workload import Workload
 
 Packing = list[list[tuple[int, int]]]
@@ -232,24 +229,6 @@ def test_bound_is_monotone_in_the_set():
         for k, large in enumerate(sets):
             if (small <= large).all():
                 assert found[i] <= found[k] * (1 + 1e-9)
-
-
-@pytest.mark.parametrize("seed", range(30))
-@pytest.mark.parametrize("objective", list(Objective))
-def test_bound_for_all_partitions_is_below_the_enumerated_one(seed, objective):
-    rng = np.random.default_rng(seed)
-    jobs = [(rng.integers(1, 30, size=6).tolist(), int(rng.integers(1, 4)), int(rng.integers(1, 3))) for _ in range(4)]
-    instance = make_instance(*jobs, gpus={"x": 4, "y": 3}, prices={"x": 3600.0, "y": 5400.0})
-    curve = SmoothMaximum(float(rng.choice([0.0, 10.0, 30.0])), 1.0, 0.01, 3.0)
-    usable = float(rng.choice([90.0, 150.0, 1000.0]))
-    fast = make_costs(forward=curve.scaled(0.5), backward=curve, usable=usable, gpu="y")
-    costs = {"x": make_costs(forward=curve, backward=curve.scaled(2.0), usable=usable, optimizer_s=1.0), "y": fast}
-    space = ReplicaSpace.of(instance, costs)
-    columns = space.columns()
-    pools = {"x": 4, "y": 3}
-    solved = solve_partitioning(columns, 4, pools, objective, time_limit_s=60.0, gap=0.0, seed=0)
-    assert solved is not None
-    assert 0 < space.objective_bound(objective) <= solved.objective * (1 + 1e-6)
 
 
 def random_space(seed: int) -> tuple[ReplicaBounds, np.random.Generator]:

@@ -7,7 +7,7 @@ import pytest
 from cappuccino.models.set_partitioning import Column, SetPartitioning
 from cappuccino.plan import Objective
 from cappuccino.solvers.budget import Clock
-from cappuccino.solvers.milp import PartitionProblem, solve_partitioning
+from cappuccino.solvers.milp import PartitionProblem, PartitionResult
 
 PRICE = {"x": 1.0, "y": 2.5}
 
@@ -66,6 +66,10 @@ def random_columns(seed: int, count: int) -> list[Column]:
     return columns
 
 
+def solved(columns: list[Column], count: int, pools: dict[str, int], objective: Objective) -> PartitionResult | None:
+    return PartitionProblem(range(count), pools, objective, gap=0.0, seed=0).solve(columns, Clock(60.0))
+
+
 @pytest.mark.parametrize("objective", list(Objective))
 @pytest.mark.parametrize("seed", range(30))
 def test_optimum_of_brute_force(seed, objective):
@@ -73,7 +77,7 @@ def test_optimum_of_brute_force(seed, objective):
     columns = random_columns(seed, count)
     pools = {"x": 1 + seed % 4, "y": seed % 3}  # from too small to ample
     expected = brute_force(columns, count, pools, objective)
-    found = solve_partitioning(columns, count, pools, objective, time_limit_s=60.0, gap=0.0, seed=0)
+    found = solved(columns, count, pools, objective)
     if expected == float("inf"):
         assert found is None
         return
@@ -104,19 +108,19 @@ COLUMNS = [
     ],
 )
 def test_hand_made_choice(gpus, objective, value, chosen):
-    found = solve_partitioning(COLUMNS, 2, {"x": gpus}, objective, time_limit_s=60.0, gap=0.0, seed=0)
+    found = solved(COLUMNS, 2, {"x": gpus}, objective)
     assert found is not None
     assert (found.objective, found.chosen) == (pytest.approx(value), chosen)
 
 
 def test_pools_that_are_too_small_are_infeasible():
     columns = [Column((0,), "x", 2, 1.0), Column((1,), "x", 2, 1.0)]
-    assert solve_partitioning(columns, 2, {"x": 3}, Objective.GPU_TIME, time_limit_s=60.0, gap=0.0, seed=0) is None
+    assert solved(columns, 2, {"x": 3}, Objective.GPU_TIME) is None
 
 
 def test_money_follows_the_price_of_the_type():
     columns = [Column((0,), "x", 1, 10.0, price_per_second=1.0), Column((0,), "y", 1, 6.0, price_per_second=2.0)]
-    found = solve_partitioning(columns, 1, {"x": 1, "y": 1}, Objective.COST, time_limit_s=60.0, gap=0.0, seed=0)
+    found = solved(columns, 1, {"x": 1, "y": 1}, Objective.COST)
     assert found is not None
     assert (found.objective, found.chosen) == (pytest.approx(10.0), (0,))
 

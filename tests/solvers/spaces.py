@@ -11,7 +11,7 @@ from cappuccino.solvers.columns import ReplicaSpace
 
 
 def random_space(seed: int, most: int = 6) -> ReplicaSpace:
-    """Return up to `most` adapters on one or two pools, from ample to too small; every third space has adapters alike."""
+    """Return up to `most` adapters on one or two pools, from ample to too small; in every third some are alike."""
     rng = np.random.default_rng(seed)
     count = 2 + seed % (most - 1)
     jobs = [

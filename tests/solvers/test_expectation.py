@@ -19,9 +19,9 @@ def excess(expectation: Expectation, place: int, sets: np.ndarray = SETS) -> np.
 def test_deep_pipelines_and_long_paths_end_late():
     fresh = Expectation(PLACES)
     assert excess(fresh, 0) == pytest.approx([FRICTION] * 3)
-    assert excess(fresh, 2)[0] == pytest.approx(FRICTION + 3 * BUBBLE)
+    assert excess(fresh, 2)[0] == pytest.approx(4 * FRICTION + 3 * BUBBLE)
     tight, slack, more_slack = excess(fresh, 2)
-    assert tight > slack > more_slack > FRICTION
+    assert tight > slack > more_slack > 4 * FRICTION
     assert excess(fresh, 3)[0] > excess(fresh, 2)[0] > excess(fresh, 1)[0]
 
 

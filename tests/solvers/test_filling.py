@@ -3,7 +3,7 @@ import pytest
 from spaces import random_space
 
 from cappuccino.plan import Objective
-from cappuccino.solvers.filling import Partition, fill_replicas, filled_partitions, shortest_partition
+from cappuccino.solvers.filling import Partition, deal_adapters, fill_replicas, filled_partitions, shortest_partition
 from cappuccino.solvers.pricing import Place
 
 
@@ -67,6 +67,27 @@ def test_a_pool_that_is_used_up_is_followed_by_the_next():
     found = fill_replicas(places, np.array([0, 0, 3]), {"x": 2, "y": 1}, 3.0, 0)
     assert found is not None
     assert sorted(p for p, _ in found) == [0, 0, 1]
+
+
+def test_dealing_leaves_few_different_replicas():
+    # 50, 75 and 26 adapters of 6 kinds: 326 s of work, on 23 or 24 replicas hands of more than 14.2 s, on 25 2, 3 and 1
+    # each, and one more in one
+    places, counts = [place(shares=(3.0, 2.0, 1.0))], np.array([50, 75, 26])
+    found = deal_adapters(places, counts, {"x": 25}, 14.2, 0)
+    assert found is not None
+    assert_valid(found, places, counts, {"x": 25}, 14.2)
+    assert sorted(tuple(numbers.tolist()) for _, numbers in found) == [(2, 3, 1)] * 24 + [(2, 3, 2)]
+    assert deal_adapters(places, counts, {"x": 24}, 14.2, 0) is None
+    assert deal_adapters(places, counts, {"x": 99}, 2.9, 0) is None
+
+
+def test_dealing_gives_up_where_a_hand_is_too_long():
+    # shares 5, 1, 1: 7 s need two replicas for 4 s each at best, but the first adapter alone takes 5
+    places = [place(shares=(5.0, 1.0, 1.0))]
+    assert deal_adapters(places, np.array([1, 1, 1]), {"x": 2}, 4.0, 0) is None
+    found = deal_adapters(places, np.array([1, 1, 1]), {"x": 2}, 6.0, 0)
+    assert found is not None
+    assert len(found) == 2
 
 
 def test_the_shortest_partition_balances():

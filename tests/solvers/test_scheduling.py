@@ -197,6 +197,17 @@ def test_the_target_counts_the_last_optimizer_steps():
     assert schedule_replica(problem, budget, 0, target_s=better.makespan_s).makespan_s <= better.makespan_s
 
 
+def test_the_target_counts_the_last_optimizer_steps_of_a_start_too():
+    problem = make_problem(make_instance(([3, 1, 4, 1, 5, 9, 2, 6], 8)), make_costs(optimizer_s=20.0), 3)
+    first, start, better = (
+        schedule_replica(problem, Budget(None, constructions=1, moves=moves, windows=0), 0) for moves in (0, 200, 4000)
+    )
+    assert better.makespan_s < start.makespan_s < first.makespan_s < better.makespan_s + 20
+    budget = Budget(None, constructions=1, moves=20000, windows=0)
+    found = schedule_replica(problem, budget, 0, start=start, target_s=better.makespan_s)
+    assert found.makespan_s <= better.makespan_s
+
+
 def test_clock_and_its_parts():
     endless = Clock(None)
     assert endless.left is None and not endless.over and endless.part(0.5).left is None
