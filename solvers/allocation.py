@@ -191,13 +191,14 @@ class Allocator:
         """Schedule replicas, several at once: the compiled searches release the lock."""
         constructions = self._affordable_constructions(replicas)
         moves = self.clock.left is None or FIRST_MOVES_S * len(replicas) <= MOVES_SHARE * self.clock.left
-        begin = time.monotonic()
-        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as executor:
-            schedules = list(executor.map(lambda r: self._first_schedule(r, constructions, moves), replicas))
-        if replicas:
+        workers = os.cpu_count() or 1
+        with ThreadPoolExecutor(max_workers=workers) as executor:
+            found = list(executor.map(lambda r: self._first_schedule(r, constructions, moves), replicas))
+        if found:
             samples = sum(map(self._num_samples, replicas)) * constructions
-            self.pace_s = 0.5 * self.pace_s + 0.5 * (time.monotonic() - begin) / samples
-        for replica, schedule in zip(replicas, schedules, strict=True):
+            taken = sum(seconds for _, seconds in found) / min(workers, len(found))
+            self.pace_s = 0.5 * self.pace_s + 0.5 * taken / samples
+        for replica, (schedule, _) in zip(replicas, found, strict=True):
             self.state.schedules[replica.key] = schedule
             self.selection.observe(replica, schedule.makespan_s)
 
@@ -212,10 +213,15 @@ class Allocator:
         lengths = self.space.instance.step_lengths
         return sum(lengths[i].size for i in self.space.kinds.adapters(replica.numbers))
 
-    def _first_schedule(self, replica: Replica, constructions: int, moves: bool) -> ReplicaSchedule:
-        """Schedule a replica; once more with more effort where it misses the deadline by little."""
+    def _first_schedule(self, replica: Replica, constructions: int, moves: bool) -> tuple[ReplicaSchedule, float]:
+        """Schedule a replica; once more with more effort where it misses the deadline by little.
+
+        Returns the seconds that the constructions took as well.
+        """
+        begin = time.monotonic()
         problem = self._problem(replica)
         schedule = schedule_replica(problem, replace(FIRST_LOOK, constructions=constructions, moves=0), self.seed)
+        taken = time.monotonic() - begin
         limit, left = self.deadline_s, self.clock.left
         if moves:
             budget = replace(FIRST_LOOK, constructions=1, seconds=None if left is None else FIRST_MOVES_S)
@@ -229,7 +235,7 @@ class Allocator:
             seconds = None if left is None else min(SECOND_LOOK_S, SECOND_LOOK_SHARE * left)
             budget = replace(SECOND_LOOK, seconds=seconds)
             schedule = schedule_replica(problem, budget, self.seed, start=schedule, target_s=limit)
-        return schedule
+        return schedule, taken
 
     def _within_reach(self, schedule: ReplicaSchedule, limit_s: float) -> bool:
         bound = np.array([schedule.problem.lower_bound_s])
