@@ -10,4 +10,4 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def compiled(function: F) -> F:
     """Compile a function of numbers and arrays at its first call, and keep the machine code on disk."""
-    return cast(F, numba.njit(cache=True, nogil=True, no_cfunc_wrapper=True)(function))
+    return cast(F, numba.njit(cache=True, nogil=True)(function))
