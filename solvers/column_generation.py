@@ -218,12 +218,6 @@ class _Search:
         self.prices = _finite(np.min(least, axis=0))
         self.bound = float(self.pricing.counts @ self.prices)
 
-    def _room(self, place: Place) -> float:
-        """How much work a replica can take, at most."""
-        if self.limit_s is None:
-            return float(self.pricing.counts @ _finite(place.shares)) + _TINY
-        return max(self.limit_s - place.head_s, _TINY)
-
     def _ceilings(self) -> np.ndarray:
         """Return what no adapter needs to be paid: several times its cost alone, or the whole rent."""
         if self.share_only:

@@ -182,7 +182,7 @@ class Selection:
         if start and np.isfinite(expected[list(start)]).all():
             # longer replicas than those of a partition that is good enough only take longer to schedule
             allowed &= expected <= max(expected[list(start)].max(), float(self._alone(expected).max()))
-            if self.objective is not Objective.MAKESPAN:
+            if self.objective is not Objective.MAKESPAN and self.candidates.bound > 0:
                 scale = self._value(expected, start) / self.candidates.bound
         reduced = self.rates[found.place] * np.where(allowed, expected, 0.0) + found.charge - scale * found.paid
         kept = [self._index[key] for key in self.known if key in self._index]
