@@ -164,12 +164,16 @@ class Allocator:
             fresh = [r for r in {r.key: r for r in picked}.values() if r.key not in self.state.schedules]
             self._schedule(fresh)
             self._offer(picked)
-            self.selection.judge(met_deadline=bool(self.state.chosen))
+            self.selection.judge(met_deadline=self._meet_deadline(picked))
             if self.clock.over and not self.state.chosen:
                 self.clock = self.last_clock  # late is better than none
             if self._done or (not fresh and not self._schedule_alone()):
                 break
             picked = self._next(self.clock.part(SELECTION_SHARE))
+
+    def _meet_deadline(self, picked: list[Replica]) -> bool:
+        limit = self.deadline_s
+        return limit is None or all(self.state.schedules[r.key].makespan_s <= limit for r in picked)
 
     @property
     def _done(self) -> bool:

@@ -19,7 +19,7 @@ from pyomo.contrib.appsi.solvers import Highs
 from cappuccino.errors import CappuccinoError
 from cappuccino.models.partition_relaxation import PartitionRelaxation
 from cappuccino.solvers.budget import Clock
-from cappuccino.solvers.pricing import Place, Pricing
+from cappuccino.solvers.pricing import Pricing
 
 SMOOTHING = 0.7
 """Weight of the best prices so far in those that columns are sought for."""

@@ -16,9 +16,11 @@ MOST_COLUMNS = 2500
 """Columns that a set partitioning is solved over: the most promising ones."""
 EFFORT_GAIN = 0.3
 """Part of the distance between a first schedule and the bound that more effort closes, about."""
-OPTIMISM, CAUTION, MORE_CAUTION = 0.9, 1.3, 1.25
-"""Factors on the expected excess of columns that nobody has scheduled: once there is a plan, so that columns are tried;
-before there is one that meets the deadline; and on the latter whenever a choice has missed it."""
+EFFORT_STEP = 0.1
+"""How much more of that is reckoned with after a choice has met the deadline; after a miss it is half as much."""
+OPTIMISM, CAUTION, MORE_CAUTION = 0.9, 1.3, 1.2
+"""Factors on the expected excess of columns that nobody has scheduled: the least, so that columns are tried; that
+before anything has been scheduled under a deadline; and by how much it grows with a choice that misses it, or falls."""
 NEARLY_EQUAL = 2e-3
 """Partitions whose objectives differ relatively by less are equally good: the shorter one is taken."""
 
@@ -90,11 +92,13 @@ class Selection:
         self.expectation.observe(replica.place, replica.numbers, self.bound(replica), makespan_s)
 
     def judge(self, met_deadline: bool) -> None:
-        """Take note of whether the last choice, or one before it, met the deadline."""
+        """Take note of whether the last choice met the deadline, and become bolder or more cautious."""
         if met_deadline:
-            self._caution, self._effort = OPTIMISM, EFFORT_GAIN
+            self._caution = max(OPTIMISM, self._caution / MORE_CAUTION)
+            self._effort = min(EFFORT_GAIN, self._effort + EFFORT_STEP)
         else:
             self._caution *= MORE_CAUTION
+            self._effort /= 2
 
     def expected(self) -> np.ndarray:
         """Return the makespans to reckon with, seconds, shape (C,): infinite where the deadline is missed.
