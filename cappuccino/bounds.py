@@ -16,7 +16,7 @@ from cappuccino.costs import CostModel, SmoothMaximum
 from cappuccino.instance import Instance
 from cappuccino.passage import MOST_SAMPLES, combinations, membership, packings, passage_bounds
 
-MOST_STEPS_PACKED = 600
+MOST_STEPS_PACKED = 300
 """Optimizer steps, those of the longest paths first, for which every packing is looked at."""
 FORWARD_WEIGHTS = (0.2, 0.35, 0.5, 0.65, 0.8)
 """Weights of the chain through the F's, the one through the B's has the rest."""

@@ -11,7 +11,8 @@ rule 5 makes these the same on every stage. Three chains of operations that foll
     P: sum f over X, g f_L, on the last stage f + b of those in V but not X, g b_L, sum b of all others but V
 
 and so does the last stage: D: all f + b, (g-1) (min f + min b). The passage is at least every convex combination of F,
-B and P, whatever X and V are: each other micro-batch adds at least the least of its four cases.
+B and P, whatever X and V are: each other micro-batch adds at least the least of its four cases. Where that does not
+decide, `last_stage` does over all orders.
 
 Legend: N samples of a step, K packings, C combinations.
 """
@@ -21,6 +22,7 @@ from functools import lru_cache
 import numpy as np
 
 from cappuccino.compiled import compiled
+from cappuccino.last_stage import PRECISION, last_stage_bound
 
 MOST_SAMPLES = 8
 """Samples up to which every packing is looked at."""
@@ -40,8 +42,7 @@ def packings(count: int) -> np.ndarray:
     table = np.zeros((len(rows), count), dtype=np.int64)
     for k, row in enumerate(rows):
         table[k, : len(row)] = row
-    # the finer packings first: they often have the least bound, and a small one spares the work on the others
-    return table[np.argsort(-(table > 0).sum(axis=1), kind="stable")]
+    return table
 
 
 @lru_cache(maxsize=1)
@@ -83,42 +84,72 @@ def passage_bounds(
     result = np.empty(steps)
     forward = np.empty(table.shape[1])
     backward = np.empty(table.shape[1])
+    simple = np.empty(table.shape[0])
     for j in range(steps):
-        least = np.inf
         for k in range(table.shape[0]):
-            count = 0
-            possible = True
-            while count < table.shape[1] and table[k, count] > 0:
-                part = table[k, count]
-                if not fits[j, part]:
-                    possible = False
-                    break
-                forward[count] = forward_s[j, part]
-                backward[count] = backward_s[j, part]
-                count += 1
-            if possible:
-                least = min(least, _packing_bound(forward, backward, count, stages, weights, least))
-        result[j] = least
+            count = _times_of(table[k], forward_s[j], backward_s[j], fits[j], forward, backward)
+            simple[k] = _simple_bound(forward, backward, count, stages) if count else np.inf
+        least = np.inf
+        proven = np.inf
+        for k in np.argsort(simple):
+            # a packing that is hardly better than the best need not be told apart from it
+            enough = least * (1 - PRECISION)
+            if simple[k] >= enough:
+                proven = min(proven, simple[k])
+                break
+            count = _times_of(table[k], forward_s[j], backward_s[j], fits[j], forward, backward)
+            bound = max(simple[k], _chain_bound(forward, backward, count, stages, weights, enough))
+            if bound < enough and stages > 1 and count > 1:
+                most = min(enough, stages * (forward[:count].sum() + backward[:count].sum()))
+                bound = last_stage_bound(forward, backward, count, stages, bound, most)
+            if bound < enough:
+                least = bound
+            proven = min(proven, bound)
+        result[j] = proven
     return result
 
 
 @compiled
-def _packing_bound(
-    forward: np.ndarray, backward: np.ndarray, count: int, stages: int, weights: np.ndarray, enough_s: float
-) -> float:
-    """Return the bound of one packing; any value of at least `enough_s` once it is known to be that large."""
-    ends = stages - 1
-    total = 0.0
+def _times_of(
+    parts: np.ndarray,
+    forward_s: np.ndarray,
+    backward_s: np.ndarray,
+    fits: np.ndarray,
+    forward: np.ndarray,
+    backward: np.ndarray,
+) -> int:
+    """Write the times of a packing's micro-batches; return how many there are, 0 where one does not fit."""
+    count = 0
+    while count < len(parts) and parts[count] > 0:
+        if not fits[parts[count]]:
+            return 0
+        forward[count] = forward_s[parts[count]]
+        backward[count] = backward_s[parts[count]]
+        count += 1
+    return count
+
+
+@compiled
+def _simple_bound(forward: np.ndarray, backward: np.ndarray, count: int, stages: int) -> float:
+    """Return the larger of the chain D and the longest way of one micro-batch through all stages."""
+    longest, total = 0.0, 0.0
     first, last = forward[0], backward[0]
     for k in range(count):
+        longest = max(longest, forward[k] + backward[k])
         total += forward[k] + backward[k]
         first = min(first, forward[k])
         last = min(last, backward[k])
-    best = total + ends * (first + last)
-    for k in range(count):
-        best = max(best, stages * (forward[k] + backward[k]))
-    if best >= enough_s:
-        return best
+    return max(total + (stages - 1) * (first + last), stages * longest)
+
+
+@compiled
+def _chain_bound(
+    forward: np.ndarray, backward: np.ndarray, count: int, stages: int, weights: np.ndarray, enough_s: float
+) -> float:
+    """Return the bound by the chains F, B and P; any value of at least `enough_s` once it is known to be that large."""
+    ends = stages - 1
+    first, last = forward[:count].min(), backward[:count].min()
+    best = 0.0
     for c in range(weights.shape[0]):
         u, v, w = weights[c]
         others = 0.0  # what every micro-batch adds as one of the others

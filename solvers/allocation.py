@@ -17,9 +17,9 @@ from cappuccino.solvers.milp import TimeUpError
 from cappuccino.solvers.programs import ReplicaSchedule
 from cappuccino.solvers.replica_problem import ReplicaProblem
 from cappuccino.solvers.scheduling import schedule_replica
-from cappuccino.solvers.selection import ColumnKey, Replica, Selection, within_reach
+from cappuccino.solvers.selection import GAINS, ColumnKey, Replica, Selection
 
-FIRST_LOOK = Budget(seconds=None, constructions=24, moves=8000, windows=0)
+FIRST_LOOK = Budget(seconds=None, constructions=64, moves=8000, windows=0)
 """Search on a column that the allocator proposes for the first time; no moves where there are too many columns."""
 FIRST_MOVES_S = 1.0
 """Time for the moves of a first look where time is limited, seconds."""
@@ -27,10 +27,14 @@ MOVES_SHARE = 0.3
 """Of the time left, what moves may take, or they are left out."""
 FIRST_LOOK_SHARE, PACE_S = 0.5, 5e-5
 """Of the time left, what the first look at all columns of a choice may take; one construction takes this per sample."""
-SECOND_LOOK = Budget(seconds=None, constructions=1, moves=40000, windows=0)
-"""Search on a column that misses the deadline by little."""
-SECOND_LOOK_S, SECOND_LOOK_SHARE = 5.0, 0.1
-"""And its limit where time is limited: seconds, and a part of what is left."""
+FURTHER_LOOKS = (
+    (0.04, Budget(seconds=None, constructions=1, moves=20000, windows=0)),
+    (0.1, Budget(seconds=None, constructions=1, moves=60000, windows=0)),
+    (0.25, Budget(seconds=None, constructions=1, moves=150000, windows=0)),
+)
+"""Further looks where makespans bind: the part of the allocator's time they take, and their limits without one."""
+ALL_LOOKS = len(GAINS)
+"""A replica that was looked at so often is left to the improvement of the whole plan."""
 BOUND_SHARE, SELECTION_SHARE = 0.3, 0.1
 """What bounds and candidates may take of the allocator's time, and one choice of columns of what is left."""
 MOST_ALONE = 32
@@ -115,7 +119,8 @@ class Allocator:
         self.space, self.deadline_s, self.clock, self.gap, self.seed = space, deadline_s, clock, gap, seed
         self.last_clock = last_clock
         self.on_better = on_better
-        self.pace_s = PACE_S
+        self._binding = deadline_s is not None or objective is Objective.MAKESPAN
+        self.pace_s, self.time_s = PACE_S, clock.left
         found = find_candidates(space, objective, deadline_s, clock.part(BOUND_SHARE), gap, seed)
         self.state = Allocation(space, objective, deadline_s, found.bound)
         self.selection = Selection(space, objective, deadline_s, found, min(gap / 4, 1e-3), seed)
@@ -154,26 +159,23 @@ class Allocator:
                 if [kinds.of_adapter[i] for i in problem.adapters] != of_kind:
                     continue  # in another order of kinds it is another schedule
                 self.state.schedules[replica.key] = replace(schedule, problem=problem)
-                self.selection.observe(replica, schedule.makespan_s)
+                self.selection.observe_again(replica, schedule.makespan_s, ALL_LOOKS)
         self._go_on(self._next(clock.part(SELECTION_SHARE)))
         return self.state.best < before
 
     def _go_on(self, picked: list[Replica]) -> None:
-        """Schedule what was picked and pick again, until nothing new is picked or the time is up."""
+        """Schedule what was picked and pick again, until there is nothing to work on or the time is up."""
         while picked:
             fresh = [r for r in {r.key: r for r in picked}.values() if r.key not in self.state.schedules]
             self._schedule(fresh)
+            worked = bool(fresh) or self._look_closer(picked) or self._schedule_alone()
             self._offer(picked)
-            self.selection.judge(met_deadline=self._meet_deadline(picked))
+            self.selection.judge(met_deadline=bool(self.state.chosen))
             if self.clock.over and not self.state.chosen:
                 self.clock = self.last_clock  # late is better than none
-            if self._done or (not fresh and not self._schedule_alone()):
+            if self._done or not worked:
                 break
             picked = self._next(self.clock.part(SELECTION_SHARE))
-
-    def _meet_deadline(self, picked: list[Replica]) -> bool:
-        limit = self.deadline_s
-        return limit is None or all(self.state.schedules[r.key].makespan_s <= limit for r in picked)
 
     @property
     def _done(self) -> bool:
@@ -183,6 +185,8 @@ class Allocator:
         """Return the next partition to look at; empty when there is none or it was not found in time."""
         try:
             found = self.selection.next(clock or Clock(None))
+            if found is None and self.selection.become_bold():
+                found = self.selection.next(clock or Clock(None))
         except TimeUpError:
             if clock is None:
                 raise
@@ -218,32 +222,46 @@ class Allocator:
         return sum(lengths[i].size for i in self.space.kinds.adapters(replica.numbers))
 
     def _first_schedule(self, replica: Replica, constructions: int, moves: bool) -> tuple[ReplicaSchedule, float]:
-        """Schedule a replica; once more with more effort where it misses the deadline by little.
-
-        Returns the seconds that the constructions took as well.
-        """
+        """Schedule a replica; return the seconds that the constructions took as well."""
         begin = time.monotonic()
         problem = self._problem(replica)
         schedule = schedule_replica(problem, replace(FIRST_LOOK, constructions=constructions, moves=0), self.seed)
         taken = time.monotonic() - begin
-        limit, left = self.deadline_s, self.clock.left
         if moves:
-            budget = replace(FIRST_LOOK, constructions=1, seconds=None if left is None else FIRST_MOVES_S)
+            budget = replace(FIRST_LOOK, constructions=1, seconds=None if self.clock.left is None else FIRST_MOVES_S)
             schedule = schedule_replica(problem, budget, self.seed, start=schedule, target_gap=self.gap / 2)
-        if (
-            limit is not None
-            and schedule.makespan_s > limit
-            and not self.clock.over
-            and self._within_reach(schedule, limit)
-        ):
-            seconds = None if left is None else min(SECOND_LOOK_S, SECOND_LOOK_SHARE * left)
-            budget = replace(SECOND_LOOK, seconds=seconds)
-            schedule = schedule_replica(problem, budget, self.seed, start=schedule, target_s=limit)
         return schedule, taken
 
-    def _within_reach(self, schedule: ReplicaSchedule, limit_s: float) -> bool:
-        bound = np.array([schedule.problem.lower_bound_s])
-        return bool(within_reach(np.array([schedule.makespan_s]), bound, limit_s)[0])
+    def _look_closer(self, picked: Sequence[Replica]) -> bool:
+        """Work on the picked replicas with most to gain, late ones first; return whether there were any."""
+        if not self._binding:
+            return False
+        looks = self.selection.known
+        loose = [r for r in picked if looks[r.key].looks < ALL_LOOKS and self.selection.to_gain(r) > 0]
+        loose.sort(key=self._urgency, reverse=True)
+        workers = os.cpu_count() or 1
+        chosen = list({r.key: r for r in loose}.values())[:workers]
+        with ThreadPoolExecutor(max_workers=workers) as executor:
+            found = list(executor.map(self._further_schedule, chosen))
+        for replica, schedule in zip(chosen, found, strict=True):
+            self.state.schedules[replica.key] = schedule
+            self.selection.observe_again(replica, schedule.makespan_s, looks[replica.key].looks + 1)
+        return bool(chosen)
+
+    def _urgency(self, replica: Replica) -> tuple[bool, float]:
+        makespan = self.state.schedules[replica.key].makespan_s
+        if self.state.objective is Objective.MAKESPAN:
+            return False, makespan
+        late = self.deadline_s is not None and makespan > self.deadline_s
+        return late, self.selection.rates[replica.place] * self.selection.to_gain(replica)
+
+    def _further_schedule(self, replica: Replica) -> ReplicaSchedule:
+        looks = self.selection.known[replica.key].looks
+        share, budget = FURTHER_LOOKS[looks - 1]
+        if self.time_s is not None:
+            budget = Budget(share * self.time_s, constructions=1, windows=0)
+        start = self.state.schedules[replica.key]
+        return schedule_replica(start.problem, budget, self.seed + looks, start=start, target_gap=self.gap / 2)
 
     def _schedule_alone(self) -> bool:
         """Schedule every adapter on its own where that is expected to be best, unless done; whether any was fresh."""

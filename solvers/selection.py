@@ -14,13 +14,12 @@ from cappuccino.solvers.milp import PartitionProblem
 
 MOST_COLUMNS = 2500
 """Columns that a set partitioning is solved over: the most promising ones."""
-EFFORT_GAIN = 0.3
-"""Part of the distance between a first schedule and the bound that more effort closes, about."""
-EFFORT_STEP = 0.1
-"""How much more of that is reckoned with after a choice has met the deadline; after a miss it is half as much."""
-OPTIMISM, CAUTION, MORE_CAUTION = 0.9, 1.3, 1.2
-"""Factors on the expected excess of columns that nobody has scheduled: the least, so that columns are tried; that
-before anything has been scheduled under a deadline; and by how much it grows with a choice that misses it, or falls."""
+GAINS = (0.5, 0.4, 0.3, 0.1)
+"""Part of the distance between a schedule and its bound that more effort closes, about: after the first look at it and
+so on to the last one, from which on a deadline that was missed counts as missed."""
+OPTIMISM, CAUTION, MORE_CAUTION = 0.9, 1.3, 1.25
+"""Factors on the expected excess of columns that nobody has scheduled: once there is a plan, so that columns are tried;
+before there is one that meets the deadline; and on the latter whenever a choice has missed it."""
 NEARLY_EQUAL = 2e-3
 """Partitions whose objectives differ relatively by less are equally good: the shorter one is taken."""
 
@@ -42,11 +41,18 @@ class Replica:
         return self.place, self.numbers.tobytes()
 
 
-def within_reach(
-    makespans_s: np.ndarray, bounds_s: np.ndarray, deadline_s: float, gain: float = EFFORT_GAIN
-) -> np.ndarray:
-    """Return whether closing part of the distance to the bounds brings makespans down to the deadline."""
-    return np.asarray(makespans_s - gain * (makespans_s - bounds_s) <= deadline_s)
+@dataclass(frozen=True)
+class Look:
+    """A schedule of a column."""
+
+    makespan_s: float
+    looks: int = 1
+    """How often it was worked on."""
+
+    @property
+    def gain(self) -> float:
+        """Part of the distance to the bound that more effort closes, about."""
+        return GAINS[min(self.looks, len(GAINS)) - 1]
 
 
 class Selection:
@@ -56,6 +62,9 @@ class Selection:
     ----------
     gap
         Relative gap to which the set partitioning is solved.
+
+    Where makespans bind, under a deadline or as the objective, effort decides: the selection reckons with what
+    schedules are worth after it. Before there is a plan that meets the deadline it is cautious instead.
     """
 
     def __init__(
@@ -75,9 +84,10 @@ class Selection:
         self.problem = PartitionProblem(
             space.kinds.of_adapter.tolist(), space.pools, objective, gap, seed, not space.enumerates_all
         )
-        self.known: dict[ColumnKey, float] = {}
-        self._caution = OPTIMISM if deadline_s is None else CAUTION
-        self._effort = 0.0
+        self.known: dict[ColumnKey, Look] = {}
+        self._binding = deadline_s is not None or objective is Objective.MAKESPAN
+        self._bold = deadline_s is None
+        self._caution = CAUTION
         self._index = {
             (int(p), n.tobytes()): c for c, (p, n) in enumerate(zip(candidates.place, candidates.numbers, strict=True))
         }
@@ -87,36 +97,49 @@ class Selection:
         return float(self.space.bounds[replica.place][1].lower_bounds(replica.numbers[None])[0])
 
     def observe(self, replica: Replica, makespan_s: float) -> None:
-        """Take note of a schedule."""
-        self.known[replica.key] = makespan_s
+        """Take note of a first schedule."""
+        self.known[replica.key] = Look(makespan_s)
         self.expectation.observe(replica.place, replica.numbers, self.bound(replica), makespan_s)
 
+    def observe_again(self, replica: Replica, makespan_s: float, looks: int) -> None:
+        """Take note of a schedule that was worked on more than once."""
+        self.known[replica.key] = Look(makespan_s, looks)
+
     def judge(self, met_deadline: bool) -> None:
-        """Take note of whether the last choice met the deadline, and become bolder or more cautious."""
+        """Take note of whether a choice has met the deadline by now."""
         if met_deadline:
-            self._caution = max(OPTIMISM, self._caution / MORE_CAUTION)
-            self._effort = min(EFFORT_GAIN, self._effort + EFFORT_STEP)
+            self._bold = True
         else:
             self._caution *= MORE_CAUTION
-            self._effort /= 2
+
+    def become_bold(self) -> bool:
+        """Reckon with effort, though no choice has met the deadline; return whether that is new."""
+        new, self._bold = not self._bold, True
+        return new
+
+    def to_gain(self, replica: Replica) -> float:
+        """Return what more effort on a scheduled replica gains, about, seconds of its makespan."""
+        look = self.known[replica.key]
+        return look.gain * (look.makespan_s - self.bound(replica))
 
     def expected(self) -> np.ndarray:
-        """Return the makespans to reckon with, seconds, shape (C,): infinite where the deadline is missed.
-
-        That is where a schedule misses it, or where even more effort is not expected to meet it.
-        """
+        """Return the makespans to reckon with, seconds, shape (C,): infinite where the deadline is missed."""
         found = self.candidates
         result = np.empty(len(found.place))
         for place in range(len(self.places)):
             here = found.place == place
             result[here] = self.expectation.makespans(place, found.numbers[here], found.bounds_s[here])
-        result = found.bounds_s + self._caution * (result - found.bounds_s)
-        in_reach = within_reach(result, found.bounds_s, self.deadline_s, self._effort)
-        result = np.where(result <= self.deadline_s, result, np.where(in_reach, self.deadline_s, np.inf))
-        for key, makespan in self.known.items():
-            if key in self._index:
-                result[self._index[key]] = makespan if makespan <= self.deadline_s else np.inf
-        return result
+        factor = OPTIMISM if self._bold else self._caution
+        reckons = self._binding and self._bold
+        result = found.bounds_s + factor * (1 - GAINS[0] * reckons) * (result - found.bounds_s)
+        for key, look in self.known.items():
+            c = self._index.get(key)
+            if c is None:
+                continue
+            result[c] = look.makespan_s - reckons * look.gain * (look.makespan_s - found.bounds_s[c])
+            if look.looks >= len(GAINS) and look.makespan_s > self.deadline_s:
+                result[c] = np.inf
+        return np.where(result <= self.deadline_s, result, np.inf)
 
     def first(self) -> list[Replica]:
         """Return the best partition at hand; empty where there is none."""
