@@ -9,12 +9,13 @@ n t(X / n), which grows with n: the fewest micro-batches that the rules allow gi
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from cappuccino.costs import CostModel, SmoothMaximum
 from cappuccino.instance import Instance
-from cappuccino.passage import MOST_SAMPLES, combinations, membership, packings, passage_bounds
+from cappuccino.passage import MOST_SAMPLES, combinations, fastest_places, membership, packings, passage_bounds
 
 MOST_STEPS_PACKED = 300
 """Optimizer steps, those of the longest paths first, for which every packing is looked at."""
@@ -62,6 +63,15 @@ class StepStatistics:
 def _rows(lengths: np.ndarray) -> np.ndarray:
     squares = (lengths.astype(float) ** 2).sum(axis=1)
     return np.stack([lengths.sum(axis=1), squares, lengths.min(axis=1), lengths.max(axis=1)])
+
+
+class PackedPassages(NamedTuple):
+    """Passages of an adapter's steps over all packings, as `passage_bounds` takes and returns them."""
+
+    forward_s: np.ndarray
+    backward_s: np.ndarray
+    bounds_s: np.ndarray
+    rows: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -138,20 +148,42 @@ class ReplicaBounds:
         g, steps = self.num_stages, self._steps
         if self.max_tokens < 1:
             return np.full(len(steps.count), np.inf)
-        passage = self._passages
+        passage = self._passages.copy()
         waits = steps.count * 2 * (g - 1) * self.costs.transfer_time(self._shortest)
         waits = waits + (steps.count - 1) * self.costs.optimizer_s
-        path = steps.total(passage) + waits
-        left = MOST_STEPS_PACKED
-        passage = passage.copy()
-        for a in np.argsort(-path, kind="stable"):  # only the longest paths of a replica count
+        for a, packed in self._packed.items():
+            mine = slice(steps.first[a], steps.first[a] + len(packed.bounds_s))
+            passage[mine] = np.maximum(passage[mine], packed.bounds_s)
+        return np.where(self.fits, steps.total(passage) + waits, np.inf)
+
+    @cached_property
+    def _packed(self) -> "dict[int, PackedPassages]":
+        """The first steps of adapters with the longest paths, by adapter: only those paths of a replica count."""
+        steps, left = self._steps, MOST_STEPS_PACKED
+        result = {}
+        for a in np.argsort(-steps.total(self._passages), kind="stable").tolist():
             if left <= 0 or not self.fits[a]:
                 continue
-            mine = slice(steps.first[a], steps.first[a] + min(left, steps.count[a]))
-            lengths = self.instance.step_lengths[a][: steps.count[a]][:left]
-            passage[mine] = np.maximum(passage[mine], self._packed_passages(lengths))
+            lengths = self.instance.step_lengths[a][:left]
+            result[a] = self._packed_passages(lengths)
             left -= len(lengths)
-        return np.where(self.fits, steps.total(passage) + waits, np.inf)
+        return result
+
+    def fastest_places(self, adapter: int) -> np.ndarray | None:
+        """Return how an adapter's steps pass fastest when they are alone, as the bound sees it.
+
+        Returns
+        -------
+        numpy.ndarray or None
+            The place of every sample's micro-batch in the order of the F's, shape (steps, global_batch_size), for the
+            first steps; None where the bound has not looked at every packing of the whole step.
+        """
+        packed = self._packed.get(adapter)
+        if packed is None or self.instance.step_lengths[adapter].shape[1] > MOST_SAMPLES:
+            return None
+        forward, backward, bounds, rows = packed
+        count = self.instance.step_lengths[adapter].shape[1]
+        return np.asarray(fastest_places(forward, backward, bounds, rows, packings(count), self.num_stages))
 
     @cached_property
     def _passages(self) -> np.ndarray:
@@ -181,8 +213,8 @@ class ReplicaBounds:
             passage = np.minimum(passage, np.where((n >= fewest) & (n <= steps.batch), time, np.inf))
         return passage
 
-    def _packed_passages(self, lengths: np.ndarray) -> np.ndarray:
-        """Bound on the passage of steps over all packings of their largest samples, shape (steps,).
+    def _packed_passages(self, lengths: np.ndarray) -> "PackedPassages":
+        """Return the bound on the passage of steps over all packings of their largest samples.
 
         Parameters
         ----------
@@ -190,7 +222,9 @@ class ReplicaBounds:
             Shape (steps, samples), tokens.
         """
         count = min(lengths.shape[1], MOST_SAMPLES)
-        largest = -np.partition(-lengths, count - 1, axis=1)[:, :count]
+        largest = lengths
+        if count < lengths.shape[1]:
+            largest = -np.partition(-lengths, count - 1, axis=1)[:, :count]
         held = membership(count)
         if self.instance.layout == "padded":
             longest = np.where(held[None], largest[:, None, :], 0).max(axis=2)
@@ -201,7 +235,8 @@ class ReplicaBounds:
             squares = (largest * largest) @ held.T
         forward, backward = (c(tokens, squares) for c in self._curves)
         fits = tokens <= self.max_tokens
-        return np.asarray(passage_bounds(forward, backward, fits, packings(count), combinations(), self.num_stages))
+        found = passage_bounds(forward, backward, fits, packings(count), combinations(), self.num_stages)
+        return PackedPassages(forward, backward, *found)
 
     @cached_property
     def head_s(self) -> float:

@@ -51,6 +51,48 @@ def last_stage_bound(
 
 
 @compiled
+def last_stage_order(forward: np.ndarray, backward: np.ndarray, count: int, stages: int, limit_s: float) -> np.ndarray:
+    """Return an order of the F's that reaches a limit as the last stage sees it, shape (n,); none is too tight.
+
+    Parameters
+    ----------
+    limit_s
+        A little above the bound of these micro-batches, seconds.
+    """
+    heads, tails = _ends(forward, count, stages), _ends(backward, count, stages)
+    size = 1 << count
+    earliest = np.empty((size, size))
+    possible = _is_possible(forward, backward, heads, tails, count, limit_s, earliest)
+    order = np.arange(count)
+    if not possible:
+        return order
+    f_done = b_done = size - 1
+    place = count - 1
+    while place >= 0:  # back from the end, along what was done earliest
+        now = earliest[f_done, b_done]
+        found = False
+        for k in range(count):
+            bit = 1 << k
+            if not f_done & bit:
+                continue
+            if b_done & bit:
+                end = earliest[f_done, b_done ^ bit] + backward[k]
+                if end == now and end + tails[(size - 1) ^ (b_done ^ bit)] <= limit_s:
+                    b_done ^= bit
+                    found = True
+                    break
+            elif max(earliest[f_done ^ bit, b_done], heads[f_done]) + forward[k] == now:
+                f_done ^= bit
+                order[place] = k
+                place -= 1
+                found = True
+                break
+        if not found:
+            return np.arange(count)
+    return order
+
+
+@compiled
 def _ends(times: np.ndarray, count: int, stages: int) -> np.ndarray:
     """Return how long sets of micro-batches take on all stages but the last, shape (2^n,)."""
     size = 1 << count

@@ -22,7 +22,7 @@ from functools import lru_cache
 import numpy as np
 
 from cappuccino.compiled import compiled
-from cappuccino.last_stage import PRECISION, last_stage_bound
+from cappuccino.last_stage import PRECISION, last_stage_bound, last_stage_order
 
 MOST_SAMPLES = 8
 """Samples up to which every packing is looked at."""
@@ -66,8 +66,10 @@ def passage_bounds(
     table: np.ndarray,
     weights: np.ndarray,
     stages: int,
-) -> np.ndarray:
-    """Return the bound of several steps, seconds, shape (steps,), without transfers.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bound of several steps, seconds, without transfers, and the packing it comes from, by row of the table.
+
+    Both are of shape (steps,). Another packing may reach a bound that is less by the relative `PRECISION`.
 
     Parameters
     ----------
@@ -81,7 +83,7 @@ def passage_bounds(
         Shape (C, 3), from `combinations`.
     """
     steps = forward_s.shape[0]
-    result = np.empty(steps)
+    result, rows = np.empty(steps), np.zeros(steps, np.int64)
     forward = np.empty(table.shape[1])
     backward = np.empty(table.shape[1])
     simple = np.empty(table.shape[0])
@@ -104,9 +106,47 @@ def passage_bounds(
                 bound = last_stage_bound(forward, backward, count, stages, bound, most)
             if bound < enough:
                 least = bound
+                rows[j] = k
             proven = min(proven, bound)
         result[j] = proven
-    return result
+    return result, rows
+
+
+@compiled
+def fastest_places(
+    forward_s: np.ndarray,
+    backward_s: np.ndarray,
+    bounds_s: np.ndarray,
+    rows: np.ndarray,
+    table: np.ndarray,
+    stages: int,
+) -> np.ndarray:
+    """Return packing and order of the fastest passages: the place of every sample's micro-batch, shape (steps, N).
+
+    Parameters
+    ----------
+    bounds_s, rows
+        From `passage_bounds`, as the other parameters.
+    """
+    samples = table.shape[1]
+    places = np.zeros((len(rows), samples), np.int64)
+    forward = np.empty(samples)
+    backward = np.empty(samples)
+    for j in range(len(rows)):
+        parts = table[rows[j]]
+        count = 0
+        while count < samples and parts[count] > 0:
+            forward[count] = forward_s[j, parts[count]]
+            backward[count] = backward_s[j, parts[count]]
+            count += 1
+        order = np.arange(count)
+        if stages > 1:
+            order = last_stage_order(forward, backward, count, stages, bounds_s[j] * (1 + 2 * PRECISION))
+        for place in range(count):
+            for n in range(samples):
+                if parts[order[place]] >> n & 1:
+                    places[j, n] = place
+    return places
 
 
 @compiled

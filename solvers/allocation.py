@@ -275,8 +275,20 @@ class Allocator:
     def _problem(self, replica: Replica) -> ReplicaProblem:
         pool, bounds = self.space.bounds[replica.place]
         adapters, bound = self.space.kinds.adapters(replica.numbers), self.selection.bound(replica)
+        critical = int(np.where(replica.numbers > 0, bounds.paths, 0.0).argmax())
+        places = bounds.fastest_places(critical)
+        fastest = None
+        if places is not None:
+            position = [self.space.kinds.of_adapter[i] for i in adapters].index(critical)
+            fastest = (position, places)
         return ReplicaProblem(
-            self.space.instance, self.space.costs[pool.gpu], adapters, bounds.num_stages, pool.memory_gib, bound
+            self.space.instance,
+            self.space.costs[pool.gpu],
+            adapters,
+            bounds.num_stages,
+            pool.memory_gib,
+            bound,
+            fastest,
         )
 
     def _offer(self, picked: list[Replica]) -> None:

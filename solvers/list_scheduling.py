@@ -84,6 +84,7 @@ def _source(
             heaviest,
             np.zeros((adapters, steps + 1)),
             np.zeros(1, np.int64),
+            np.full(samples, -1, np.int64),
             np.ones((adapters, steps)),
             *by_adapter,
             np.zeros(samples, np.int64),
@@ -104,6 +105,7 @@ def list_schedule(
     cutoff_s: float = float("inf"),
     noise: float = 0.0,
     rng: np.random.Generator | None = None,
+    fastest: tuple[int, np.ndarray] | None = None,
 ) -> ListSchedule | None:
     """Schedule a replica, packing on the fly.
 
@@ -113,6 +115,8 @@ def list_schedule(
         How long a stage that could start an F waits for a B instead.
     noise
         Largest relative deviation of the priorities, drawn from `rng`.
+    fastest
+        Parts of one adapter's first steps that are given, as `ReplicaProblem.fastest`.
 
     Returns
     -------
@@ -137,6 +141,9 @@ def list_schedule(
     if noise:
         assert rng is not None  # noise is drawn from it
         source.bias[:] = 1 + noise * rng.uniform(-1, 1, source.bias.shape)
+    if fastest is not None:
+        a, places = fastest
+        source.place[first[a] : first[a] + places.size] = places.ravel()
     open_first_steps(source)
     count = int(first[-1])
     state, jobs = empty_state(problem.num_stages, count), empty_jobs(count)

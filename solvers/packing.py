@@ -1,6 +1,7 @@
 """Packing on the fly, compiled: micro-batches are formed when the first stage is free, from the steps open then.
 
-The open step of the adapter with the longest remaining path leads; it is split evenly into parts of about the target.
+The open step of the adapter with the longest remaining path leads; it is split evenly into parts of about the target,
+or as it is given.
 A part far below the target is filled with parts of other open steps, longest remaining path first.
 
 Legend: A adapters, N samples (adapter by adapter, in training order), P the most parts of a step.
@@ -57,6 +58,8 @@ class Source(NamedTuple):
     """Least time of an adapter's steps from step j on, shape (A, steps + 1)."""
     critical: np.ndarray
     """The adapter with the longest path, shape (1,)."""
+    place: np.ndarray
+    """Part by sample where it is given, in the order in which parts lead micro-batches, shape (N,); -1: it is not."""
     bias: np.ndarray
     """Factor on the priority of a step, shape (A, steps)."""
     step: np.ndarray
@@ -114,10 +117,15 @@ def _step_work(source: Source, a: int, j: int) -> float:
 
 @compiled
 def _open_step(source: Source, a: int, j: int) -> None:
-    """Split step j of an adapter evenly into parts within the memory."""
+    """Split step j of an adapter into the parts that are given, or evenly into parts within the memory."""
     size = source.batch_size[a]
     first = source.first_sample[a] + j * size
+    given = source.place[first] >= 0
     count = min(size, max(1, int(_step_work(source, a, j) / _target(source, a) + 0.5)))
+    if given:
+        count = 0
+        for n in range(first, first + size):
+            count = max(count, source.place[n] + 1)
     while True:
         for p in range(count):
             source.part_work_s[a, p] = 0.0
@@ -127,8 +135,8 @@ def _open_step(source: Source, a: int, j: int) -> None:
             source.part_rank[a, p] = -1
         for k in range(size):
             i = first + source.heaviest[first + k]
-            lightest = 0
-            for p in range(1, count):
+            lightest = max(0, source.place[i])
+            for p in range(0 if given else 1, 0 if given else count):
                 if source.part_work_s[a, p] < source.part_work_s[a, lightest]:
                     lightest = p
             source.part_of[i] = lightest
@@ -142,7 +150,7 @@ def _open_step(source: Source, a: int, j: int) -> None:
         largest = 0
         for p in range(count):
             largest = max(largest, source.part_tokens[a, p])
-        if count == size or largest <= source.costs.max_tokens:
+        if given or count == size or largest <= source.costs.max_tokens:
             break
         count += 1
     source.step[a] = j
@@ -186,12 +194,13 @@ def peek(source: Source) -> bool:
                 lead = a
     if lead < 0:
         return False
-    part = _heaviest(source, lead, np.inf, 0, 0, 0)
+    part = _leading(source, lead)
     source.chosen[lead] = part
     work, tokens = source.part_work_s[lead, part], source.part_tokens[lead, part]
     size, longest = source.part_size[lead, part], source.part_longest[lead, part]
     target = _target(source, lead)
-    while work < rule.fill * target:
+    given = source.place[source.first_sample[lead] + source.step[lead] * source.batch_size[lead]] >= 0
+    while work < rule.fill * target and not given:
         priority[lead] = -1.0
         for a in range(adapters):
             if priority[a] > priority[lead]:
@@ -207,6 +216,17 @@ def peek(source: Source) -> bool:
             tokens = longest * size if source.costs.padded else tokens + source.part_tokens[lead, part]
     source.formed[0] = 1
     return True
+
+
+@compiled
+def _leading(source: Source, a: int) -> int:
+    """Return the part with which an adapter leads: the next one where they are given, else the heaviest."""
+    if source.place[source.first_sample[a] + source.step[a] * source.batch_size[a]] < 0:
+        return _heaviest(source, a, np.inf, 0, 0, 0)
+    p = 0
+    while source.part_rank[a, p] >= 0:
+        p += 1
+    return p
 
 
 @compiled

@@ -43,6 +43,8 @@ class ReplicaProblem:
     """Memory of one GPU of the pool."""
     known_bound_s: float | None = field(default=None, compare=False)
     """Proven bound on the makespan where it is at hand, seconds: it takes time to work out."""
+    fastest: tuple[int, np.ndarray] | None = field(default=None, compare=False)
+    """Where it is at hand, the position of the adapter with the longest path, and `fastest_places` of its steps."""
 
     @cached_property
     def lengths(self) -> tuple[np.ndarray, ...]:

@@ -1,6 +1,7 @@
 """Schedules one replica: construct, anneal, then repack and reorder with CP-SAT, until the target or the limit."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -32,22 +33,38 @@ WINDOW_OPERATIONS = (24, 64)
 _SETTINGS = (TARGETS, LOADS, CRITICAL_URGENCIES, CRITICAL_TARGETS, FILLS, PATIENCES)
 
 
-class _Constructions:
-    """Settings tried one after the other: each is varied alone around the best so far."""
+@dataclass
+class _Trial:
+    """How a schedule is constructed."""
 
-    def __init__(self) -> None:
-        self.best: tuple[ListSchedule, float] | None = None
-        self.settings = [x[0] for x in _SETTINGS]
+    settings: list[float]
+    """One of each of `_SETTINGS`."""
+    fastest: bool
+    """Whether the steps of the adapter with the longest path are packed as they pass fastest alone."""
+    noise: float = 0.0
 
-    def __iter__(self) -> Iterator[tuple[list[float], float]]:
+
+def _trials(passes: Sequence[bool], best: dict[bool, tuple[float, list[float]]]) -> Iterator[_Trial]:
+    """Yield settings: each is varied alone around the best of its pass, then all are disturbed around the best of all.
+
+    Parameters
+    ----------
+    passes
+        What `fastest` is tried with.
+    best
+        Least makespan and its settings by pass: kept up to date by the caller.
+    """
+    for fastest in passes:
         for place, values in enumerate(_SETTINGS):
             for value in values if place == 0 else values[1:]:
-                tried = list(self.settings)
+                tried = list(best[fastest][1]) if fastest in best else [x[0] for x in _SETTINGS]
                 tried[place] = value
-                yield tried, 0.0
-        while True:
-            for factor in (0.9, 1.1, 1.0, 0.95, 1.05):
-                yield [self.settings[0] * factor, *self.settings[1:]], NOISE
+                yield _Trial(tried, fastest)
+    while True:
+        for factor in (0.9, 1.1, 1.0, 0.95, 1.05):
+            fastest = min(best, key=lambda key: best[key][0])
+            settings = best[fastest][1]
+            yield _Trial([settings[0] * factor, *settings[1:]], fastest, NOISE)
 
 
 def construct(
@@ -58,20 +75,23 @@ def construct(
     The first schedule is always finished, however little time there is; one that ends by `target_s` is the last.
     """
     knee = problem.knee_work
-    trials = _Constructions()
-    best: tuple[ListSchedule, float] | None = None
-    for i, (settings, noise) in enumerate(trials):
-        if best is not None and (i >= count or clock.over or best[0].makespan_s <= target_s):
+    chosen: tuple[ListSchedule, float] | None = None
+    best: dict[bool, tuple[float, list[float]]] = {}
+    passes = (False,) if problem.fastest is None else (False, True)
+    for i, trial in enumerate(_trials(passes, best)):
+        if chosen is not None and (i >= count or clock.over or chosen[0].makespan_s <= target_s):
             break
-        target, load, urgency, critical, fill, patience = settings
-        cutoff = best[0].makespan_s if best else float("inf")
+        target, load, urgency, critical, fill, patience = trial.settings
+        cutoff = best[trial.fastest][0] if trial.fastest in best else float("inf")
         rule = PackingRule(target * knee, fill, load, critical, urgency * knee)
-        found = list_schedule(problem, rule, patience * knee, cutoff, noise, rng)
+        given = problem.fastest if trial.fastest else None
+        found = list_schedule(problem, rule, patience * knee, cutoff, trial.noise, rng, given)
         if found is not None and found.makespan_s < cutoff:
-            best = found, patience * knee
-            trials.settings = settings
-    assert best is not None  # a micro-batch of one sample fits, so packing on the fly always gets through
-    return best
+            best[trial.fastest] = found.makespan_s, trial.settings
+            if chosen is None or found.makespan_s < chosen[0].makespan_s:
+                chosen = found, patience * knee
+    assert chosen is not None  # a micro-batch of one sample fits, so packing on the fly always gets through
+    return chosen
 
 
 def schedule_replica(

@@ -26,9 +26,8 @@ def bound(lengths, stages, max_tokens=10**9):
     """Return the bound of one step; a token takes 1 s forward and 2 s backward on every stage."""
     held = membership(len(lengths))
     tokens = (held @ np.array(lengths)).astype(float)[None]
-    return float(
-        passage_bounds(tokens, 2 * tokens, tokens <= max_tokens, packings(len(lengths)), combinations(), stages)[0]
-    )
+    found, _ = passage_bounds(tokens, 2 * tokens, tokens <= max_tokens, packings(len(lengths)), combinations(), stages)
+    return float(found[0])
 
 
 def test_one_sample_passes_every_stage_twice():
