@@ -1,11 +1,11 @@
 """Fastest passage of given micro-batches through a pipeline as its last stage sees it, over all orders: a lower bound.
 
-The last stage runs the F's in one order and the B's in one order, each after its F. Let X be the micro-batches up to and
-with the k-th F: the last of them arrives after `sum f + (G-2) max f` over X at the earliest, for a largest one of X goes
-down the stages behind those before it and ahead of those after it. In the same way, what is left after a B on the last
-stage takes at least `sum b + (G-2) max b` over it and the B's that follow it. Both depend on sets alone, so a dynamic
-program over (F's done, B's done) finds the least time of the last stage. What it leaves out are the F's and B's that get
-into each other's way on the other stages.
+The last stage runs the F's in one order and the B's in one order, each after its F. Let X be the micro-batches up to
+and with the k-th F: the last of them arrives after `sum f + (G-2) max f` over X at the earliest, for a largest one of X
+goes down the stages behind those before it and ahead of those after it. In the same way, what is left after a B on the
+last stage takes at least `sum b + (G-2) max b` over it and the B's that follow it. Both depend on sets alone, so a
+dynamic program over (F's done, B's done) finds the least time of the last stage. What it leaves out are the F's and B's
+that get into each other's way on the other stages.
 
 Legend: G stages, n micro-batches, bit sets of them of shape (2^n,).
 """

@@ -67,7 +67,7 @@ def passage_bounds(
     weights: np.ndarray,
     stages: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bound of several steps, seconds, without transfers, and the packing it comes from, by row of the table.
+    """Return the bound of several steps, seconds, without transfers, and the row of the packing that it comes from.
 
     Both are of shape (steps,). Another packing may reach a bound that is less by the relative `PRECISION`.
 

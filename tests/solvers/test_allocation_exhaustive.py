@@ -122,8 +122,9 @@ def test_the_relaxation_alone_is_never_above_the_optimum(first, monkeypatch):
 def test_plans_are_never_below_the_optimum_of_the_bounds(first, enumerated, monkeypatch):
     if not enumerated:
         monkeypatch.setattr(columns, "MOST_SETS", 0)
-    for look in ("FIRST_LOOK", "SECOND_LOOK"):
-        monkeypatch.setattr(allocation, look, Budget(seconds=None, constructions=2, moves=0, windows=0))
+    look = Budget(seconds=None, constructions=2, moves=0, windows=0)
+    monkeypatch.setattr(allocation, "FIRST_LOOK", look)
+    monkeypatch.setattr(allocation, "FURTHER_LOOKS", tuple((share, look) for share, _ in allocation.FURTHER_LOOKS))
     for seed in range(first, first + 4):
         tried = case(seed)
         try:

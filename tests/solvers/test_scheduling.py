@@ -75,11 +75,11 @@ def test_constructions_never_worsen_with_their_number():
 def test_settings_are_varied_one_by_one_around_the_best(monkeypatch):
     problem, tried = random_replica(10), []
 
-    def recorded(problem, rule, patience_s, cutoff_s, noise, rng):
+    def recorded(problem, rule, patience_s, cutoff_s, noise, rng, fastest):
         knee = problem.knee_work
         times = rule.target_work_s / knee, rule.critical_urgency_s / knee, patience_s / knee
         tried.append((times[0], rule.load, times[1], rule.critical_target, rule.fill, times[2], noise))
-        found = list_schedule(problem, rule, patience_s, cutoff_s, noise, rng)
+        found = list_schedule(problem, rule, patience_s, cutoff_s, noise, rng, fastest)
         makespans.append(found.makespan_s if found else float("inf"))
         return found
 

@@ -7,7 +7,7 @@ from cappuccino.solvers import columns
 from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.candidates import find_candidates
 from cappuccino.solvers.columns import ReplicaSpace
-from cappuccino.solvers.selection import Replica, Selection, within_reach
+from cappuccino.solvers.selection import GAINS, Replica, Selection
 
 LINEAR = {"x": make_costs(stages=(1, 2))}
 
@@ -63,6 +63,22 @@ def test_what_misses_the_deadline_is_out_of_the_question():
     assert np.isinf(selection.expected()[selection._index[together.key]])
 
 
+def test_effort_may_meet_a_deadline_until_it_was_made():
+    selection = selection_of(([4], 1), ([4], 1), gpus=2, deadline=25.0)
+    together = Replica(0, np.array([2]))
+    column, bound = selection._index[together.key], selection.bound(together)
+    selection.observe(together, 25.1)
+    assert selection.become_bold()
+    assert not selection.become_bold()  # once is enough
+    for looks in range(1, len(GAINS)):
+        assert selection.expected()[column] == pytest.approx(25.1 - GAINS[looks - 1] * (25.1 - bound))
+        assert selection.to_gain(together) == pytest.approx(GAINS[looks - 1] * (25.1 - bound))
+        selection.observe_again(together, 25.1, looks + 1)
+    assert np.isinf(selection.expected()[column])
+    selection.observe_again(together, 24.9, len(GAINS))
+    assert selection.expected()[column] < 24.9
+
+
 def test_choices_that_miss_the_deadline_make_cautious():
     # four stages deep, works and paths that are close: expected to end well above the bound
     space = ReplicaSpace.of(make_instance(([4, 4, 4, 4], 4), gpus=4), {"x": make_costs(stages=(4,))}, num_stages=4)
@@ -77,11 +93,6 @@ def test_choices_that_miss_the_deadline_make_cautious():
     assert np.isfinite(selection.expected()[column])
     selection.judge(met_deadline=False)
     assert selection.expected()[column] <= likely * 1.001
-
-
-def test_within_reach_of_more_effort():
-    makespans, bounds = np.array([110.0, 120.0, 100.0]), np.array([100.0, 100.0, 100.0])
-    assert within_reach(makespans, bounds, 105.0, gain=0.5).tolist() == [True, False, True]
 
 
 def test_alone_every_kind_has_its_cheapest_place():
