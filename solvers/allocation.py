@@ -10,7 +10,7 @@ import numpy as np
 
 from cappuccino.errors import InfeasibleError
 from cappuccino.plan import Objective
-from cappuccino.solvers.budget import Budget, Clock
+from cappuccino.solvers.budget import Budget, Clock, InterruptedSearchError, interrupted
 from cappuccino.solvers.candidates import find_candidates, why_no_partition
 from cappuccino.solvers.columns import ReplicaSpace
 from cappuccino.solvers.milp import TimeUpError
@@ -33,6 +33,8 @@ FURTHER_LOOKS = (
     (0.25, Budget(seconds=None, constructions=1, moves=150000, windows=0)),
 )
 """Further looks where makespans bind: the part of the allocator's time they take, and their limits without one."""
+EFFORT_S = 0.1
+"""Time per sample and core in which effort brings what `GAINS` says."""
 ALL_LOOKS = len(GAINS)
 """A replica that was looked at so often is left to the improvement of the whole plan."""
 BOUND_SHARE, SELECTION_SHARE = 0.3, 0.1
@@ -123,7 +125,11 @@ class Allocator:
         self.pace_s, self.time_s = PACE_S, clock.left
         found = find_candidates(space, objective, deadline_s, clock.part(BOUND_SHARE), gap, seed)
         self.state = Allocation(space, objective, deadline_s, found.bound)
-        self.selection = Selection(space, objective, deadline_s, found, min(gap / 4, 1e-3), seed)
+        effort = 1.0
+        if last_clock.left is not None:
+            samples = sum(lengths.size for lengths in space.instance.step_lengths)
+            effort = min(1.0, last_clock.left * (os.cpu_count() or 1) / (EFFORT_S * samples))
+        self.selection = Selection(space, objective, deadline_s, found, min(gap / 4, 1e-3), seed, effort)
 
     def run(self) -> Allocation:
         """Return the best allocation found.
@@ -132,10 +138,14 @@ class Allocator:
         ------
         InfeasibleError
             When none was found that meets the deadline.
+        InterruptedSearchError
+            When the user has ended the search before there was one.
         TimeUpError
             When not even a first allocation was found in time.
         """
         self._go_on(self.selection.first() or self._next(None))
+        if not self.state.chosen and interrupted():
+            raise InterruptedSearchError()
         if not self.state.chosen:
             raise InfeasibleError(
                 f"{self.space.instance.source}: no schedule found that meets the deadline of {self.deadline_s:g} s "

@@ -71,12 +71,23 @@ def _tasks(state: Allocation, workers: int, seed: int, limits: SearchLimits) -> 
     chosen = state.chosen
     if state.objective is Objective.MAKESPAN:
         longest = max(range(len(chosen)), key=lambda r: chosen[r].makespan_s)
-        places = [longest]
+        places = [longest] * (1 if limits.iterations is not None else workers)
     else:
         places = sorted(range(len(chosen)), key=lambda r: -_to_gain(chosen[r]))
-    copies = 1 if limits.iterations is not None else -(-workers // len(places))
-    repeated = [place for place in places for _ in range(copies)]
-    return [_Task(place, seed + i, max(_to_gain(chosen[place]), 1e-9)) for i, place in enumerate(repeated)]
+        if limits.iterations is None:
+            places = _with_copies(places, [_to_gain(s) for s in chosen], workers)
+    return [_Task(place, seed + i, max(_to_gain(chosen[place]), 1e-9)) for i, place in enumerate(places)]
+
+
+def _with_copies(places: list[int], gains: list[float], workers: int) -> list[int]:
+    """Return the replicas in the order in which they are worked on, where all workers begin with the most to gain.
+
+    One may be worked on by several at once, with different seeds: then each has its part of what is to gain there.
+    """
+    first: list[int] = []
+    for _ in range(workers):
+        first.append(max(places, key=lambda place: gains[place] / (1 + first.count(place))))
+    return [*first, *(place for place in places if place not in first)]
 
 
 def _to_gain(schedule: ReplicaSchedule) -> float:

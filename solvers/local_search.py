@@ -16,9 +16,9 @@ CHUNK = 500
 """Moves between two looks at the clock."""
 WHOLE = 240
 """Micro-batches up to which a schedule is annealed as a whole."""
-WINDOW = 120
+WINDOW = 40
 """Micro-batches that may change in a window of a longer one."""
-LEAST_WINDOW_S = 0.2
+LEAST_WINDOW_S = 0.1
 """Least time for a window, seconds."""
 MOVES_PER_BATCH = 100
 """Moves in a window for each of its micro-batches where moves limit the search."""

@@ -16,7 +16,7 @@ MOST_COLUMNS = 2500
 """Columns that a set partitioning is solved over: the most promising ones."""
 GAINS = (0.5, 0.4, 0.3, 0.1)
 """Part of the distance between a schedule and its bound that more effort closes, about: after the first look at it and
-so on to the last one, from which on a deadline that was missed counts as missed."""
+so on to the last one, from which on a deadline that was missed counts as missed. With less effort it is less."""
 OPTIMISM, CAUTION, MORE_CAUTION = 0.9, 1.3, 1.25
 """Factors on the expected excess of columns that nobody has scheduled: once there is a plan, so that columns are tried;
 before there is one that meets the deadline; and on the latter whenever a choice has missed it."""
@@ -49,11 +49,6 @@ class Look:
     looks: int = 1
     """How often it was worked on."""
 
-    @property
-    def gain(self) -> float:
-        """Part of the distance to the bound that more effort closes, about."""
-        return GAINS[min(self.looks, len(GAINS)) - 1]
-
 
 class Selection:
     """Chooses partitions among candidates, again and again as schedules come in.
@@ -62,6 +57,8 @@ class Selection:
     ----------
     gap
         Relative gap to which the set partitioning is solved.
+    effort
+        Part of `GAINS` that there is time for, 0 to 1.
 
     Where makespans bind, under a deadline or as the objective, effort decides: the selection reckons with what
     schedules are worth after it. Before there is a plan that meets the deadline it is cautious instead.
@@ -75,6 +72,7 @@ class Selection:
         candidates: Candidates,
         gap: float,
         seed: int,
+        effort: float = 1.0,
     ) -> None:
         self.space, self.objective, self.candidates = space, objective, candidates
         self.deadline_s = np.inf if deadline_s is None else deadline_s
@@ -88,6 +86,7 @@ class Selection:
         self._binding = deadline_s is not None or objective is Objective.MAKESPAN
         self._bold = deadline_s is None
         self._caution = CAUTION
+        self._gains = [effort * gain for gain in GAINS]
         self._index = {
             (int(p), n.tobytes()): c for c, (p, n) in enumerate(zip(candidates.place, candidates.numbers, strict=True))
         }
@@ -120,7 +119,7 @@ class Selection:
     def to_gain(self, replica: Replica) -> float:
         """Return what more effort on a scheduled replica gains, about, seconds of its makespan."""
         look = self.known[replica.key]
-        return look.gain * (look.makespan_s - self.bound(replica))
+        return self._gains[look.looks - 1] * (look.makespan_s - self.bound(replica))
 
     def expected(self) -> np.ndarray:
         """Return the makespans to reckon with, seconds, shape (C,): infinite where the deadline is missed."""
@@ -131,12 +130,12 @@ class Selection:
             result[here] = self.expectation.makespans(place, found.numbers[here], found.bounds_s[here])
         factor = OPTIMISM if self._bold else self._caution
         reckons = self._binding and self._bold
-        result = found.bounds_s + factor * (1 - GAINS[0] * reckons) * (result - found.bounds_s)
+        result = found.bounds_s + factor * (1 - self._gains[0] * reckons) * (result - found.bounds_s)
         for key, look in self.known.items():
             c = self._index.get(key)
             if c is None:
                 continue
-            result[c] = look.makespan_s - reckons * look.gain * (look.makespan_s - found.bounds_s[c])
+            result[c] = look.makespan_s - reckons * self._gains[look.looks - 1] * (look.makespan_s - found.bounds_s[c])
             if look.looks >= len(GAINS) and look.makespan_s > self.deadline_s:
                 result[c] = np.inf
         return np.where(result <= self.deadline_s, result, np.inf)

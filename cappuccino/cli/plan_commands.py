@@ -46,7 +46,10 @@ def plan(
     profiled_only: Annotated[bool, typer.Option(help="Allow only the stage counts in the cost table.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Plan an instance: replicas, micro-batches and the order of all operations, with a proven bound."""
+    """Plan an instance: replicas, micro-batches and the order of all operations, with a proven bound.
+
+    Ctrl-C ends the search early: the best plan so far is checked and written. A second one gives up.
+    """
     from cappuccino.checker import check as check_plan  # noqa: PLC0415
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
     from cappuccino.extrapolation import extrapolation_warnings  # noqa: PLC0415
@@ -56,6 +59,7 @@ def plan(
     console.require_folder_of(output)
     loaded = Instance.load(instance)
     costs = fit_instance_costs(loaded)
+    from cappuccino.solvers.budget import interruptible  # noqa: PLC0415
     from cappuccino.solvers.planning import PlanOptions, Progress, make_plan  # noqa: PLC0415
 
     options = PlanOptions(
@@ -68,7 +72,7 @@ def plan(
         seed=seed,
     )
     unit = console.objective_unit(options.objective.value)
-    with console.progress_bar("planning") as show:
+    with console.progress_bar("planning") as show, interruptible(_say_that_it_ends):
 
         def on_progress(state: Progress) -> None:
             reached = objective_gap(state.objective, state.bound) or 0.0
@@ -87,6 +91,10 @@ def plan(
     else:
         console.print_plan(made, report)
         print(f"plan        {output}")
+
+
+def _say_that_it_ends() -> None:
+    console.warn("interrupted: finishing with the best plan so far; press Ctrl-C again to give up")
 
 
 def check(plan: PlanArgument, instance: InstanceOption, json: JsonFlag = False) -> None:

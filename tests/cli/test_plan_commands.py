@@ -159,3 +159,26 @@ def test_a_missing_extra_is_named_with_its_remedy(workspace, monkeypatch):
     options = ("--instance", workspace / "instance.json", "--backbone", "x", "--data", "y", "-o", workspace / "out")
     done = cappuccino("run", workspace / "plan.json", *options)
     one_clear_error(done, '"safetensors"', "cappuccino-lora[runtime]")
+
+
+def test_the_first_interrupt_ends_the_search_with_a_plan(workspace):
+    # no gap is small enough and the time limit is longer than any test: only the interrupt ends it
+    plan = workspace / "plan.json"
+    arguments = ["plan", workspace / "instance.json", "-o", plan, "--time-limit", 100_000, "--gap", 0, "--json"]
+    code = INTERRUPTED_ONCE_THERE_IS_A_PLAN + f"sys.argv[1:] = {[str(a) for a in arguments]!r}; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "best plan so far" in done.stderr
+    assert json.loads(done.stdout)["checked"] is True
+    assert cappuccino("check", plan, "--instance", workspace / "instance.json").code == 0
+
+
+INTERRUPTED_ONCE_THERE_IS_A_PLAN = """
+import os, signal, sys
+from cappuccino.cli import main
+from cappuccino.solvers import improvement, planning
+def improve(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGINT)
+    return improvement.improve(*arguments, **options)
+planning.improve = improve
+"""

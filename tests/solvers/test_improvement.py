@@ -116,15 +116,22 @@ def test_where_the_makespan_counts_the_longest_replica_is_searched(monkeypatch):
     assert [adapters for adapters, _, _ in recorder.calls] == [longest.problem.adapters]
 
 
-@pytest.mark.parametrize(("objective", "searches"), [(Objective.GPU_TIME, 6), (Objective.MAKESPAN, 4)])
-def test_no_core_is_idle_while_there_is_time(objective, searches, monkeypatch):
-    # three replicas or one on four cores: as many searches of each as it takes, and when they find nothing it is over
+@pytest.mark.parametrize("objective", [Objective.GPU_TIME, Objective.MAKESPAN])
+def test_no_core_is_idle_while_there_is_time(objective, monkeypatch):
+    # three replicas or one on four cores: as many searches as it takes, and when they find nothing it is over
     with_cores(monkeypatch, 4)
     recorder, state = Recorder(monkeypatch), chosen_replicas(objective=objective)
     improve(state, SearchLimits(gap=0.0, seed=0, iterations=None), Clock(1000.0))
-    assert len(recorder.calls) == searches
-    assert sorted(seed for _, _, seed in recorder.calls) == list(range(searches))
+    assert len(recorder.calls) == 4
+    assert sorted(seed for _, _, seed in recorder.calls) == list(range(4))
     assert all(0 < b.seconds <= 1000 for _, b, _ in recorder.calls)
+    assert len({adapters for adapters, _, _ in recorder.calls}) == (1 if objective is Objective.MAKESPAN else 3)
+
+
+def test_several_work_on_the_replica_with_nearly_all_to_gain():
+    assert improvement._with_copies([2, 0, 1], [3.0, 1.0, 9.0], 2) == [2, 2, 0, 1]
+    assert improvement._with_copies([2, 0, 1], [8.0, 1.0, 9.0], 2) == [2, 0, 1]
+    assert improvement._with_copies([0], [0.0], 2) == [0, 0]
 
 
 def test_a_replica_that_is_no_longer_the_longest_gives_way(monkeypatch):
