@@ -122,8 +122,8 @@ def test_no_core_is_idle_while_there_is_time(objective, monkeypatch):
     with_cores(monkeypatch, 4)
     recorder, state = Recorder(monkeypatch), chosen_replicas(objective=objective)
     improve(state, SearchLimits(gap=0.0, seed=0, iterations=None), Clock(1000.0))
-    assert len(recorder.calls) == 4
-    assert sorted(seed for _, _, seed in recorder.calls) == list(range(4))
+    assert len(recorder.calls) >= 4
+    assert sorted(seed for _, _, seed in recorder.calls) == list(range(len(recorder.calls)))
     assert all(0 < b.seconds <= 1000 for _, b, _ in recorder.calls)
     assert len({adapters for adapters, _, _ in recorder.calls}) == (1 if objective is Objective.MAKESPAN else 3)
 
