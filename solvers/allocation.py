@@ -175,6 +175,7 @@ class Allocator:
 
     def _go_on(self, picked: list[Replica]) -> None:
         """Schedule what was picked and pick again, until there is nothing to work on or the time is up."""
+        idle = 0
         while picked:
             fresh = [r for r in {r.key: r for r in picked}.values() if r.key not in self.state.schedules]
             self._schedule(fresh)
@@ -183,8 +184,12 @@ class Allocator:
             self.selection.judge(met_deadline=bool(self.state.chosen))
             if self.clock.over and not self.state.chosen:
                 self.clock = self.last_clock  # late is better than none
-            if self._done or not worked:
+            # what one way of choosing has nothing left to work on, the other may have
+            idle = 0 if worked else idle + 1
+            if self._done or idle > self._binding:
                 break
+            if self.state.chosen:
+                self.selection.take_turns()
             picked = self._next(self.clock.part(SELECTION_SHARE))
 
     @property

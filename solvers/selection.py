@@ -14,7 +14,7 @@ from cappuccino.solvers.milp import PartitionProblem
 
 MOST_COLUMNS = 2500
 """Columns that a set partitioning is solved over: the most promising ones."""
-GAINS = (0.5, 0.4, 0.3, 0.1)
+GAINS = (0.35, 0.25, 0.15, 0.05)
 """Part of the distance between a schedule and its bound that more effort closes, about: after the first look at it and
 so on to the last one, from which on a deadline that was missed counts as missed. With less effort it is less."""
 OPTIMISM, CAUTION, MORE_CAUTION = 0.9, 1.3, 1.25
@@ -85,6 +85,7 @@ class Selection:
         self.known: dict[ColumnKey, Look] = {}
         self._binding = deadline_s is not None or objective is Objective.MAKESPAN
         self._bold = deadline_s is None
+        self._careful_turn = False
         self._caution = CAUTION
         self._gains = [effort * gain for gain in GAINS]
         self._index = {
@@ -116,6 +117,10 @@ class Selection:
         new, self._bold = not self._bold, True
         return new
 
+    def take_turns(self) -> None:
+        """Reckon by turns with what effort may bring, which finds better plans, and without, which has a plan soon."""
+        self._careful_turn = not self._careful_turn
+
     def to_gain(self, replica: Replica) -> float:
         """Return what more effort on a scheduled replica gains, about, seconds of its makespan."""
         look = self.known[replica.key]
@@ -129,7 +134,7 @@ class Selection:
             here = found.place == place
             result[here] = self.expectation.makespans(place, found.numbers[here], found.bounds_s[here])
         factor = OPTIMISM if self._bold else self._caution
-        reckons = self._binding and self._bold
+        reckons = self._binding and self._bold and not self._careful_turn
         result = found.bounds_s + factor * (1 - self._gains[0] * reckons) * (result - found.bounds_s)
         for key, look in self.known.items():
             c = self._index.get(key)

@@ -79,6 +79,31 @@ def test_effort_may_meet_a_deadline_until_it_was_made():
     assert selection.expected()[column] < 24.9
 
 
+def test_by_turns_a_missed_deadline_counts_as_missed():
+    selection = selection_of(([4], 1), ([4], 1), gpus=2, deadline=25.0)
+    together = Replica(0, np.array([2]))
+    column = selection._index[together.key]
+    selection.observe(together, 25.1)
+    selection.judge(met_deadline=True)
+    for _ in range(2):
+        assert np.isfinite(selection.expected()[column])
+        selection.take_turns()
+        assert np.isinf(selection.expected()[column])
+        selection.take_turns()
+
+
+def test_with_little_time_effort_brings_little():
+    space = ReplicaSpace.of(make_instance(([4], 1), ([4], 1), gpus=2), LINEAR)
+    found = find_candidates(space, Objective.GPU_TIME, 25.0, Clock(None), 1e-3, 0)
+    together, gains = Replica(0, np.array([2])), []
+    for effort in (1.0, 0.5, 0.0):
+        selection = Selection(space, Objective.GPU_TIME, 25.0, found, 1e-3, 0, effort)
+        selection.observe(together, 26.0)
+        gains.append(selection.to_gain(together))
+    assert gains == pytest.approx([gains[0], gains[0] / 2, 0.0])
+    assert gains[0] > 0
+
+
 def test_choices_that_miss_the_deadline_make_cautious():
     # four stages deep, works and paths that are close: expected to end well above the bound
     space = ReplicaSpace.of(make_instance(([4, 4, 4, 4], 4), gpus=4), {"x": make_costs(stages=(4,))}, num_stages=4)
