@@ -52,12 +52,12 @@ def last_stage_bound(
 
 @compiled
 def last_stage_order(forward: np.ndarray, backward: np.ndarray, count: int, stages: int, limit_s: float) -> np.ndarray:
-    """Return an order of the F's that reaches a limit as the last stage sees it, shape (n,); none is too tight.
+    """Return an order of the F's that reaches a limit as the last stage sees it, shape (n,).
 
     Parameters
     ----------
     limit_s
-        A little above the bound of these micro-batches, seconds.
+        A little above the bound of these micro-batches, seconds. Where it is too tight, they stay in the order given.
     """
     heads, tails = _ends(forward, count, stages), _ends(backward, count, stages)
     size = 1 << count

@@ -53,15 +53,15 @@ class Look:
 class Selection:
     """Chooses partitions among candidates, again and again as schedules come in.
 
+    Where makespans bind, under a deadline or as the objective, effort decides: the selection reckons with what
+    schedules are worth after it. Before there is a plan that meets the deadline it is cautious instead.
+
     Parameters
     ----------
     gap
         Relative gap to which the set partitioning is solved.
     effort
         Part of `GAINS` that there is time for, 0 to 1.
-
-    Where makespans bind, under a deadline or as the objective, effort decides: the selection reckons with what
-    schedules are worth after it. Before there is a plan that meets the deadline it is cautious instead.
     """
 
     def __init__(
