@@ -39,9 +39,10 @@ class Series:
     x: Sequence[float]
     y: Sequence[float | None]
     """None where there is no value: no marker, and the line has a break."""
-    shape: Literal["straight", "step-after", "step-before"] = "straight"
+    shape: Literal["straight", "step-after", "step-before", "none"] = "straight"
     """How neighbours are joined: a `step-after` keeps the left point's value, a `step-before` the right one's."""
     dashed: bool = False
+    markers: bool = True
 
 
 @dataclass(frozen=True)
@@ -140,9 +141,14 @@ def _panel(panel: Panel) -> list[str]:
         dash = ' stroke-dasharray="5 4"' if series.dashed else ""
         stroke = f'fill="none" stroke="{colour}" stroke-width="1.8"{dash}'
         parts.append(f"<g class={quoteattr(series.label)}>")
-        parts.append(f'<path d="{_path(series, x, y)}" {stroke}/>')
-        parts += [f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="3.2" fill="{colour}"/>' for a, b in points]
-        parts += [f'<path d="M{place:.0f} 36h18" {stroke}/>']
+        circle = f'r="3.2" fill="{colour}"/>'
+        if series.shape == "none":
+            parts.append(f'<circle cx="{place + 9:.0f}" cy="36" {circle}')
+        else:
+            parts.append(f'<path d="{_path(series, x, y)}" {stroke}/>')
+            parts.append(f'<path d="M{place:.0f} 36h18" {stroke}/>')
+        if series.markers:
+            parts += [f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" {circle}' for a, b in points]
         parts += [f'<text x="{place + 23:.0f}" y="40">{escape(series.label)}</text>', "</g>"]
         place += 38 + 6.4 * len(series.label)
     return parts

@@ -70,11 +70,21 @@ def simulate(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]) -> 
     return Simulation(tuple(replicas), gpu_time, makespan, cost if priced else None)
 
 
-def run_programs(programs: Sequence[Sequence[Operation]], workload: Workload, replica: int = 0) -> Timeline:
+def run_programs(
+    programs: Sequence[Sequence[Operation]],
+    workload: Workload,
+    replica: int = 0,
+    durations: Sequence[np.ndarray] | None = None,
+) -> Timeline:
     """Run one program per stage, every operation in its turn as soon as its input has arrived.
 
     An F needs the F of the stage before, a B the F of its own stage and the B of the stage behind, each a transfer
     earlier; the S of an adapter with gradient clipping needs all stages' B's of its step.
+
+    Parameters
+    ----------
+    durations
+        How long the operations take, by stage in the order of the program, seconds; by default what the workload says.
 
     Raises
     ------
@@ -90,6 +100,7 @@ def run_programs(programs: Sequence[Sequence[Operation]], workload: Workload, re
     batches_of = _clipped_batches(workload)
     starts: list[list[float]] = [[] for _ in programs]
     ends: list[list[float]] = [[] for _ in programs]
+    given = None if durations is None else [d.tolist() for d in durations]
     waiting = set(range(stages))
     while waiting:
         progressed = False
@@ -110,7 +121,7 @@ def run_programs(programs: Sequence[Sequence[Operation]], workload: Workload, re
                         if end is None:
                             break
                         start = max(start, end + transfer[m])
-                    free = start + forward[m]
+                    free = start + (given[s][position] if given else forward[m])
                     own[m] = free
                 elif operation[0] == "B":
                     m = operation[1]
@@ -123,7 +134,7 @@ def run_programs(programs: Sequence[Sequence[Operation]], workload: Workload, re
                         if end is None:
                             break
                         start = max(start, end + transfer[m])
-                    free = start + backward[m]
+                    free = start + (given[s][position] if given else backward[m])
                     done[m] = free
                 else:
                     batches = batches_of.get((operation[1], operation[2]), ())
@@ -131,7 +142,7 @@ def run_programs(programs: Sequence[Sequence[Operation]], workload: Workload, re
                     if None in needed:
                         break
                     start = max([start, *(e for e in needed if e is not None)])
-                    free = start + workload.optimizer_s
+                    free = start + (given[s][position] if given else workload.optimizer_s)
                 my_starts.append(start)
                 my_ends.append(free)
             progressed = progressed or len(my_ends) > first

@@ -10,10 +10,12 @@ import typer
 from cappuccino.cli import (
     bench_commands,
     compare_commands,
+    fit_commands,
     pareto_commands,
     plan_commands,
     run_commands,
     seed_commands,
+    simulate_commands,
 )
 from cappuccino.errors import CappuccinoError
 
@@ -27,7 +29,16 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for commands in (run_commands, plan_commands, compare_commands, pareto_commands, bench_commands, seed_commands):
+for commands in (
+    run_commands,
+    plan_commands,
+    compare_commands,
+    pareto_commands,
+    fit_commands,
+    bench_commands,
+    seed_commands,
+    simulate_commands,
+):
     commands.register(app)
 
 

@@ -1,18 +1,13 @@
-"""plan, check, simulate."""
+"""plan, check."""
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from cappuccino.cli import console
 from cappuccino.cli.console import JsonFlag
-from cappuccino.errors import InvalidPlanError
-
-if TYPE_CHECKING:
-    from cappuccino.checker import CheckReport
-    from cappuccino.simulator import ReplicaSimulation, Simulation
 
 InstanceArgument = Annotated[Path, typer.Argument(metavar="INSTANCE", help="Instance file (cappuccino.instance/1).")]
 PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan file (cappuccino.plan/1).")]
@@ -31,7 +26,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(plan)
     app.command()(check)
-    app.command()(simulate)
 
 
 def plan(
@@ -112,65 +106,3 @@ def check(plan: PlanArgument, instance: InstanceOption, json: JsonFlag = False) 
     elif report.valid:
         console.print_plan(stated, report)
     console.end_invalid(plan, report)
-
-
-def simulate(
-    plan: PlanArgument,
-    instance: InstanceOption,
-    trace: Annotated[Path | None, typer.Option(help="Write a trace that ui.perfetto.dev opens.")] = None,
-    json: JsonFlag = False,
-) -> None:
-    """Run a plan on the cost model: times, bubble and memory of every stage; exit 1 when the plan is invalid."""
-    from cappuccino.checker import check as check_plan  # noqa: PLC0415
-    from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
-    from cappuccino.instance import Instance  # noqa: PLC0415
-    from cappuccino.plan import Plan  # noqa: PLC0415
-    from cappuccino.timeline import write_trace  # noqa: PLC0415
-
-    if trace is not None:
-        console.require_folder_of(trace)
-    loaded, stated = Instance.load(instance), Plan.load(plan)
-    report = check_plan(stated, loaded, fit_instance_costs(loaded))
-    if report.simulation is None:
-        report.raise_if_invalid(plan)
-        raise InvalidPlanError(f"{plan}: cannot be simulated")
-    result = report.simulation
-    if trace is not None:
-        write_trace(trace, [r.timeline for r in result.replicas], "simulated", loaded.digest)
-    if json:
-        console.print_json(
-            {
-                "gpu_time_s": result.gpu_time_s,
-                "makespan_s": result.makespan_s,
-                "cost": result.cost,
-                "checked": report.valid,
-                "replicas": [_replica_figures(r) for r in result.replicas],
-                "trace": None if trace is None else str(trace),
-            }
-        )
-    else:
-        _print_simulation(result, report, trace)
-    console.end_invalid(plan, report)
-
-
-def _print_simulation(result: "Simulation", report: "CheckReport", trace: Path | None) -> None:
-    checked = "valid" if report.valid else "INVALID"
-    print(f"GPU time {result.gpu_time_s:.4g} GPU-s, makespan {result.makespan_s:.4g} s, checked: {checked}")
-    for run in result.replicas:
-        line = run.timeline
-        print(f"replica {line.replica}: {line.makespan:.4g} s, bubble {100 * line.bubble:.1f}%")
-        for s, (busy, memory) in enumerate(zip(line.busy, run.peak_memory_gib, strict=True)):
-            print(f"  stage {s}: busy {busy:.4g} s ({100 * busy / line.makespan:.1f}%), peak memory {memory:.2f} GiB")
-    if trace is not None:
-        print(f"trace {trace}")
-
-
-def _replica_figures(run: "ReplicaSimulation") -> dict[str, object]:
-    line = run.timeline
-    return {
-        "id": line.replica,
-        "makespan_s": line.makespan,
-        "bubble": line.bubble,
-        "busy_s": [float(b) for b in line.busy],
-        "peak_memory_gib": list(run.peak_memory_gib),
-    }

@@ -55,7 +55,7 @@ def profile(
 ) -> None:
     """Measure a backbone on this machine and write its cost table."""
     from cappuccino.costs import read_cost_table  # noqa: PLC0415
-    from cappuccino.costs.fit import cross_validated_errors  # noqa: PLC0415
+    from cappuccino.costs.validation import validate  # noqa: PLC0415
     from cappuccino.runtime.profiler import ProfileGrid, profile_backbone  # noqa: PLC0415
 
     console.require_folder_of(output)
@@ -78,14 +78,15 @@ def profile(
         )
     # with fewer rows, what is left after one is taken out is too little to fit
     enough = len(table) >= FEWEST_ROWS_TO_CROSS_VALIDATE
-    errors = cross_validated_errors(read_cost_table(output), called, gpu) if enough else None
+    errors = validate(read_cost_table(output), called, gpu).folds if enough else None
     if json:
-        console.print_json({"table": str(output), "rows": len(table), "errors": errors})
+        found = None if errors is None else {"time_mape_cv": errors.time, "memory_mape_cv": errors.memory}
+        console.print_json({"table": str(output), "rows": len(table), "errors": found})
         return
     print(f"{len(table)} rows in {output}")
-    if errors is not None:
-        time_error, memory_error = 100 * errors["time_mape_cv"], 100 * errors["memory_mape_cv"]
-        print(f"fitted costs are off by {time_error:.1f}% in time and {memory_error:.1f}% in memory on rows left out")
+    if errors is not None and errors.time is not None and errors.memory is not None:
+        off = f"{100 * errors.time:.1f}% in time and {100 * errors.memory:.1f}% in memory"
+        print(f"fitted costs are off by {off} on rows left out")
 
 
 def lengths(

@@ -1,7 +1,5 @@
 """Fitting the cost model to a cost table, to relative error."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 from scipy.optimize import least_squares, nnls
@@ -17,6 +15,7 @@ BACKWARD_OVER_FORWARD = 2.0
 _MIB_PER_GIB = 1024
 _FEWEST_ROWS = 4
 _POWER_BOUNDS = (1.0, 16.0)
+_BUBBLE_BOUNDS = (0.05, 3.0)
 
 
 def fit_instance_costs(
@@ -43,9 +42,9 @@ def fit_costs(
 ) -> CostModel:
     """Fit times and memory of one backbone on one GPU type.
 
-    A row's `time_per_step_s` is `(grad_acc_steps + pp_size - 1)` slots of one micro-batch (forward and backward) on a
-    stage, flush included. Where the table has `forward_time_s` and `backward_time_s`, these are fitted instead, for
-    every stage count by itself.
+    A row's `time_per_step_s` is about `(grad_acc_steps + pp_size - 1)` slots of one micro-batch (forward and backward)
+    on a stage, flush included (`fit_slot`). Where the table has `forward_time_s` and `backward_time_s`, these are
+    fitted instead, for every stage count by itself.
 
     Raises
     ------
@@ -61,6 +60,7 @@ def fit_costs(
     layers = int(ok["num_layers"].iloc[0]) if "num_layers" in ok else (spec.num_layers if spec else None)
     stage_forward: dict[int, SmoothMaximum] = {}
     stage_backward: dict[int, SmoothMaximum] = {}
+    bubble = 1.0
     if "forward_time_s" in ok and "backward_time_s" in ok:
         forward = fit_smooth_maximum(ok, ok["forward_time_s"] * ok["pp_size"])
         backward = fit_smooth_maximum(ok, ok["backward_time_s"] * ok["pp_size"])
@@ -69,7 +69,7 @@ def fit_costs(
                 stage_forward[int(str(g))] = fit_smooth_maximum(group, group["forward_time_s"])
                 stage_backward[int(str(g))] = fit_smooth_maximum(group, group["backward_time_s"])
     else:
-        both = fit_smooth_maximum(ok, slot_time(ok) * ok["pp_size"])
+        both, bubble = fit_slot(ok)
         forward = both.scaled(1 / (1 + backward_over_forward))
         backward = both.scaled(backward_over_forward / (1 + backward_over_forward))
     memory = fit_memory(ok)
@@ -81,6 +81,7 @@ def fit_costs(
         stage_forward=stage_forward,
         stage_backward=stage_backward,
         memory=memory,
+        bubble=bubble,
         optimizer_s=float(ok["optimizer_time_s"].median()) if "optimizer_time_s" in ok else 0.0,
         transfer=_fit_transfer(ok),
         num_layers=layers,
@@ -91,9 +92,35 @@ def fit_costs(
     )
 
 
-def slot_time(rows: pd.DataFrame) -> pd.Series:
-    """Return the time of one micro-batch (forward and backward) on one stage, from step times, seconds."""
-    return rows["time_per_step_s"] / (rows["grad_acc_steps"] + rows["pp_size"] - 1)
+def fit_slot(rows: pd.DataFrame) -> tuple[SmoothMaximum, float]:
+    """Fit the time of a micro-batch (forward and backward) and what the flush of an optimizer step costs.
+
+    Returns
+    -------
+    SmoothMaximum
+        Of the whole backbone; a stage takes `1 / pp_size` of it.
+    float
+        Slots of one micro-batch that a flush takes per stage behind the first: 1 in theory. It is fitted where a stage
+        count was measured with several numbers of micro-batches; elsewhere nothing tells it from the slots.
+    """
+    count, behind = rows["grad_acc_steps"].to_numpy(float), rows["pp_size"].to_numpy(float) - 1
+    steps = rows["time_per_step_s"].to_numpy(float) * (behind + 1)
+    curve = fit_smooth_maximum(rows, pd.Series(steps / (count + behind), rows.index))
+    if not (rows[behind > 0].groupby("pp_size")["grad_acc_steps"].nunique() > 1).any():
+        return curve, 1.0
+    tokens, squares = rows["tokens"].to_numpy(float), rows["squares"].to_numpy(float)
+    start = np.log([curve.floor_s, curve.per_token_s, curve.per_square_s, curve.power, 1.0])
+
+    def error(parameters: np.ndarray) -> np.ndarray:
+        *of_curve, bubble = np.exp(parameters)
+        return np.log(SmoothMaximum(*of_curve)(tokens, squares) * (count + bubble * behind) / steps)
+
+    powers, bubbles = np.log(_POWER_BOUNDS), np.log(_BUBBLE_BOUNDS)
+    lower = np.append(start[:3] - np.array([2.0, 2.0, 12.0]), [powers[0], bubbles[0]])
+    upper = np.append(start[:3] + np.array([2.0, 2.0, 4.0]), [powers[1], bubbles[1]])
+    start = np.clip(start, lower + 1e-6, upper - 1e-6)
+    found = np.exp(least_squares(error, start, loss="soft_l1", f_scale=0.05, bounds=(lower, upper)).x)
+    return SmoothMaximum(*(float(x) for x in found[:4])), float(found[4])
 
 
 def fit_smooth_maximum(rows: pd.DataFrame, seconds: pd.Series) -> SmoothMaximum:
@@ -169,46 +196,14 @@ def _fit_transfer(rows: pd.DataFrame) -> tuple[float, float]:
     return float(latency), float(per_token)
 
 
-def cross_validated_errors(
-    table: CostTable, backbone: str, gpu: str, folds: int = 10, seed: int = 0
-) -> dict[str, float]:
-    """Return the mean absolute relative error of predicted step times and peak memory on rows left out of the fit.
-
-    Returns
-    -------
-    dict
-        `time_mape_cv` and `memory_mape_cv`, fractions; `rows`, how many were predicted.
-    """
-    rows = table.select(backbone, gpu)
-    order = np.random.default_rng(seed).permutation(len(rows.ok))
-    time_errors: list[float] = []
-    memory_errors: list[float] = []
-    for part in np.array_split(order, min(folds, len(order))):
-        test = rows.ok.iloc[np.sort(part)]
-        train = rows.ok.drop(test.index)
-        model = fit_costs(CostTable(rows.source, train.reset_index(drop=True), rows.failed), backbone, gpu)
-        time_errors += _relative_errors(test, "time_per_step_s", _predicted_step_time(model))
-        memory_errors += _relative_errors(test, "peak_memory_mb", _predicted_memory_mib(model))
-    errors = {"time_mape_cv": float(np.mean(time_errors)), "memory_mape_cv": float(np.mean(memory_errors))}
-    return {**errors, "rows": len(time_errors)}
+def predicted_step_time(model: CostModel, row: pd.Series) -> float:
+    """Return what a model makes of a row's `time_per_step_s`, seconds."""
+    g, shape = int(row["pp_size"]), (row["tokens"], row["squares"])
+    slot = float(model.forward_curve(g)(*shape) + model.backward_curve(g)(*shape))
+    return slot * (float(row["grad_acc_steps"]) + model.bubble * (g - 1))
 
 
-def _relative_errors(rows: pd.DataFrame, column: str, predict: Callable[[pd.Series], float]) -> list[float]:
-    return [abs(predict(row) / row[column] - 1) for _, row in rows.iterrows()]
-
-
-def _predicted_step_time(model: CostModel) -> Callable[[pd.Series], float]:
-    def predict(row: pd.Series) -> float:
-        g, shape = int(row["pp_size"]), (row["tokens"], row["squares"])
-        slot = model.forward_curve(g)(*shape) + model.backward_curve(g)(*shape)
-        return float(slot) * (row["grad_acc_steps"] + g - 1)
-
-    return predict
-
-
-def _predicted_memory_mib(model: CostModel) -> Callable[[pd.Series], float]:
-    def predict(row: pd.Series) -> float:
-        held = row["tokens"] * float(_held_micro_batches(row.to_frame().T)[0])
-        return float(model.memory_model(int(row["pp_size"])).peak(row["tokens"], held)) * _MIB_PER_GIB
-
-    return predict
+def predicted_memory_mib(model: CostModel, row: pd.Series) -> float:
+    """Return what a model makes of a row's `peak_memory_mb`, MiB."""
+    held = float(row["tokens"]) * float(_held_micro_batches(row.to_frame().T)[0])
+    return float(model.memory_model(int(row["pp_size"])).peak(row["tokens"], held)) * _MIB_PER_GIB

@@ -95,6 +95,8 @@ class CostModel:
     """One optimizer step of one adapter on one stage, where it is not part of the other times."""
     transfer: tuple[float, float] = (0.0, 0.0)
     """Latency (seconds) and seconds per token between neighbouring stages, likewise."""
+    bubble: float = 1.0
+    """Slots of one micro-batch that a flush takes per stage behind the first, in the step times of the table."""
     num_layers: int | None = None
     """Decoder layers of the backbone, where known."""
     weights_gib: float | None = None

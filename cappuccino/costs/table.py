@@ -52,6 +52,12 @@ class CostTable:
         return CostTable(self.source, ok, failed)
 
     @property
+    def backbones(self) -> tuple[tuple[str, str], ...]:
+        """(Backbone, GPU type) of the rows that ran, in their order; the type is "" without a `gpu` column."""
+        gpus = self.ok["gpu"] if "gpu" in self.ok.columns else [""] * len(self.ok)
+        return tuple(dict.fromkeys(zip(self.ok["param_name"], gpus, strict=True)))
+
+    @property
     def is_analytic(self) -> bool:
         """Whether any row was computed from specifications instead of measured."""
         return "source" in self.ok.columns and bool((self.ok["source"] == "analytic").any())

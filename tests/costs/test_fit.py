@@ -6,7 +6,7 @@ import pytest
 from builders import make_instance
 
 from cappuccino.costs import fit_costs, fit_instance_costs, read_cost_table
-from cappuccino.costs.fit import cross_validated_errors
+from cappuccino.costs.validation import validate
 from cappuccino.errors import InputError
 
 FLOOR, PER_TOKEN, PER_SQUARE, POWER = 0.12, 3e-4, 2e-8, 5.0
@@ -163,17 +163,25 @@ def test_several_pools_need_a_gpu_column(tmp_path):
     assert float(models["y"].forward(1000, 0)) == pytest.approx(2 * float(models["x"].forward(1000, 0)), rel=0.01)
 
 
-def test_cross_validation_finds_the_noise(tmp_path):
-    # log-normal noise of 5%: the mean absolute error of an exact prediction is 0.05 x sqrt(2 / pi) = 4.0%
-    found = cross_validated_errors(read(synthetic_rows(noise=0.05), tmp_path), "b", "x")
-    assert found["rows"] == 90
-    assert 0.03 < found["time_mape_cv"] < 0.055
-    assert found["memory_mape_cv"] < 0.01
+@pytest.mark.parametrize("bubble", [0.4, 1.0, 1.6])
+def test_what_a_flush_costs_is_told_from_the_slots(bubble, tmp_path):
+    rows = synthetic_rows()
+    theory = rows["grad_acc_steps"] + rows["pp_size"] - 1
+    rows["time_per_step_s"] *= (rows["grad_acc_steps"] + bubble * (rows["pp_size"] - 1)) / theory
+    model = fit_costs(read(rows, tmp_path), "b", "x")
+    assert model.bubble == pytest.approx(bubble, rel=0.02)
+    found = model.forward_curve(4)(1024, 1024**2) + model.backward_curve(4)(1024, 1024**2)
+    assert found == pytest.approx(law(1024, 1024**2) / 4, rel=0.01)
 
 
-@pytest.mark.parametrize(("backbone", "worst"), [("Llama-2-7b-hf", 0.12), ("Qwen2.5-32B-Instruct", 0.06)])
+def test_with_one_number_of_micro_batches_a_flush_costs_what_theory_says(tmp_path):
+    rows = synthetic_rows()
+    assert fit_costs(read(rows[rows["grad_acc_steps"] == 4], tmp_path), "b", "x").bubble == 1.0
+
+
+@pytest.mark.parametrize(("backbone", "worst"), [("Llama-2-7b-hf", 0.06), ("Qwen2.5-32B-Instruct", 0.05)])
 def test_reference_table_is_predicted(reference_data, backbone, worst):
     table = read_cost_table(reference_data / "profile_a100_40gb.csv")
-    found = cross_validated_errors(table, backbone, "a100-40gb")
-    assert found["time_mape_cv"] < worst
-    assert found["memory_mape_cv"] < 0.03
+    found = validate(table, backbone, "a100-40gb")
+    assert found.folds.time < worst
+    assert found.folds.memory < 0.03

@@ -1,0 +1,123 @@
+"""fit: what there is to trust in a cost table."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cappuccino.cli import console
+from cappuccino.cli.console import JsonFlag
+from cappuccino.errors import InputError
+
+if TYPE_CHECKING:
+    from cappuccino.costs.validation import Validation
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(fit)
+
+
+def fit(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Cost table (CSV).")],
+    backbone: Annotated[str | None, typer.Option(help="Only this backbone; by default all of the table.")] = None,
+    memory: Annotated[
+        float | None, typer.Option(min=0.1, help="GiB of one GPU; by default what the rows that failed say.")
+    ] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Parts of the rows, each predicted by a fit of the others.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the division into parts.")] = 0,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write predicted against measured and residuals, .svg.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Fit the cost model to a table; errors on rows left out of the fit, capacities, and what not to trust."""
+    from cappuccino.costs import read_cost_table  # noqa: PLC0415
+    from cappuccino.costs.validation import validate  # noqa: PLC0415
+    from cappuccino.files import write_atomically  # noqa: PLC0415
+
+    if plot is not None:
+        if plot.suffix != ".svg":
+            raise InputError(plot, "", f'"{plot.suffix}" is no format of plots', "name a file that ends in .svg")
+        console.require_folder_of(plot)
+    rows = read_cost_table(table)
+    wanted = [pair for pair in rows.backbones if backbone in (None, pair[0])]
+    if not wanted:
+        known = ", ".join(sorted({name for name, _ in rows.backbones}))
+        raise InputError(table, "param_name", f'no OK rows of "{backbone}"', f"use a backbone of the table: {known}")
+    found = {}
+    with console.progress_bar("fitting") as show:
+        for done, (name, gpu) in enumerate(wanted):
+            show(done / len(wanted), name)
+            key = name if sum(other == name for other, _ in wanted) == 1 else f"{name} on {gpu}"
+            found[key] = validate(rows, name, gpu, memory_gib=memory, folds=folds, seed=seed)
+    if plot is not None:
+        write_atomically(plot, _plot(found))
+    if json:
+        console.print_json({"backbones": {key: _figures(v) for key, v in found.items()}, "plot": plot and str(plot)})
+    else:
+        for key, validation in found.items():
+            _print(key, validation)
+    for key, validation in found.items():
+        for warning in validation.warnings:
+            console.warn(f"{key}: {warning}")
+
+
+def _figures(found: "Validation") -> dict[str, Any]:
+    model = found.model
+    return {
+        "gpu": found.gpu,
+        "rows": found.folds.rows,
+        "time_mape_cv": found.folds.time,
+        "memory_mape_cv": found.folds.memory,
+        "configurations_left_out": asdict(found.configurations),
+        "stage_counts_left_out": None if found.stage_counts is None else asdict(found.stage_counts),
+        "by_stages": [asdict(e) for e in found.by_stages],
+        "by_tokens": [asdict(e) for e in found.by_tokens],
+        "capacities": [asdict(c) for c in found.capacities],
+        "forward": asdict(model.forward),
+        "backward": asdict(model.backward),
+        "analytic": model.analytic,
+        "warnings": list(found.warnings),
+    }
+
+
+def _print(key: str, found: "Validation") -> None:
+    from cappuccino.costs.validation import stages  # noqa: PLC0415
+
+    source = "analytic" if found.model.analytic else "measured"
+    print(f"{key} ({found.gpu or 'any GPU'}, {source}), mean absolute errors on rows left out of the fit:")
+    print(f"  {'':28} {'rows':>5} {'time':>8} {'memory':>8}")
+    lines = [found.folds, found.configurations, *([found.stage_counts] if found.stage_counts else [])]
+    for errors in (*lines, *found.by_stages, *found.by_tokens):
+        print(f"  {errors.label:28} {errors.rows:5} {_percent(errors.time):>8} {_percent(errors.memory):>8}")
+    for capacity in found.capacities:
+        where = f"{stages(capacity.num_stages)}, {capacity.memory_gib:.3g} GiB"
+        print(f"  largest micro-batch, {where}: {capacity.tokens} tokens ({capacity.low} to {capacity.high})")
+
+
+def _percent(error: float | None) -> str:
+    return "none" if error is None else f"{100 * error:.1f}%"
+
+
+def _plot(found: dict[str, "Validation"]) -> str:
+    from cappuccino.costs.validation import stages  # noqa: PLC0415
+    from cappuccino.plot import Axis, Panel, Series, line_charts  # noqa: PLC0415
+
+    panels = []
+    for key, validation in found.items():
+        rows = validation.rows.dropna(subset=["time_predicted_s"])
+        times = [float(rows["time_per_step_s"].min()), float(rows["time_per_step_s"].max())]
+        predicted, residuals = [Series("exact", times, times, dashed=True, markers=False)], []
+        for g, group in rows.groupby("pp_size", sort=True):
+            measured, expected = group["time_per_step_s"], group["time_predicted_s"]
+            label = stages(g)
+            errors = (100 * (expected / measured - 1)).tolist()
+            predicted.append(Series(label, measured.tolist(), expected.tolist(), shape="none"))
+            residuals.append(Series(label, group["tokens"].tolist(), errors, shape="none"))
+        x, y = Axis("measured, seconds", log=True), Axis("predicted, seconds", log=True)
+        panels.append(Panel(f"{key}: step times", x, y, predicted))
+        x, y = Axis("tokens of a micro-batch", log=True), Axis("predicted / measured - 1, %")
+        panels.append(Panel(f"{key}: residuals", x, y, residuals))
+    return line_charts(panels, columns=2)

@@ -1,0 +1,196 @@
+"""simulate: a plan on the cost model, under noise, and beside what was measured."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cappuccino.cli import console
+from cappuccino.cli.console import JsonFlag
+from cappuccino.cli.plan_commands import InstanceOption, PlanArgument
+from cappuccino.errors import InputError, InvalidPlanError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cappuccino.checker import CheckReport
+    from cappuccino.comparison import ReplicaComparison
+    from cappuccino.robustness import NoisyRuns
+    from cappuccino.simulator import ReplicaSimulation, Simulation
+
+QUANTILES = (0.05, 0.5, 0.95)
+"""Of the runs under noise that are stated."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(simulate)
+
+
+def simulate(
+    plan: PlanArgument,
+    instance: InstanceOption,
+    trace: Annotated[Path | None, typer.Option(help="Write a trace that ui.perfetto.dev opens.")] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option(min=0, max=2, help="Run under noise too: standard deviation of the logarithm of its factors."),
+    ] = None,
+    runs: Annotated[int, typer.Option(min=2, help="How many runs under noise.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
+    against: Annotated[
+        Path | None, typer.Option(metavar="TRACE", help="Set the times beside those of a measured trace.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the timelines, the measured ones too, as .svg.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Run a plan on the cost model: times, bubble and memory of every stage; exit 1 when the plan is invalid."""
+    from cappuccino.checker import check as check_plan  # noqa: PLC0415
+    from cappuccino.comparison import compare_with_trace  # noqa: PLC0415
+    from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
+    from cappuccino.files import write_atomically  # noqa: PLC0415
+    from cappuccino.gantt import gantt  # noqa: PLC0415
+    from cappuccino.instance import Instance  # noqa: PLC0415
+    from cappuccino.plan import Plan  # noqa: PLC0415
+    from cappuccino.robustness import run_under_noise  # noqa: PLC0415
+    from cappuccino.timeline import read_trace, write_trace  # noqa: PLC0415
+
+    for path in (trace, plot):
+        if path is not None:
+            console.require_folder_of(path)
+    if plot is not None and plot.suffix != ".svg":
+        raise InputError(plot, "", f'"{plot.suffix}" is no format of plots', "name a file that ends in .svg")
+    loaded, stated = Instance.load(instance), Plan.load(plan)
+    costs = fit_instance_costs(loaded)
+    report = check_plan(stated, loaded, costs)
+    if report.simulation is None:
+        report.raise_if_invalid(plan)
+        raise InvalidPlanError(f"{plan}: cannot be simulated")
+    result = report.simulation
+    lines = [(f"replica {r.timeline.replica}", r.timeline) for r in result.replicas]
+    noisy = None if noise is None else run_under_noise(stated, loaded, costs, noise, runs, seed)
+    compared: Sequence[ReplicaComparison] = ()
+    if against is not None:
+        measured, kind, digest = read_trace(against)
+        if kind != "measured":
+            raise InputError(against, "otherData.kind", f'is "{kind}"', "give a trace that `cappuccino run` wrote")
+        compared = compare_with_trace(stated, loaded, costs, measured, digest, against)
+        lines = [
+            pair
+            for c in compared
+            for pair in (
+                (f"replica {c.replica.id} predicted", c.predicted),
+                (f"replica {c.replica.id} measured", c.measured),
+            )
+        ]
+    if trace is not None:
+        write_trace(trace, [r.timeline for r in result.replicas], "simulated", loaded.digest)
+    if plot is not None:
+        write_atomically(plot, gantt(lines))
+    if json:
+        console.print_json(
+            {
+                "gpu_time_s": result.gpu_time_s,
+                "makespan_s": result.makespan_s,
+                "cost": result.cost,
+                "checked": report.valid,
+                "replicas": [_replica_figures(r) for r in result.replicas],
+                "noise": None if noisy is None else _noise_figures(noisy),
+                "against": None if against is None else [_comparison_figures(c) for c in compared],
+                "trace": None if trace is None else str(trace),
+                "plot": None if plot is None else str(plot),
+            }
+        )
+    else:
+        _print_simulation(result, report)
+        if noisy is not None:
+            _print_noise(noisy)
+        for comparison in compared:
+            _print_comparison(comparison)
+        for what, path in (("trace", trace), ("plot", plot)):
+            if path is not None:
+                print(f"{what} {path}")
+    console.end_invalid(plan, report)
+
+
+def _print_simulation(result: "Simulation", report: "CheckReport") -> None:
+    checked = "valid" if report.valid else "INVALID"
+    print(f"GPU time {result.gpu_time_s:.4g} GPU-s, makespan {result.makespan_s:.4g} s, checked: {checked}")
+    for run in result.replicas:
+        line = run.timeline
+        print(f"replica {line.replica}: {line.makespan:.4g} s, bubble {100 * line.bubble:.1f}%")
+        for s, (busy, memory) in enumerate(zip(line.busy, run.peak_memory_gib, strict=True)):
+            print(f"  stage {s}: busy {busy:.4g} s ({100 * busy / line.makespan:.1f}%), peak memory {memory:.2f} GiB")
+
+
+def _replica_figures(run: "ReplicaSimulation") -> dict[str, Any]:
+    line = run.timeline
+    return {
+        "id": line.replica,
+        "makespan_s": line.makespan,
+        "bubble": line.bubble,
+        "busy_s": [float(b) for b in line.busy],
+        "peak_memory_gib": list(run.peak_memory_gib),
+    }
+
+
+def _noise_figures(found: "NoisyRuns") -> dict[str, Any]:
+    import numpy as np  # noqa: PLC0415
+
+    return {
+        "sigma": found.sigma,
+        "runs": len(found.gpu_time_s),
+        "gpu_time_mean_s": float(found.gpu_time_s.mean()),
+        "makespan_mean_s": float(found.makespan_s.mean()),
+        "slowdown_mean": float(found.slowdowns.mean()),
+        "quantiles": list(QUANTILES),
+        "gpu_time_s": [float(q) for q in np.quantile(found.gpu_time_s, QUANTILES)],
+        "makespan_s": [float(q) for q in np.quantile(found.makespan_s, QUANTILES)],
+        "slowdown": [float(q) for q in np.quantile(found.slowdowns, QUANTILES)],
+    }
+
+
+def _print_noise(found: "NoisyRuns") -> None:
+    figures = _noise_figures(found)
+    low, middle, high = figures["gpu_time_s"]
+    print(
+        f"noise {found.sigma:g}, {figures['runs']} runs: GPU time {figures['gpu_time_mean_s']:.4g} GPU-s "
+        f"({100 * (figures['slowdown_mean'] - 1):+.1f}%), quantiles 5/50/95%: {low:.4g}/{middle:.4g}/{high:.4g}"
+    )
+
+
+def _comparison_figures(found: "ReplicaComparison") -> dict[str, Any]:
+    from dataclasses import asdict  # noqa: PLC0415
+
+    return {
+        "id": found.replica.id,
+        "predicted_s": found.predicted.makespan,
+        "measured_s": found.measured.makespan,
+        "difference": found.difference,
+        "causes": asdict(found.causes),
+        "operations": [asdict(o) for o in found.operations],
+        "steps": [asdict(s) for s in found.steps],
+    }
+
+
+def _print_comparison(found: "ReplicaComparison") -> None:
+    predicted, causes = found.predicted.makespan, found.causes
+    print(
+        f"replica {found.replica.id}: predicted {predicted:.4g} s, measured {found.measured.makespan:.4g} s "
+        f"({100 * found.difference:+.1f}%), of which compute {100 * causes.compute_s / predicted:+.1f}%, optimizer "
+        f"{100 * causes.optimizer_s / predicted:+.1f}%, transfer {100 * causes.transfer_s / predicted:+.1f}%, waiting "
+        f"{100 * causes.waiting_s / predicted:+.1f}%"
+    )
+    for o in found.operations:
+        ratio = f"{o.measured_s / o.predicted_s:.3f}" if o.predicted_s > 0 else "none"
+        spread = "" if o.spread[0] != o.spread[0] else f", single ones {o.spread[0]:.2f} to {o.spread[1]:.2f}"
+        print(
+            f"  stage {o.stage} {o.kind}: {o.count}, predicted {o.predicted_s:.4g} s, measured {o.measured_s:.4g} s, "
+            f"ratio {ratio}{spread}"
+        )
+    off = {}
+    for step in found.steps:
+        off.setdefault(step.adapter, []).append(step.measured_s - step.predicted_s)
+    for adapter, late in off.items():
+        print(f"  {adapter}: {len(late)} steps, the last one {late[-1]:+.4g} s, the worst {max(late, key=abs):+.4g} s")

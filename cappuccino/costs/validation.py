@@ -1,0 +1,187 @@
+"""How well a cost model predicts rows that it has not seen: what there is to trust in a cost table."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from cappuccino.costs.fit import fit_costs, predicted_memory_mib, predicted_step_time
+from cappuccino.costs.model import CostModel
+from cappuccino.costs.table import COUNTS, CostTable
+from cappuccino.errors import InputError
+
+CONFIGURATION = ["pp_size", "micro_bsz", "seqlen"]
+"""Rows that differ in nothing of this measure the same micro-batch on the same stages."""
+TOKEN_RANGES = (0, 512, 2048, 8192, 2**62)
+"""Limits of the token ranges that errors are stated for."""
+CONFIDENCE = 0.95
+"""Part of the rows left out whose memory error is within the interval of a capacity."""
+CONTRADICTION = 0.1
+"""Relative difference from which on rows of equal counts contradict each other."""
+FEW_ROWS = 12
+"""Rows of a stage count below which its errors say little."""
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Mean absolute relative errors on rows left out of the fit, fractions; None where nothing could be predicted."""
+
+    label: str
+    rows: int
+    time: float | None
+    memory: float | None
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """The largest micro-batch that fits a stage's memory, tokens, and the interval that the memory's error leaves."""
+
+    num_stages: int
+    memory_gib: float
+    tokens: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What is known of the fit of one backbone on one GPU type."""
+
+    backbone: str
+    gpu: str
+    model: CostModel
+    rows: pd.DataFrame
+    """The rows that ran, with `time_predicted_s` and `memory_predicted_mb`, each by a fit without the row's fold."""
+    folds: Errors
+    configurations: Errors
+    """Each configuration left out as a whole: micro-batches and sequence lengths that nobody measured."""
+    stage_counts: Errors | None
+    """Each stage count left out as a whole: depths that nobody measured; None where there is one only."""
+    by_stages: tuple[Errors, ...]
+    by_tokens: tuple[Errors, ...]
+    capacities: tuple[Capacity, ...]
+    warnings: tuple[str, ...]
+
+
+def validate(
+    table: CostTable, backbone: str, gpu: str, *, memory_gib: float | None = None, folds: int = 10, seed: int = 0
+) -> Validation:
+    """Fit one backbone on one GPU type again and again, each time without some of the rows.
+
+    Parameters
+    ----------
+    memory_gib
+        Of one GPU, for the capacities; by default what the rows that failed say can be used.
+
+    Raises
+    ------
+    InputError
+        When the rows are too few to fit at all.
+    """
+    chosen = table.select(backbone, gpu)
+    model = fit_costs(table, backbone, gpu)
+    rows = chosen.ok.copy()
+    order = np.random.default_rng(seed).permutation(len(rows))
+    fold = np.empty(len(rows), dtype=int)
+    for k, part in enumerate(np.array_split(order, min(folds, len(rows)))):
+        fold[part] = k
+    rows["time_predicted_s"], rows["memory_predicted_mb"] = _left_out(chosen, backbone, gpu, list(fold))
+    configurations = list(rows[CONFIGURATION].itertuples(index=False, name=None))
+    depths = rows["pp_size"].tolist()
+    several = len(set(depths)) > 1
+    return Validation(
+        backbone=backbone,
+        gpu=gpu,
+        model=model,
+        rows=rows,
+        folds=_errors("rows left out", rows, (rows["time_predicted_s"], rows["memory_predicted_mb"])),
+        configurations=_errors("configurations left out", rows, _left_out(chosen, backbone, gpu, configurations)),
+        stage_counts=_errors("stage counts left out", rows, _left_out(chosen, backbone, gpu, depths))
+        if several
+        else None,
+        by_stages=tuple(_part(stages(g), group) for g, group in rows.groupby("pp_size", sort=True)),
+        by_tokens=tuple(
+            _part(_range_label(low, high), rows[(rows["tokens"] >= low) & (rows["tokens"] < high)])
+            for low, high in pairwise(TOKEN_RANGES)
+            if ((rows["tokens"] >= low) & (rows["tokens"] < high)).any()
+        ),
+        capacities=_capacities(model, rows, memory_gib),
+        warnings=tuple(_warnings(model, rows)),
+    )
+
+
+def _left_out(chosen: CostTable, backbone: str, gpu: str, labels: list[Hashable]) -> tuple[pd.Series, pd.Series]:
+    """Predict step time and memory of every row by a fit without the rows of its label; NaN where none is possible."""
+    ok = chosen.ok
+    time, memory = pd.Series(np.nan, ok.index), pd.Series(np.nan, ok.index)
+    for label in dict.fromkeys(labels):
+        out = pd.Series([x == label for x in labels], ok.index)
+        try:
+            model = fit_costs(CostTable(chosen.source, ok[~out].reset_index(drop=True), chosen.failed), backbone, gpu)
+        except InputError:
+            continue  # too few rows are left: said by the error's None
+        for i in ok.index[out]:
+            time[i], memory[i] = predicted_step_time(model, ok.loc[i]), predicted_memory_mib(model, ok.loc[i])
+    return time, memory
+
+
+def _errors(label: str, rows: pd.DataFrame, predicted: tuple[pd.Series, pd.Series]) -> Errors:
+    means = []
+    for found, column in zip(predicted, ("time_per_step_s", "peak_memory_mb"), strict=True):
+        errors = (found / rows[column] - 1).abs().dropna()
+        means.append(float(errors.mean()) if len(errors) else None)
+    return Errors(label, len(rows), *means)
+
+
+def _part(label: str, rows: pd.DataFrame) -> Errors:
+    return _errors(label, rows, (rows["time_predicted_s"], rows["memory_predicted_mb"]))
+
+
+def stages(count: int) -> str:
+    """Return a stage count in words."""
+    return "1 stage" if count == 1 else f"{count} stages"
+
+
+def _range_label(low: int, high: int) -> str:
+    return f"{low} tokens or more" if high >= 2**62 else f"{low} to {high - 1} tokens"
+
+
+def _capacities(model: CostModel, rows: pd.DataFrame, memory_gib: float | None) -> tuple[Capacity, ...]:
+    limit = memory_gib if memory_gib is not None else model.usable_memory_gib
+    errors = (rows["memory_predicted_mb"] / rows["peak_memory_mb"] - 1).abs().dropna()
+    if limit is None or errors.empty:
+        return ()
+    error = float(errors.quantile(CONFIDENCE))
+    usable = model.memory_limit(limit) if memory_gib is not None else limit
+    return tuple(
+        Capacity(
+            g,
+            limit,
+            *(model.memory_model(g).max_tokens(usable * factor) for factor in (1.0, 1 / (1 + error), 1 + error)),
+        )
+        for g in model.profiled
+    )
+
+
+def _warnings(model: CostModel, rows: pd.DataFrame) -> list[str]:
+    found = []
+    depths = rows["pp_size"].value_counts().sort_index()
+    if len(depths) == 1:
+        found.append(f"one stage count, {depths.index[0]}: every other depth is extrapolated from it")
+    found += [
+        f"{count} rows of {stages(g)}: profile at least {FEW_ROWS}" for g, count in depths.items() if count < FEW_ROWS
+    ]
+    for counts, group in rows.groupby(list(COUNTS)):
+        for column in ("time_per_step_s", "peak_memory_mb"):
+            low, high = float(group[column].min()), float(group[column].max())
+            if high / low - 1 > CONTRADICTION:
+                where = ", ".join(f"{name} {value}" for name, value in zip(COUNTS, counts, strict=True))
+                found.append(f"rows contradict each other ({where}): {column} from {low:.4g} to {high:.4g}")
+    for capacity in _capacities(model, rows, None):
+        largest = int(rows.loc[rows["pp_size"] == capacity.num_stages, "tokens"].max())
+        if capacity.tokens > 1.5 * largest:
+            reach = f"profiled up to {largest} tokens, memory allows about {capacity.tokens}"
+            found.append(f"{stages(capacity.num_stages)}: {reach}: larger micro-batches are extrapolated")
+    return found

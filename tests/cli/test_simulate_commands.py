@@ -1,0 +1,63 @@
+"""simulate --noise, --against and --plot; without them it is tested with plan and check."""
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+from cli.conftest import cappuccino, one_clear_error
+
+
+@pytest.fixture
+def planned(workspace):
+    done = cappuccino("plan", workspace / "instance.json", "-o", workspace / "plan.json", "--time-limit", 1)
+    assert done.code == 0, done.err
+    return workspace
+
+
+def simulate(workspace, *options):
+    return cappuccino("simulate", workspace / "plan.json", "--instance", workspace / "instance.json", *options)
+
+
+def test_noise_gives_a_distribution(planned):
+    noise = simulate(planned, "--noise", 0.2, "--runs", 50, "--seed", 3, "--json").json["noise"]
+    assert (noise["sigma"], noise["runs"]) == (0.2, 50)
+    low, middle, high = noise["gpu_time_s"]
+    assert low < middle < high
+    assert simulate(planned, "--noise", 0.2, "--runs", 50, "--seed", 3, "--json").json["noise"] == noise
+    assert "noise 0.2, 50 runs" in simulate(planned, "--noise", 0.2, "--runs", 50).out
+
+
+def measured_trace(workspace, factor):
+    """Write the plan's own trace as if measured, all times stretched."""
+    trace = workspace / "trace.json"
+    assert simulate(workspace, "--trace", trace).code == 0
+    document = json.loads(trace.read_text())
+    document["otherData"]["kind"] = "measured"
+    for event in document["traceEvents"]:
+        if event["ph"] == "X":
+            event["ts"] *= factor
+            event["dur"] *= factor
+    trace.write_text(json.dumps(document))
+    return trace
+
+
+def test_against_a_trace_every_operation_is_compared_and_drawn(planned):
+    trace, plot = measured_trace(planned, 1.25), planned / "both.svg"
+    done = simulate(planned, "--against", trace, "--plot", plot, "--json")
+    assert done.code == 0, done.err
+    for replica in done.json["against"]:
+        assert replica["difference"] == pytest.approx(0.25)
+        assert replica["causes"]["compute_s"] == pytest.approx(0.25 * replica["predicted_s"])
+        assert sum(replica["causes"].values()) == pytest.approx(0.25 * replica["predicted_s"])
+        assert all(s["measured_s"] == pytest.approx(1.25 * s["predicted_s"]) for s in replica["steps"])
+    texts = [t.text for t in ElementTree.parse(plot).getroot().iter("{http://www.w3.org/2000/svg}text")]
+    assert any(t.startswith("replica 0 predicted") for t in texts)
+    assert any(t.startswith("replica 0 measured") for t in texts)
+    assert "compute +25.0%" in simulate(planned, "--against", trace).out
+
+
+def test_a_simulated_trace_is_nothing_to_compare_with(planned):
+    trace = planned / "trace.json"
+    assert simulate(planned, "--trace", trace).code == 0
+    one_clear_error(simulate(planned, "--against", trace), "trace.json", "otherData.kind", "simulated")
+    one_clear_error(simulate(planned, "--plot", planned / "x.png"), "x.png", ".svg")
