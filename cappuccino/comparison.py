@@ -155,7 +155,7 @@ def _causes(replica: Replica, predicted: Timeline, measured: Timeline, workload:
     expected, taken = durations(predicted), durations(measured)
     is_step = [np.array([op[0] == "S" for op in program], dtype=bool) for program in replica.programs]
     computed = [np.where(s, e, t) for s, e, t in zip(is_step, expected, taken, strict=True)]
-    moved = replace(workload, transfer_s=_measured_transfers(measured, workload))
+    moved = replace(workload, transfer_s=measured_transfers(measured, workload))
     ends = [predicted.makespan]
     ends.append(run_programs(replica.programs, workload, replica.id, computed).makespan)
     ends.append(run_programs(replica.programs, workload, replica.id, taken).makespan)
@@ -164,7 +164,7 @@ def _causes(replica: Replica, predicted: Timeline, measured: Timeline, workload:
     return Causes(*(later - earlier for earlier, later in pairwise(ends)))
 
 
-def _measured_transfers(measured: Timeline, workload: Workload) -> np.ndarray:
+def measured_transfers(measured: Timeline, workload: Workload) -> np.ndarray:
     """Return by micro-batch the least time between its end on a stage and its start on the next that was ready for it.
 
     A stage that was busy hides the transfer; where all were, the least of those of other micro-batches stands in.

@@ -1,4 +1,4 @@
-"""fit: what there is to trust in a cost table."""
+"""fit, calibrate: what there is to trust in a cost table, and what a run says of it."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -8,15 +8,18 @@ import typer
 
 from cappuccino.cli import console
 from cappuccino.cli.console import JsonFlag
+from cappuccino.cli.plan_commands import InstanceOption, PlanArgument
 from cappuccino.errors import InputError
 
 if TYPE_CHECKING:
+    from cappuccino.costs.calibration import Calibration, Correction
     from cappuccino.costs.validation import Validation
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the commands."""
     app.command()(fit)
+    app.command()(calibrate)
 
 
 def fit(
@@ -62,6 +65,57 @@ def fit(
     for key, validation in found.items():
         for warning in validation.warnings:
             console.warn(f"{key}: {warning}")
+
+
+def calibrate(
+    plan: PlanArgument,
+    instance: InstanceOption,
+    trace: Annotated[Path, typer.Option("--trace", metavar="TRACE", help="The trace that the plan's run wrote.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="TABLE", help="Where the corrected table goes.")],
+    json: JsonFlag = False,
+) -> None:
+    """Correct the instance's cost table by the measured times of a run; plan with it by naming it in the instance."""
+    from cappuccino.checker import check as check_plan  # noqa: PLC0415
+    from cappuccino.comparison import compare_with_trace  # noqa: PLC0415
+    from cappuccino.costs import calibration as calibrations  # noqa: PLC0415
+    from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
+    from cappuccino.files import write_atomically  # noqa: PLC0415
+    from cappuccino.instance import Instance  # noqa: PLC0415
+    from cappuccino.plan import Plan  # noqa: PLC0415
+    from cappuccino.timeline import read_trace  # noqa: PLC0415
+    from cappuccino.workload import Workload  # noqa: PLC0415
+
+    console.require_folder_of(output)
+    loaded, stated = Instance.load(instance), Plan.load(plan)
+    costs = fit_instance_costs(loaded)
+    check_plan(stated, loaded, costs).raise_if_invalid(plan)
+    measured, kind, digest = read_trace(trace)
+    if kind != "measured":
+        raise InputError(trace, "otherData.kind", f'is "{kind}"', "give a trace that `cappuccino run` wrote")
+    compared = compare_with_trace(stated, loaded, costs, measured, digest, trace)
+    found = {}
+    for gpu in dict.fromkeys(c.replica.gpu for c in compared):
+        mine = [c for c in compared if c.replica.gpu == gpu]
+        found[gpu] = calibrations.calibrate([(c, Workload.of(c.replica, loaded, costs[gpu])) for c in mine])
+    table = calibrations.corrected_table(loaded.cost_table, loaded.backbone, found)
+    write_atomically(output, table.to_csv(index=False))
+    if json:
+        console.print_json({"table": str(output), "gpus": {gpu: _calibration_figures(c) for gpu, c in found.items()}})
+        return
+    for gpu, c in found.items():
+        factors = [f"{name} x {f.factors.min():.3f} to {f.factors.max():.3f}" for name, f in _corrections(c)]
+        print(f"{gpu}: {', '.join(factors)}, from {c.operations} operations")
+    print(f"table {output}")
+
+
+def _corrections(found: "Calibration") -> list[tuple[str, "Correction"]]:
+    return [("forward", found.forward), ("backward", found.backward)]
+
+
+def _calibration_figures(found: "Calibration") -> dict[str, Any]:
+    factors = {n: {"tokens": c.tokens.tolist(), "factors": c.factors.tolist()} for n, c in _corrections(found)}
+    times = {"optimizer_s": found.optimizer_s, "transfer_s": found.transfer_s, "operations": found.operations}
+    return {**factors, **times}
 
 
 def _figures(found: "Validation") -> dict[str, Any]:

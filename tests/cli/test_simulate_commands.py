@@ -61,3 +61,23 @@ def test_a_simulated_trace_is_nothing_to_compare_with(planned):
     assert simulate(planned, "--trace", trace).code == 0
     one_clear_error(simulate(planned, "--against", trace), "trace.json", "otherData.kind", "simulated")
     one_clear_error(simulate(planned, "--plot", planned / "x.png"), "x.png", ".svg")
+
+
+def test_calibrated_tables_predict_what_was_measured(planned):
+    trace, table = measured_trace(planned, 1.25), planned / "corrected.csv"
+    files = planned / "plan.json", "--instance", planned / "instance.json"
+    done = cappuccino("calibrate", *files, "--trace", trace, "-o", table, "--json")
+    assert done.code == 0, done.err
+    factors = done.json["gpus"]["toy-gpu"]
+    assert factors["forward"]["factors"] == pytest.approx([1.25] * len(factors["forward"]["factors"]))
+    assert factors["backward"]["factors"] == pytest.approx([1.25] * len(factors["backward"]["factors"]))
+    before, after = ((planned / name).read_text().splitlines() for name in ("table.csv", "corrected.csv"))
+    assert after[0] == before[0] + ",source"
+    column = before[0].split(",").index("time_per_step_s")
+    for old, new in zip(before[1:], after[1:], strict=True):
+        old_row, new_row = old.split(","), new.split(",")
+        assert float(new_row[column]) == pytest.approx(1.25 * float(old_row[column]), rel=1e-4)
+        assert new_row[-1] == "calibrated"
+        assert [x for i, x in enumerate(new_row[:-1]) if i != column] == [
+            x for i, x in enumerate(old_row) if i != column
+        ]
