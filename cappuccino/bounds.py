@@ -107,25 +107,49 @@ class ReplicaBounds:
         return StepStatistics.of(self.instance)
 
     @cached_property
+    def _adapters(self) -> np.ndarray:
+        """What adapters add to floors, and to works per token, of forward and backward, shape (2, 2, A)."""
+        found = self.costs.adapter_costs(self.num_stages, self.instance.adapters)
+        return np.array([[found.forward_floor, found.backward_floor], [found.forward_work, found.backward_work]])
+
+    @cached_property
     def _curves(self) -> tuple[SmoothMaximum, SmoothMaximum]:
-        return self.costs.forward_curve(self.num_stages), self.costs.backward_curve(self.num_stages)
+        """Forward and backward time of any micro-batch, at least: it has some adapter."""
+        least = self._adapters[0].min(axis=1)
+        curves = self.costs.forward_curve(self.num_stages), self.costs.backward_curve(self.num_stages)
+        return curves[0].raised(float(least[0])), curves[1].raised(float(least[1]))
 
-    def _work(self, tokens: np.ndarray, squares: np.ndarray) -> np.ndarray:
-        """Forward and backward work of samples, shape (2, *tokens.shape)."""
-        return np.stack([c.work(tokens, squares) for c in self._curves])
+    @cached_property
+    def _floors(self) -> np.ndarray:
+        """How much higher the floors of a step's micro-batches are than those of `_curves`, shape (2, J)."""
+        floors = self._adapters[0]
+        return np.repeat(floors - floors.min(axis=1, keepdims=True), self._steps.count, axis=1)
 
-    def _times(self, work: np.ndarray) -> np.ndarray:
+    def _work(self, tokens: np.ndarray, squares: np.ndarray, per_token: np.ndarray) -> np.ndarray:
+        """Forward and backward work of samples, shape (2, *tokens.shape).
+
+        Parameters
+        ----------
+        per_token
+            What their adapters add per token, shape (2, *tokens.shape).
+        """
+        return np.stack(
+            [c.work(tokens, squares) + more * tokens for c, more in zip(self._curves, per_token, strict=True)]
+        )
+
+    def _times(self, work: np.ndarray, floors: np.ndarray | tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
         """Forward plus backward time of micro-batches with this (forward, backward) work, shape work.shape[1:]."""
-        return self._curves[0].of_work(work[0]) + self._curves[1].of_work(work[1])
+        return self._curves[0].of_work(work[0], floors[0]) + self._curves[1].of_work(work[1], floors[1])
 
-    def _passage(self, lengths: np.ndarray) -> np.ndarray:
-        """Forward plus backward time of micro-batches of one sample."""
-        return self._times(self._work(lengths, lengths * lengths))
+    @cached_property
+    def _per_token(self) -> np.ndarray:
+        """What the adapter of every step adds to the work of a token, shape (2, J)."""
+        return np.repeat(self._adapters[1], self._steps.count, axis=1)
 
     @cached_property
     def _step_work(self) -> np.ndarray:
         """Work of every step, shape (2, J)."""
-        return self._work(self._steps.tokens, self._steps.squares)
+        return self._work(self._steps.tokens, self._steps.squares, self._per_token)
 
     @cached_property
     def _totals(self) -> np.ndarray:
@@ -165,7 +189,7 @@ class ReplicaBounds:
             if left <= 0 or not self.fits[a]:
                 continue
             lengths = self.instance.step_lengths[a][:left]
-            result[a] = self._packed_passages(lengths)
+            result[a] = self._packed_passages(a, lengths)
             left -= len(lengths)
         return result
 
@@ -189,23 +213,23 @@ class ReplicaBounds:
     def _passages(self) -> np.ndarray:
         """Bound on the passage of every step, samples taken as divisible, shape (J,)."""
         g, steps = self.num_stages, self._steps
-        curves = self._curves
-        shortest = self._work(steps.shortest, steps.shortest * steps.shortest)
-        first, last = (c.of_work(x) for c, x in zip(curves, shortest, strict=True))
-        longest = self._work(steps.longest, steps.longest * steps.longest)
-        largest = self._times(longest)
+        curves, floors = self._curves, self._floors
+        shortest = self._work(steps.shortest, steps.shortest * steps.shortest, self._per_token)
+        first, last = (c.of_work(x, f) for c, x, f in zip(curves, shortest, floors, strict=True))
+        longest = self._work(steps.longest, steps.longest * steps.longest, self._per_token)
+        largest = self._times(longest, floors)
         fewest = np.maximum(1, np.ceil(steps.tokens / self.max_tokens))
         passage = np.full(len(steps.tokens), np.inf)
         for n in range(1, int(steps.batch.max()) + 1):
-            share = self._times(self._step_work / n)
+            share = self._times(self._step_work / n, floors)
             # all work stands on the last stage between the first F's way down and the last B's way up; and some
             # micro-batch has at least an even share, one the longest sample, and each passes every stage twice
             time = np.maximum(n * share + (g - 1) * (first + last), g * np.maximum(share, largest))
             # the chains of `passage` through that micro-batch; the others take least when they are alike
             heavy = np.maximum(longest, self._step_work / n)
-            forward, backward = (c.of_work(x) for c, x in zip(curves, heavy, strict=True))
+            forward, backward = (c.of_work(x, f) for c, x, f in zip(curves, heavy, floors, strict=True))
             rest = np.maximum(self._step_work - heavy, 0) / max(n - 1, 1)
-            others = [(n - 1) * c.of_work(x) for c, x in zip(curves, rest, strict=True)]
+            others = [(n - 1) * c.of_work(x, f) for c, x, f in zip(curves, rest, floors, strict=True)]
             for u in FORWARD_WEIGHTS:
                 chain = u * (g * forward + backward + (g - 1) * last + others[0])
                 chain = chain + (1 - u) * ((g - 1) * first + forward + g * backward + others[1])
@@ -213,8 +237,8 @@ class ReplicaBounds:
             passage = np.minimum(passage, np.where((n >= fewest) & (n <= steps.batch), time, np.inf))
         return passage
 
-    def _packed_passages(self, lengths: np.ndarray) -> "PackedPassages":
-        """Return the bound on the passage of steps over all packings of their largest samples.
+    def _packed_passages(self, adapter: int, lengths: np.ndarray) -> "PackedPassages":
+        """Return the bound on the passage of an adapter's steps over all packings of their largest samples.
 
         Parameters
         ----------
@@ -233,7 +257,9 @@ class ReplicaBounds:
         else:
             tokens = largest @ held.T
             squares = (largest * largest) @ held.T
-        forward, backward = (c(tokens, squares) for c in self._curves)
+        curves = self.costs.forward_curve(self.num_stages), self.costs.backward_curve(self.num_stages)
+        floors, works = self._adapters[:, :, adapter]
+        forward, backward = (c(tokens, squares, f, w * tokens) for c, f, w in zip(curves, floors, works, strict=True))
         fits = tokens <= self.max_tokens
         found = passage_bounds(forward, backward, fits, packings(count), combinations(), self.num_stages)
         return PackedPassages(forward, backward, *found)
@@ -248,7 +274,10 @@ class ReplicaBounds:
 
     def _ends(self, shortest: np.ndarray) -> np.ndarray:
         """Time of the first F down to the last stage and of the last B up from it, micro-batches of one sample."""
-        return (self.num_stages - 1) * (self._passage(shortest) + 2 * self.costs.transfer_time(shortest))
+        least = np.broadcast_to(self._adapters[1].min(axis=1)[:, None], (2, np.size(shortest)))
+        work = self._work(np.atleast_1d(shortest), np.atleast_1d(shortest) ** 2, least)
+        passage = self._times(work).reshape(np.shape(shortest))
+        return np.asarray((self.num_stages - 1) * (passage + 2 * self.costs.transfer_time(shortest)))
 
     @cached_property
     def shares(self) -> np.ndarray:

@@ -104,15 +104,25 @@ def _placement(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]) -
         layers = costs[r.gpu].num_layers if r.gpu in costs else None
         if layers is not None and r.num_stages > layers:
             yield Violation(1, f"replica {r.id}: {r.num_stages} stages for {layers} layers")
-        if r.layers_per_stage is not None and max(r.layers_per_stage) - min(r.layers_per_stage) > 1:
-            yield Violation(1, f"replica {r.id}: layers {r.layers_per_stage} are uneven, but stages cost the same")
         if r.layers_per_stage is not None and len(r.layers_per_stage) != r.num_stages:
             yield Violation(1, f"replica {r.id}: layers for {len(r.layers_per_stage)} of {r.num_stages} stages")
         if r.layers_per_stage is not None and layers is not None and sum(r.layers_per_stage) != layers:
             yield Violation(1, f"replica {r.id}: {sum(r.layers_per_stage)} layers placed of a backbone of {layers}")
+        elif r.gpu in costs and not _costed(r, costs[r.gpu]):
+            yield Violation(
+                1, f"replica {r.id}: the costs are not those of layers {r.layers_per_stage or 'split evenly'}"
+            )
     for gpu, count in used.items():
         if gpu in pools and count > pools[gpu]:
             yield Violation(1, f'{count} GPUs used of a pool of {pools[gpu]} "{gpu}"')
+
+
+def _costed(replica: Replica, costs: CostModel) -> bool:
+    """Return whether the costs are those of a replica's layers by stage, which are split evenly where it names none."""
+    split, layers = costs.splits.get(replica.num_stages), replica.layers_per_stage
+    if split is None or max(split) - min(split) <= 1:
+        return layers is None or max(layers) - min(layers) <= 1
+    return layers == split
 
 
 def _samples(replica: Replica, instance: Instance) -> Iterator[Violation]:

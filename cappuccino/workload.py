@@ -62,11 +62,18 @@ class Workload:
             for batch in micro_batches
         ]
         tokens, squares = np.array(shapes, dtype=np.int64).reshape(-1, 2).T
+        found = costs.adapter_costs(num_stages, [instance.adapters[i] for i in adapters])
+        more = np.zeros((4, len(micro_batches)))
+        if found.differ:
+            for m, batch in enumerate(micro_batches):
+                members = [a for a, _ in batch]
+                lengths = [instance.sample_length(adapters[a], n) for a, n in batch]
+                more[:, m] = found.of_micro_batch(members, lengths, padded=instance.layout == "padded")
         return cls(
             tokens=tokens,
             steps=tuple(frozenset((a, n // sizes[a]) for a, n in batch) for batch in micro_batches),
-            forward_s=costs.forward_curve(num_stages)(tokens, squares),
-            backward_s=costs.backward_curve(num_stages)(tokens, squares),
+            forward_s=costs.forward_curve(num_stages)(tokens, squares, *more[:2]),
+            backward_s=costs.backward_curve(num_stages)(tokens, squares, *more[2:]),
             transfer_s=costs.transfer_time(tokens),
             optimizer_s=costs.optimizer_s,
             clipped=frozenset(a for a, i in enumerate(adapters) if instance.adapters[i].max_grad_norm is not None),

@@ -6,6 +6,7 @@ Shapes: T tokens of a micro-batch, L of them with loss, H hidden size, V vocabul
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from cappuccino.runtime.clock import Clock
 from cappuccino.runtime.communication import PlannedCommunicator
 from cappuccino.runtime.data import AdapterSamples
 from cappuccino.runtime.micro_batch import PackedMicroBatch, collate, num_tokens
+from cappuccino.runtime.parts import PartMeter
 from cappuccino.runtime.stage import Stage
 from cappuccino.runtime.training import AdapterTraining
 
@@ -62,6 +64,8 @@ class Executor:
         Where the stage runs.
     peak_memory_gib
         Tells the highest memory use of the process so far.
+    meter
+        Measures the parts of every operation; the operations that it weighs besides are those of first steps.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Executor:
         index: int,
         device: torch.device,
         peak_memory_gib: Callable[[], float],
+        meter: PartMeter | None = None,
     ) -> None:
         self._stage = stage
         self._communicator = communicator
@@ -84,6 +89,7 @@ class Executor:
         self._index = index
         self._device = device
         self._peak_memory_gib = peak_memory_gib
+        self._meter = stage.meter = meter
         self._first, self._last = index == 0, index == replica.num_stages - 1
         self._clock = Clock.of(device)
         self._in_flight: dict[int, tuple[torch.Tensor | None, torch.Tensor]] = {}
@@ -115,18 +121,22 @@ class Executor:
     def _forward(self, micro_batch: int) -> None:
         received = self._communicator.recv_forward(self._shapes[micro_batch], self._first)
         self._clock.mark()
+        if self._meter is not None:
+            self._meter.begin("F", micro_batch)
         batch = collate(self._replica.micro_batches[micro_batch], self._samples, self._device)
-        output, _ = schedules.forward_step(
-            self._forward_function,
-            iter([batch]),
-            self._stage,
-            num_microbatches=1,
-            input_tensor=received,
-            forward_data_store=[],
-            config=self._stage.config,
-            cp_group_size=1,
-            is_last_stage=self._last,
-        )
+        weighs = self._meter is not None and all(segment.step == 0 for segment in batch.segments)
+        with self._meter.weighed(self._stage) if self._meter is not None and weighs else nullcontext():
+            output, _ = schedules.forward_step(
+                self._forward_function,
+                iter([batch]),
+                self._stage,
+                num_microbatches=1,
+                input_tensor=received,
+                forward_data_store=[],
+                config=self._stage.config,
+                cp_group_size=1,
+                is_last_stage=self._last,
+            )
         self._clock.mark()
         self._communicator.send_forward(output, self._last)
         if not self._last:
@@ -136,9 +146,13 @@ class Executor:
     def _backward(self, micro_batch: int) -> None:
         gradient = self._communicator.recv_backward(self._shapes[micro_batch], self._last)
         self._clock.mark()
+        if self._meter is not None:
+            self._meter.begin("B", micro_batch)
         received, output = self._in_flight.pop(micro_batch)
         kind = {"model_type": ModelType.encoder_or_decoder} if _TAKES_MODEL_TYPE else {}
         returned = schedules.backward_step(received, output, gradient, config=self._stage.config, **kind)
+        if self._meter is not None:
+            self._meter.mark("layers")
         self._clock.mark()
         self._communicator.send_backward(returned, self._first)
         for adapter in self._completed_by.get(micro_batch, ()):
@@ -162,7 +176,10 @@ class Executor:
             for segment in batch.loss_segments:
                 part = losses_L.detach()[segment.start : segment.end].double().sum()
                 self._losses[segment.adapter, segment.step].append(part)
-            return losses_L.sum(), torch.tensor(len(losses_L)), {}
+            total = losses_L.sum()
+            if self._meter is not None:
+                self._meter.mark("loss")
+            return total, torch.tensor(len(losses_L)), {}
 
         return model(batch), loss
 

@@ -22,7 +22,7 @@ from cappuccino.runtime.backbone_config import BackboneShape, read_backbone_shap
 from cappuccino.runtime.data import load_datasets
 from cappuccino.runtime.export import join_parts
 from cappuccino.runtime.processes import ReplicaProcesses
-from cappuccino.runtime.results import measured_timeline, read_reports, step_losses
+from cappuccino.runtime.results import PartCost, measured_timeline, read_reports, step_losses
 from cappuccino.runtime.specification import JobSpecification, ReplicaSpecification
 from cappuccino.timeline import Timeline, write_trace
 
@@ -52,6 +52,8 @@ class RunResult:
     """By replica id and stage, the highest memory use so far after every operation: resident on the CPU, allocated on
     the GPU.
     """
+    parts: Mapping[int, tuple[tuple[PartCost, ...], ...]]
+    """By replica id and stage, the parts of the operations; empty where they were not measured."""
 
     def peak_memory_gib(self, replica: int) -> tuple[float, ...]:
         """Return the highest memory use of a replica, by its id, on every stage."""
@@ -67,6 +69,7 @@ def run_plan(
     *,
     device: str = "cpu",
     dtype: str = "float32",
+    measure_parts: bool = False,
     on_progress: Progress | None = None,
 ) -> RunResult:
     """Train the adapters of a plan, one process per stage.
@@ -89,6 +92,8 @@ def run_plan(
         "cpu" or "cuda".
     dtype
         Type of weights and activations: "float32", "float64", "bfloat16" or "float16".
+    measure_parts
+        Whether the parts of operations are measured too, which costs a little time.
     on_progress
         Called with the operations done and the operations in all.
 
@@ -140,24 +145,26 @@ def run_plan(
                 device=cast(Device, device),
                 device_indices=(),
                 dtype=cast(DType, dtype),
+                measure_parts=measure_parts,
                 threads=max(1, _cores() // replica.num_stages),
                 rendezvous=place / "rendezvous",
                 results=place / "results",
             )
             pending.append((specification, place))
         _run_all(pending, capacity, on_progress)
-        timelines, losses, memory = [], {}, {}
+        timelines, losses, memory, parts = [], {}, {}, {}
         for specification, _ in pending:
             replica = specification.replica
             reports = read_reports(specification.results, replica.num_stages)
             timelines.append(measured_timeline(replica, reports))
             losses.update(step_losses(replica, reports))
             memory[replica.id] = tuple(np.array(report.memory_gib) for report in reports)
+            parts[replica.id] = tuple(report.parts for report in reports)
             for position, name in enumerate(replica.adapters):
                 join_parts(specification.results, position, replica.num_stages, results / name)
         write_atomically(results / LOSSES, _as_json(losses))
         write_trace(results / TRACE, timelines, "measured", plan.instance.sha256)
-    return RunResult({name: out / name for name in losses}, timelines, losses, out / TRACE, memory)
+    return RunResult({name: out / name for name in losses}, timelines, losses, out / TRACE, memory, parts)
 
 
 def _layers(replica: Replica, shape: BackboneShape, backbone: Path) -> tuple[int, ...]:

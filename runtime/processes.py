@@ -110,7 +110,9 @@ class ReplicaProcesses:
             said[stage] = record
         first = min(said, key=lambda stage: said[stage].time_s)
         fields = said[first].input_error
-        return RunError(replica, first, said[first].reason) if fields is None else InputError(*fields)
+        if fields is not None:
+            return InputError(*fields)
+        return RunError(replica, first, said[first].reason, said[first].operation)
 
     def _silent_end(self, stage: int) -> str:
         """Describe the end of a process that left no record."""

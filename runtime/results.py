@@ -7,7 +7,7 @@ them when all stages are done.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -31,6 +31,23 @@ class StepLoss(BaseModel):
     """Mean cross-entropy over the loss tokens of the global batch."""
 
 
+Part = Literal["input", "layers", "head", "loss"]
+
+
+class PartCost(BaseModel):
+    """One part of one operation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["F", "B"]
+    micro_batch: int
+    part: Part
+    """`input`: laying out the samples and, on the first stage, the embedding; `head`: with the norm before it."""
+    seconds: float
+    held_bytes: int | None
+    """What the forward keeps for the backward besides weights; None where it was not weighed."""
+
+
 class StageReport(BaseModel):
     """What one stage measured."""
 
@@ -44,6 +61,8 @@ class StageReport(BaseModel):
     """Of the last stage; empty on the others."""
     memory_gib: tuple[float, ...]
     """Highest memory use of the process so far, after every operation: resident on the CPU, allocated on the GPU."""
+    parts: tuple[PartCost, ...] = ()
+    """Parts of the operations, where they were measured."""
 
 
 class StageFailure(BaseModel):
@@ -53,6 +72,8 @@ class StageFailure(BaseModel):
 
     time_s: float
     """When, seconds on the machine's monotonic clock."""
+    operation: int | None
+    """Position in the program; None before its begin."""
     reason: str
     """Last lines of the traceback."""
     input_error: tuple[str, str, str, str] | None
@@ -110,11 +131,11 @@ def step_losses(replica: Replica, reports: Sequence[StageReport]) -> dict[str, l
     return losses
 
 
-def as_failure(error: BaseException, time_s: float, reason: str) -> StageFailure:
+def as_failure(error: BaseException, time_s: float, reason: str, operation: int | None) -> StageFailure:
     """Return what a stage says about the exception that ended it."""
     fields = None
     if isinstance(error, InputError):
         fields = (error.source, error.field, error.problem, error.remedy)
     elif isinstance(error, CappuccinoError):
         reason = str(error)
-    return StageFailure(time_s=time_s, reason=reason, input_error=fields)
+    return StageFailure(time_s=time_s, operation=operation, reason=reason, input_error=fields)

@@ -43,6 +43,8 @@ class ReplicaSpecification(BaseModel):
     """By stage, which GPU; unused on the CPU."""
     dtype: Literal["float32", "float64", "bfloat16", "float16"]
     """Type of the backbone's weights and of the activations."""
+    measure_parts: bool
+    """Whether the parts of operations are measured, which costs a little time."""
     threads: int
     """CPU threads of every process."""
     rendezvous: Path

@@ -12,6 +12,8 @@ from megatron.core.utils import make_viewless_tensor
 from cappuccino.runtime.backbone import BackbonePart
 from cappuccino.runtime.micro_batch import PackedMicroBatch
 from cappuccino.runtime.multi_lora import MultiLora
+from cappuccino.runtime.parts import PartMeter
+from cappuccino.runtime.results import Part
 
 
 class Stage(MegatronModule):
@@ -32,6 +34,8 @@ class Stage(MegatronModule):
         self.model_type = ModelType.encoder_or_decoder
         self.part = part
         self.lora = lora
+        self.meter: PartMeter | None = None
+        """Measures the parts of every operation, where there is one."""
         self._received: torch.Tensor | None = None
 
     def set_input_tensor(self, input_tensor: list[torch.Tensor | None] | torch.Tensor | None) -> None:
@@ -43,7 +47,18 @@ class Stage(MegatronModule):
         received, self._received = self._received, None
         with self.lora.routed(batch.segments, batch.loss_segments):
             hidden_1TH = self.part.embed(batch.input_ids) if received is None else received
+            self._mark("input")
             hidden_1TH = self.part.decode(hidden_1TH, batch.position_ids, batch.packing)
+            self._mark("layers")
             if self.part.is_last:
-                return self.part.logits(hidden_1TH, batch.loss_positions)
+                logits_LV = self.part.logits(hidden_1TH, batch.loss_positions)
+                self._mark("head")
+                if self.meter is not None:
+                    self.meter.mark_gradient(hidden_1TH, "head")
+                    self.meter.mark_gradient(logits_LV, "loss")
+                return logits_LV
         return make_viewless_tensor(hidden_1TH, requires_grad=hidden_1TH.requires_grad, keep_graph=True)
+
+    def _mark(self, part: Part) -> None:
+        if self.meter is not None:
+            self.meter.mark(part)

@@ -33,10 +33,34 @@ _PATIENCE = timedelta(days=7)
 _REASON_LINES = 8
 
 
+class Progress:
+    """How far a stage has come.
+
+    Parameters
+    ----------
+    descriptor
+        Of the file that gets one byte per operation.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.done: int | None = None
+        """Operations finished; None before the program's begin."""
+
+    def begin(self) -> None:
+        """Note that the program begins."""
+        self.done = 0
+
+    def advance(self) -> None:
+        """Note that an operation is finished."""
+        self.done = (self.done or 0) + 1
+        os.write(self._descriptor, b".")
+
+
 def main(arguments: list[str]) -> NoReturn:
     """Run one stage and leave with exit status 0, or 1 when it failed."""
     path, stage = Path(arguments[0]), int(arguments[1])
-    progress = os.dup(1)
+    progress = Progress(os.dup(1))
     os.dup2(2, 1)  # whatever libraries print must not look like progress
     threading.Thread(target=_end_with_launcher, daemon=True).start()
     specification = parse_model(ReplicaSpecification, read_json(path), path)
@@ -45,7 +69,8 @@ def main(arguments: list[str]) -> NoReturn:
     except Exception as error:
         lines = "".join(traceback.format_exception(error)).strip().splitlines()
         reason = "\n".join(lines[-_REASON_LINES:])
-        write_record(failure_file(specification.results, stage), as_failure(error, time.perf_counter(), reason))
+        failure = as_failure(error, time.perf_counter(), reason, progress.done)
+        write_record(failure_file(specification.results, stage), failure)
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)  # the destructors of process groups would wait for the other stages
@@ -59,7 +84,7 @@ def _end_with_launcher() -> None:
     os._exit(1)
 
 
-def run_stage(specification: ReplicaSpecification, stage: int, progress: int) -> None:
+def run_stage(specification: ReplicaSpecification, stage: int, progress: Progress) -> None:
     """Build a stage, run its program and write its results.
 
     Parameters
@@ -69,7 +94,7 @@ def run_stage(specification: ReplicaSpecification, stage: int, progress: int) ->
     stage
         Which stage.
     progress
-        File descriptor that gets one byte per operation.
+        Told of every operation.
     """
     import torch  # noqa: PLC0415
     import torch.distributed as dist  # noqa: PLC0415
@@ -93,7 +118,7 @@ def run_stage(specification: ReplicaSpecification, stage: int, progress: int) ->
     dist.destroy_process_group()
 
 
-def _train(specification: ReplicaSpecification, stage: int, progress: int, device: "torch.device") -> StageReport:
+def _train(specification: ReplicaSpecification, stage: int, progress: Progress, device: "torch.device") -> StageReport:
     import torch  # noqa: PLC0415
     import torch.distributed as dist  # noqa: PLC0415
     from megatron.core import parallel_state  # noqa: PLC0415
@@ -106,6 +131,7 @@ def _train(specification: ReplicaSpecification, stage: int, progress: int, devic
     from cappuccino.runtime.executor import Executor  # noqa: PLC0415
     from cappuccino.runtime.export import write_parts  # noqa: PLC0415
     from cappuccino.runtime.multi_lora import MultiLora  # noqa: PLC0415
+    from cappuccino.runtime.parts import PartMeter  # noqa: PLC0415
     from cappuccino.runtime.stage import Stage  # noqa: PLC0415
     from cappuccino.runtime.training import AdapterTraining  # noqa: PLC0415
 
@@ -139,6 +165,7 @@ def _train(specification: ReplicaSpecification, stage: int, progress: int, devic
     samples = [
         AdapterSamples(TokenizedDataset.load(job.data), job.num_lengths, job.adapter.global_batch_size) for job in jobs
     ]
+    meter = PartMeter(device) if specification.measure_parts else None
     executor = Executor(
         stage=Stage(config, part, lora),
         communicator=communicator,
@@ -148,9 +175,11 @@ def _train(specification: ReplicaSpecification, stage: int, progress: int, devic
         index=stage,
         device=device,
         peak_memory_gib=lambda: _peak_memory_gib(device),
+        meter=meter,
     )
     dist.barrier(control)  # so that no stage's first operations wait for another's imports
-    record = executor.run(lambda: _report_progress(progress))
+    progress.begin()
+    record = executor.run(progress.advance)
     write_parts(lora, stage, specification.results)
     dist.barrier(control)  # a stage that left early would cut connections that others still read from
     return StageReport(
@@ -158,11 +187,8 @@ def _train(specification: ReplicaSpecification, stage: int, progress: int, devic
         ends=tuple(record.ends.tolist()),
         losses=tuple(StepLoss(adapter=a, step=j, loss=loss) for (a, j), loss in record.losses.items()),
         memory_gib=tuple(record.memory_gib.tolist()),
+        parts=meter.costs() if meter else (),
     )
-
-
-def _report_progress(descriptor: int) -> None:
-    os.write(descriptor, b".")
 
 
 def _peak_memory_gib(device: "torch.device") -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from cappuccino import __version__
 from cappuccino.costs import CostModel
 from cappuccino.instance import Instance
-from cappuccino.plan import InstanceReference, Objective, Plan, Status, even_layers, objective_gap, rounded_bound
+from cappuccino.plan import InstanceReference, Objective, Plan, Status, objective_gap, rounded_bound
 from cappuccino.solvers.programs import ReplicaSchedule
 
 
@@ -40,10 +40,7 @@ def assemble_plan(
     replicas = []
     pairs = sorted(zip(schedules, gpus, strict=True), key=lambda p: p[0].problem.adapters)
     for number, (schedule, gpu) in enumerate(pairs):
-        layers = costs[gpu].num_layers
-        replicas.append(
-            schedule.replica(number, gpu, even_layers(layers, schedule.problem.num_stages) if layers else None)
-        )
+        replicas.append(schedule.replica(number, gpu, costs[gpu].layers_per_stage(schedule.problem.num_stages)))
     prices = [instance.pool(gpu).price_per_hour for _, gpu in pairs]
     money = sum(s.gpu_time_s * (p or 0.0) / 3600 for (s, _), p in zip(pairs, prices, strict=True))
     cost = money if all(p is not None for p in prices) else None

@@ -5,6 +5,15 @@ from typing import NamedTuple
 from cappuccino.compiled import compiled
 
 
+class Added(NamedTuple):
+    """What the adapters of a micro-batch add to its floors and its works, seconds."""
+
+    forward_floor_s: float
+    forward_work_s: float
+    backward_floor_s: float
+    backward_work_s: float
+
+
 class BatchCosts(NamedTuple):
     """Curves, transfer and limits of one stage."""
 
@@ -32,13 +41,13 @@ def curve_time(floor: float, work: float, power: float) -> float:
 
 
 @compiled
-def batch_times(costs: BatchCosts, tokens: int, squares: float) -> tuple[float, float, float]:
+def batch_times(costs: BatchCosts, tokens: int, squares: float, added: Added) -> tuple[float, float, float]:
     """Return forward, backward and transfer time of a micro-batch, seconds."""
-    forward = costs.forward_token_s * tokens + costs.forward_square_s * squares
-    backward = costs.backward_token_s * tokens + costs.backward_square_s * squares
+    forward = costs.forward_token_s * tokens + costs.forward_square_s * squares + added.forward_work_s
+    backward = costs.backward_token_s * tokens + costs.backward_square_s * squares + added.backward_work_s
     return (
-        curve_time(costs.forward_floor_s, forward, costs.forward_power),
-        curve_time(costs.backward_floor_s, backward, costs.backward_power),
+        curve_time(costs.forward_floor_s + added.forward_floor_s, forward, costs.forward_power),
+        curve_time(costs.backward_floor_s + added.backward_floor_s, backward, costs.backward_power),
         costs.transfer_s + costs.transfer_token_s * tokens,
     )
 

@@ -38,6 +38,12 @@ def costs_of(problem: ReplicaProblem) -> BatchCosts:
     return BatchCosts._make((*numbers, *problem.costs.transfer, *limits))
 
 
+def added_by_adapter(problem: ReplicaProblem) -> np.ndarray:
+    """Return what each adapter adds to its micro-batches, seconds, in the order of `Added`, shape (A, 4)."""
+    found = problem.adapter_costs
+    return np.stack([found.forward_floor, found.forward_work, found.backward_floor, found.backward_work], axis=1)
+
+
 def empty_jobs(count: int) -> Jobs:
     """Return room for micro-batches by rank."""
     reals, integers = (np.zeros(count) for _ in range(5)), (np.zeros(count, np.int64) for _ in range(2))
@@ -49,13 +55,17 @@ def no_source() -> Source:
     """Return the source of schedules whose micro-batches are known."""
     costs = BatchCosts(*(0.0,) * 10, 0, False)
     integers, reals = np.zeros(0, np.int64), np.zeros(0)
-    return _source(False, PackingRule(1.0), costs, 0, 0.0, integers, integers, integers, integers, reals, integers)
+    nothing = np.zeros((0, 4))
+    return _source(
+        False, PackingRule(1.0), costs, nothing, 0, 0.0, integers, integers, integers, integers, reals, integers
+    )
 
 
 def _source(
     active: bool,
     rule: PackingRule,
     costs: BatchCosts,
+    added: np.ndarray,
     stages: int,
     optimizer_s: float,
     first_sample: np.ndarray,
@@ -74,6 +84,7 @@ def _source(
             active,
             rule,
             costs,
+            added,
             optimizer_s,
             stages,
             first_sample,
@@ -129,6 +140,7 @@ def list_schedule(
         True,
         rule,
         costs_of(problem),
+        added_by_adapter(problem),
         problem.num_stages,
         problem.costs.optimizer_s,
         first[:-1],

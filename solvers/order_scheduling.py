@@ -7,7 +7,7 @@ import numpy as np
 
 from cappuccino.plan import Sample
 from cappuccino.solvers.annealing import Scratch, copy_packed
-from cappuccino.solvers.list_scheduling import ListSchedule, empty_jobs, machine_of, no_source
+from cappuccino.solvers.list_scheduling import ListSchedule, added_by_adapter, empty_jobs, machine_of, no_source
 from cappuccino.solvers.packed_order import Links, PackedOrder, Window, link
 from cappuccino.solvers.pipeline import empty_state, run_pipeline
 from cappuccino.solvers.replica_problem import Batch, ReplicaProblem, StepKey
@@ -34,7 +34,9 @@ class OrderArrays:
         spare
             Slots for further micro-batches.
         """
-        samples = tuple(s for b in order for s in b.samples)
+        # sorted: a step's samples stand next to each other
+        placed = sorted((sample, slot) for slot, b in enumerate(order) for sample in b.samples)
+        samples = tuple(sample for sample, _ in placed)
         sizes = [x.shape[1] for x in problem.lengths]
         keys = [(a, n // sizes[a]) for a, n in samples]
         number: dict[StepKey, int] = {}
@@ -46,10 +48,11 @@ class OrderArrays:
             np.array([number[key] for key in keys], np.int64),
             np.array([number.get((a, j - 1), -1) for a, j in number], np.int64),
             np.array([optimizer_s if j and (a, j) not in begun else 0.0 for a, j in number]),
+            added_by_adapter(problem)[[a for a, _ in number]],
         )
         room = len(order) + spare
         packed = PackedOrder(
-            batch_of=np.repeat(np.arange(len(order)), [len(b.samples) for b in order]),
+            batch_of=np.array([slot for _, slot in placed], np.int64),
             order=np.arange(room),
             forward_s=np.zeros(room),
             backward_s=np.zeros(room),

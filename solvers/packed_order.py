@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from cappuccino.compiled import compiled
-from cappuccino.solvers.batch_costs import BatchCosts, batch_times
+from cappuccino.solvers.batch_costs import Added, BatchCosts, batch_times
 from cappuccino.solvers.pipeline import Jobs
 
 
 class Window(NamedTuple):
-    """Samples and steps of the window."""
+    """Samples and steps of the window; a step's samples stand next to each other."""
 
     length: np.ndarray
     """Tokens by sample, shape (N,)."""
@@ -23,6 +23,9 @@ class Window(NamedTuple):
     """The same adapter's step before, shape (K,); -1 where it is not in the window."""
     waits_s: np.ndarray
     """Optimizer time before the step's first F, shape (K,)."""
+    added: np.ndarray
+    """What the adapter of a step adds to its micro-batches (floors) and each of its tokens (works), seconds, in the order
+    of `Added`, shape (K, 4)."""
 
 
 class PackedOrder(NamedTuple):
@@ -57,21 +60,32 @@ class Links(NamedTuple):
 @compiled
 def price(costs: BatchCosts, window: Window, packed: PackedOrder, slot: int) -> bool:
     """Work out tokens and times of a micro-batch from its samples; return whether it fits and is not empty."""
-    size, tokens, squares, longest = 0, 0, 0.0, 0
+    size, tokens, squares, longest, last = 0, 0, 0.0, 0, -1
+    forward_floor = forward_work = backward_floor = backward_work = 0.0
     for n in range(len(window.length)):
         if packed.batch_of[n] == slot:
-            length = window.length[n]
+            length, step = window.length[n], window.step[n]
             size += 1
             tokens += length
             squares += float(length) * length
             longest = max(longest, length)
+            if step != last:
+                forward_floor += window.added[step, 0]
+                backward_floor += window.added[step, 2]
+                last = step
+            weight = 1 if costs.padded else length
+            forward_work += window.added[step, 1] * weight
+            backward_work += window.added[step, 3] * weight
     if costs.padded:
         tokens = size * longest
         squares = float(tokens) * longest
+        forward_work *= longest
+        backward_work *= longest
     packed.tokens[slot] = tokens
     if size == 0 or tokens > costs.max_tokens:
         return False
-    times = batch_times(costs, tokens, squares)
+    added = Added(forward_floor, forward_work, backward_floor, backward_work)
+    times = batch_times(costs, tokens, squares, added)
     packed.forward_s[slot], packed.backward_s[slot], packed.transfer_s[slot] = times
     return True
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cappuccino.compiled import compiled
-from cappuccino.solvers.batch_costs import BatchCosts, time_of_work
+from cappuccino.solvers.batch_costs import Added, BatchCosts, time_of_work
 
 _OVERSHOOT = 1.1
 """How far above the target filling up may lead."""
@@ -39,6 +39,8 @@ class Source(NamedTuple):
     active: bool
     rule: PackingRule
     costs: BatchCosts
+    added: np.ndarray
+    """What each adapter adds to its micro-batches and tokens, seconds, in the order of `Added`, shape (A, 4)."""
     optimizer_s: float
     """One optimizer step of one adapter on one stage."""
     stages: int
@@ -247,24 +249,32 @@ def _heaviest(source: Source, a: int, most_s: float, tokens: int, size: int, lon
 
 
 @compiled
-def shape_of_next(source: Source) -> tuple[int, float]:
-    """Return tokens and sum of squared lengths of the micro-batch to come."""
+def shape_of_next(source: Source) -> tuple[int, float, Added]:
+    """Return tokens and sum of squared lengths of the micro-batch to come, and what its adapters add."""
     tokens, squares, size, longest = 0, 0.0, 0, 0
+    forward_floor = forward_work = backward_floor = backward_work = 0.0
     for a in range(len(source.step)):
         part = source.chosen[a]
         if part < 0:
             continue
         first = source.first_sample[a] + source.step[a] * source.batch_size[a]
+        forward_floor += source.added[a, 0]
+        backward_floor += source.added[a, 2]
         for n in range(first, first + source.batch_size[a]):
             if source.part_of[n] == part:
                 tokens += source.length[n]
                 squares += float(source.length[n]) * source.length[n]
                 longest = max(longest, source.length[n])
                 size += 1
+                weight = 1 if source.costs.padded else source.length[n]
+                forward_work += source.added[a, 1] * weight
+                backward_work += source.added[a, 3] * weight
     if source.costs.padded:
         tokens = size * longest
         squares = float(tokens) * longest
-    return tokens, squares
+        forward_work *= longest
+        backward_work *= longest
+    return tokens, squares, Added(forward_floor, forward_work, backward_floor, backward_work)
 
 
 @compiled

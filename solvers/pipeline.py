@@ -234,8 +234,8 @@ def _learn(source: Source, jobs: Jobs, rank: int) -> bool:
         return True
     if not peek(source):
         return False
-    tokens, squares = shape_of_next(source)
-    times = batch_times(source.costs, tokens, squares)
+    tokens, squares, added = shape_of_next(source)
+    times = batch_times(source.costs, tokens, squares, added)
     jobs.forward_s[rank], jobs.backward_s[rank], jobs.transfer_s[rank] = times
     jobs.tokens[rank] = tokens
     jobs.needed[rank] = -1  # only open steps are handed out

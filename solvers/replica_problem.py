@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from cappuccino.bounds import ReplicaBounds
-from cappuccino.costs import CostModel, MemoryModel
+from cappuccino.costs import AdapterCosts, CostModel, MemoryModel
 from cappuccino.instance import Instance
 from cappuccino.plan import Sample
 from cappuccino.workload import shape_of
@@ -94,17 +94,35 @@ class ReplicaProblem:
         """Return the micro-batch of these samples, sorted adapter by adapter."""
         ordered = tuple(sorted(samples))
         tokens, squares = shape_of([self._length(s) for s in ordered], self.instance.layout)
+        more = self.added(ordered)
         steps = dict.fromkeys((a, n // self.lengths[a].shape[1]) for a, n in ordered)
         forward, backward = self._curves
         return Batch(
             ordered,
             tuple(steps),
             tokens,
-            float(forward(tokens, squares)),
-            float(backward(tokens, squares)),
+            float(forward(tokens, squares, *more[:2])),
+            float(backward(tokens, squares, *more[2:])),
             float(self.costs.transfer_time(tokens)),
             urgency_s,
         )
+
+    def added(self, samples: Sequence[Sample]) -> np.ndarray:
+        """Return what the adapters of a micro-batch add, shape (4,), as `AdapterCosts.of_micro_batch` does."""
+        if not self._adapters_differ:
+            return np.zeros(4)
+        lengths = [self._length(s) for s in samples]
+        padded = self.instance.layout == "padded"
+        return self.adapter_costs.of_micro_batch([a for a, _ in samples], lengths, padded=padded)
+
+    @cached_property
+    def _adapters_differ(self) -> bool:
+        return self.adapter_costs.differ
+
+    @cached_property
+    def adapter_costs(self) -> AdapterCosts:
+        """What each adapter adds to its micro-batches on a stage, by position."""
+        return self.costs.adapter_costs(self.num_stages, [self.instance.adapters[i] for i in self.adapters])
 
     def batches(self, groups: Sequence[Iterable[Sample]]) -> list[Batch]:
         """Return the micro-batches of several groups of samples."""
@@ -119,13 +137,18 @@ class ReplicaProblem:
     @cached_property
     def sample_work(self) -> tuple[np.ndarray, ...]:
         """Work (asymptotic forward plus backward seconds on one stage) of every sample, by position, as `lengths`."""
-        return tuple(sum(c.work(x, x.astype(float) ** 2) for c in self._curves) for x in self.lengths)  # type: ignore[misc]
+        added = self.adapter_costs.forward_work + self.adapter_costs.backward_work
+        return tuple(
+            sum((c.work(x, x.astype(float) ** 2) for c in self._curves), more * x)
+            for x, more in zip(self.lengths, added, strict=True)
+        )
 
     @cached_property
     def knee_work(self) -> float:
-        """Work at which a micro-batch leaves the launch-bound floor."""
+        """Work at which a micro-batch of one adapter leaves the launch-bound floor."""
         forward, backward = self._curves
-        return max(forward.floor_s + backward.floor_s, 1e-12)
+        adapter = float((self.adapter_costs.forward_floor + self.adapter_costs.backward_floor).mean())
+        return max(forward.floor_s + backward.floor_s + adapter, 1e-12)
 
     @cached_property
     def _curves(self) -> tuple:  # type: ignore[type-arg]

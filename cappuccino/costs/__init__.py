@@ -1,10 +1,11 @@
 """The cost model: what a micro-batch costs in time and memory, fitted to a profiled cost table."""
 
 from cappuccino.costs.fit import fit_costs, fit_instance_costs
-from cappuccino.costs.model import CostModel, MemoryModel, SmoothMaximum
+from cappuccino.costs.model import AdapterCosts, CostModel, MemoryModel, SmoothMaximum
 from cappuccino.costs.table import CostTable, read_cost_table
 
 __all__ = [
+    "AdapterCosts",
     "CostModel",
     "CostTable",
     "MemoryModel",

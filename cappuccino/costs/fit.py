@@ -1,12 +1,17 @@
 """Fitting the cost model to a cost table, to relative error."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 from scipy.optimize import least_squares, nnls
 
 from cappuccino.catalogue import BACKBONES
+from cappuccino.costs.adapters import AdapterSize, LayerShape
 from cappuccino.costs.model import CostModel, MemoryModel, SmoothMaximum
-from cappuccino.costs.table import CostTable, read_cost_table
+from cappuccino.costs.stages import StageParts
+from cappuccino.costs.table import LAYER_SHAPE, LAYERS, PARTS, CostTable, read_cost_table
 from cappuccino.errors import InputError
 from cappuccino.instance import Instance
 
@@ -15,6 +20,10 @@ BACKWARD_OVER_FORWARD = 2.0
 _MIB_PER_GIB = 1024
 _FEWEST_ROWS = 4
 _POWER_BOUNDS = (1.0, 16.0)
+_FEWEST_ADAPTER_KINDS = 3
+"""Sizes and numbers of adapters without which a table does not tell what adapters add."""
+ADAPTER_RATES = ("per_module_s", "per_width_s", "per_parameter_s")
+_LEAST_S = 1e-9
 _BUBBLE_BOUNDS = (0.05, 3.0)
 
 
@@ -44,7 +53,8 @@ def fit_costs(
 
     A row's `time_per_step_s` is about `(grad_acc_steps + pp_size - 1)` slots of one micro-batch (forward and backward)
     on a stage, flush included (`fit_slot`). Where the table has `forward_time_s` and `backward_time_s`, these are
-    fitted instead, for every stage count by itself.
+    fitted instead, for every stage count by itself; where it has the times of a decoder layer and of what first and last
+    stage have besides, those of stage counts that nobody measured are put together from them (`StageParts`).
 
     Raises
     ------
@@ -52,7 +62,7 @@ def fit_costs(
         When too few rows are left to fit.
     """
     rows = table.select(backbone, gpu)
-    ok = rows.ok
+    ok = rows.ok.assign(**_adapter_columns(rows.ok))
     if len(ok) < _FEWEST_ROWS:
         problem = f'{len(ok)} OK rows of "{backbone}"'
         raise InputError(table.source, "status", problem, f"profile at least {_FEWEST_ROWS} points")
@@ -60,6 +70,7 @@ def fit_costs(
     layers = int(ok["num_layers"].iloc[0]) if "num_layers" in ok else (spec.num_layers if spec else None)
     stage_forward: dict[int, SmoothMaximum] = {}
     stage_backward: dict[int, SmoothMaximum] = {}
+    splits: dict[int, tuple[int, ...]] = {}
     bubble = 1.0
     if "forward_time_s" in ok and "backward_time_s" in ok:
         forward = fit_smooth_maximum(ok, ok["forward_time_s"] * ok["pp_size"])
@@ -68,6 +79,12 @@ def fit_costs(
             if len(group) >= _FEWEST_ROWS:
                 stage_forward[int(str(g))] = fit_smooth_maximum(group, group["forward_time_s"])
                 stage_backward[int(str(g))] = fit_smooth_maximum(group, group["backward_time_s"])
+                if LAYERS in group:
+                    splits[int(str(g))] = group[LAYERS].iloc[0]
+        if set(PARTS) <= set(ok) and layers is not None:
+            composed = compose_stages(ok, layers, [g for g in _composed_counts(ok, layers) if g not in stage_forward])
+            for g, (split, curves) in composed.items():
+                splits[g], (stage_forward[g], stage_backward[g]) = split, curves
     else:
         both, bubble = fit_slot(ok)
         forward = both.scaled(1 / (1 + backward_over_forward))
@@ -85,6 +102,8 @@ def fit_costs(
         optimizer_s=float(ok["optimizer_time_s"].median()) if "optimizer_time_s" in ok else 0.0,
         transfer=_fit_transfer(ok),
         num_layers=layers,
+        splits=splits,
+        layer_shape=layer_shape(ok),
         weights_gib=spec.parameters * 2 / 2**30 if spec else None,
         usable_memory_gib=_usable_memory(rows, memory),
         profiled_tokens=(int(ok["tokens"].min()), int(ok["tokens"].max())),
@@ -123,8 +142,84 @@ def fit_slot(rows: pd.DataFrame) -> tuple[SmoothMaximum, float]:
     return SmoothMaximum(*(float(x) for x in found[:4])), float(found[4])
 
 
+def layer_shape(rows: pd.DataFrame) -> LayerShape | None:
+    """Return the widths of a decoder layer, None where the table does not have them."""
+    if not set(LAYER_SHAPE) <= set(rows):
+        return None
+    return LayerShape(*(int(x) for x in rows[list(LAYER_SHAPE)].iloc[0]))
+
+
+def _adapter_columns(rows: pd.DataFrame) -> dict[str, list[float]]:
+    """Return size and number of the adapters in each row's micro-batches, where the table tells them apart."""
+    shape = layer_shape(rows)
+    if shape is None or not {"target_modules", "num_adapters"} <= set(rows):
+        return {}
+    sizes = []
+    for rank, names in zip(rows["rank"], rows["target_modules"], strict=True):
+        sizes.append(AdapterSize.of(shape, int(rank), "all-linear" if names == ["all-linear"] else names))
+    if len(set(zip(sizes, rows["num_adapters"], strict=True))) < _FEWEST_ADAPTER_KINDS:
+        return {}
+    columns = {name: [getattr(size, name) for size in sizes] for name in ("modules", "widths", "parameters")}
+    columns["modules"] = [m * k for m, k in zip(columns["modules"], rows["num_adapters"], strict=True)]
+    return columns
+
+
+def parts_of(rows: pd.DataFrame) -> StageParts:
+    """Fit the parts of stages; rows of several adapters tell their share of a layer.
+
+    Parameters
+    ----------
+    rows
+        With the columns `PARTS`. The deepest pipelines among them count: their stages ran side by side.
+    """
+    rows = rows[rows["pp_size"] == rows["pp_size"].max()]
+    alike = rows
+    if "modules" in rows:  # embedding and head know no adapters
+        rest = rows.drop(columns=["modules", "widths", "parameters"])
+        alike = rest
+    layer, first, last = (
+        tuple(
+            fit_smooth_maximum(rows if part == "layer" else alike, rows[f"{part}_{kind}_time_s"].clip(lower=_LEAST_S))
+            for kind in ("forward", "backward")
+        )
+        for part in ("layer", "first", "last")
+    )
+    return StageParts(layer, first, last)  # type: ignore[arg-type]
+
+
+def compose_stages(
+    rows: pd.DataFrame, num_layers: int, stage_counts: Sequence[int]
+) -> dict[int, tuple[tuple[int, ...], tuple[SmoothMaximum, SmoothMaximum]]]:
+    """Return layers by stage, and forward and backward of the slowest stage, of pipelines that nobody measured."""
+    parts = parts_of(rows)
+    shapes = rows[["tokens", "squares"]].drop_duplicates()
+    tokens, squares = shapes["tokens"].to_numpy(float), shapes["squares"].to_numpy(float)
+    largest = int(np.argmax(tokens))
+    result = {}
+    for g in stage_counts:
+        split = parts.balanced(num_layers, g, tokens[largest], squares[largest])
+        times = parts.slowest(split, tokens, squares)
+        curves = []
+        for layer, seconds in zip(parts.layer, times, strict=True):
+            curve = fit_smooth_maximum(shapes, pd.Series(seconds, shapes.index))
+            adapters = {name: getattr(layer, name) * max(split) for name in ADAPTER_RATES}
+            curves.append(replace(curve, **adapters))
+        result[g] = (split, (curves[0], curves[1]))
+    return result
+
+
+def _composed_counts(rows: pd.DataFrame, num_layers: int) -> range:
+    return range(1, min(num_layers, 2 * int(rows["pp_size"].max())) + 1)
+
+
 def fit_smooth_maximum(rows: pd.DataFrame, seconds: pd.Series) -> SmoothMaximum:
-    """Fit a smooth maximum to the logarithm of the times: a robust fit of the relative error."""
+    """Fit a smooth maximum to the logarithm of the times: a robust fit of the relative error.
+
+    Rows with `modules` (of all adapters of a micro-batch), `widths` and `parameters` (of an adapter in a decoder layer)
+    tell what adapters add.
+    """
+    if "modules" in rows:
+        return _fit_with_adapters(rows, seconds)
     tokens, squares = rows["tokens"].to_numpy(float), rows["squares"].to_numpy(float)
     times = seconds.to_numpy(float)
     largest = np.argsort(tokens)[-max(1, len(tokens) // 4) :]
@@ -143,6 +238,32 @@ def fit_smooth_maximum(rows: pd.DataFrame, seconds: pd.Series) -> SmoothMaximum:
     lower = np.append(start[:3] - spread, np.log(_POWER_BOUNDS[0]))
     upper = np.append(start[:3] + spread, np.log(_POWER_BOUNDS[1]))
     return curve(least_squares(error, start, loss="soft_l1", f_scale=0.05, bounds=(lower, upper)).x)
+
+
+def _fit_with_adapters(rows: pd.DataFrame, seconds: pd.Series) -> SmoothMaximum:
+    """Fit all coefficients together, those of the adapters not negative."""
+    tokens, squares = rows["tokens"].to_numpy(float), rows["squares"].to_numpy(float)
+    modules, widths, parameters = (rows[name].to_numpy(float) for name in ("modules", "widths", "parameters"))
+    times = seconds.to_numpy(float)
+    plain = fit_smooth_maximum(rows[["tokens", "squares"]], seconds)
+    # in units of what the whole curve has per module, width and parameter, so that all coefficients are about one
+    units = np.array(
+        [plain.floor_s / modules.mean(), plain.per_token_s / widths.mean(), plain.per_token_s / parameters.mean()]
+    )
+
+    def curve(values: np.ndarray) -> SmoothMaximum:
+        return SmoothMaximum(*(float(x) for x in np.exp(values[:4])), *(float(x) for x in values[4:] * units))
+
+    def error(values: np.ndarray) -> np.ndarray:
+        found = curve(values)
+        more_work = tokens * (found.per_width_s * widths + found.per_parameter_s * parameters)
+        return np.log(found(tokens, squares, found.per_module_s * modules, more_work) / times)
+
+    start = np.log([plain.floor_s * 0.8, plain.per_token_s * 0.8, plain.per_square_s, plain.power])
+    lower = np.append(start[:3] - np.array([8.0, 8.0, 12.0]), [np.log(_POWER_BOUNDS[0]), 0, 0, 0])
+    upper = np.append(start[:3] + np.array([8.0, 8.0, 12.0]), [np.log(_POWER_BOUNDS[1]), 2, 2, 2])
+    begin = np.clip(np.append(start, [0.1, 0.1, 0.1]), lower + 1e-6, upper - 1e-6)
+    return curve(least_squares(error, begin, loss="soft_l1", f_scale=0.05, bounds=(lower, upper)).x)
 
 
 def fit_memory(rows: pd.DataFrame) -> dict[int, MemoryModel]:
@@ -198,8 +319,15 @@ def _fit_transfer(rows: pd.DataFrame) -> tuple[float, float]:
 
 def predicted_step_time(model: CostModel, row: pd.Series) -> float:
     """Return what a model makes of a row's `time_per_step_s`, seconds."""
-    g, shape = int(row["pp_size"]), (row["tokens"], row["squares"])
-    slot = float(model.forward_curve(g)(*shape) + model.backward_curve(g)(*shape))
+    g, slot = int(row["pp_size"]), 0.0
+    for curve in (model.forward_curve(g), model.backward_curve(g)):
+        floor, work = 0.0, 0.0
+        if model.layer_shape is not None and "target_modules" in row:
+            names = "all-linear" if row["target_modules"] == ["all-linear"] else row["target_modules"]
+            size = AdapterSize.of(model.layer_shape, int(row["rank"]), names)
+            floor = curve.adapter_floor(size) * float(row.get("num_adapters", 1))
+            work = curve.adapter_work(size) * float(row["tokens"])
+        slot += float(curve(row["tokens"], row["squares"], floor, work))
     return slot * (float(row["grad_acc_steps"]) + model.bubble * (g - 1))
 
 

@@ -3,11 +3,15 @@
 Legend: T tokens of a micro-batch, Q its sum of squared sequence lengths, g pipeline stages.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from cappuccino.costs.adapters import AdapterSize, LayerShape
+from cappuccino.instance import Adapter
+from cappuccino.plan import even_layers
 
 Floats = NDArray[np.float64]
 EXTRAPOLATION_MEMORY_MARGIN = 1.1
@@ -19,32 +23,100 @@ RESERVED_MEMORY = 0.05
 
 @dataclass(frozen=True)
 class SmoothMaximum:
-    """`(floor^p + (a T + q Q)^p)^(1/p)`: flat while launch-bound, then linear; convex in the work `a T + q Q`."""
+    """`(floor^p + work^p)^(1/p)` with the work `a T + q Q`: flat while launch-bound, then linear; convex in the work.
+
+    Every adapter in the micro-batch adds to the floor by its modules, and to the work by its tokens, the widths of its
+    modules and its parameters (per decoder layer, `AdapterSize`).
+    """
 
     floor_s: float
     per_token_s: float
     per_square_s: float
     power: float
+    per_module_s: float = 0.0
+    """Floor per module of an adapter in the micro-batch."""
+    per_width_s: float = 0.0
+    """Work per token of an adapter and unit of its modules' widths."""
+    per_parameter_s: float = 0.0
+    """Work per token of an adapter and parameter of it."""
+
+    def adapter_floor(self, size: AdapterSize) -> float:
+        """Return what an adapter adds to the floor of the micro-batches that it is in, seconds."""
+        return self.per_module_s * size.modules
+
+    def adapter_work(self, size: AdapterSize) -> float:
+        """Return what an adapter adds to the work of each of its tokens, seconds."""
+        return self.per_width_s * size.widths + self.per_parameter_s * size.parameters
 
     def work(self, tokens: ArrayLike, squares: ArrayLike) -> Floats:
         """Return the asymptotic cost `a T + q Q`, seconds: additive over samples, never above the time."""
         return self.per_token_s * np.asarray(tokens, dtype=float) + self.per_square_s * np.asarray(squares, dtype=float)
 
-    def of_work(self, work: ArrayLike) -> Floats:
-        """Return the time of a micro-batch with this work, seconds."""
-        work = np.asarray(work, dtype=float)
-        if self.floor_s == 0:
-            return work
-        high, low = np.maximum(work, self.floor_s), np.minimum(work, self.floor_s)
-        return high * (1 + (low / high) ** self.power) ** (1 / self.power)
+    def of_work(self, work: ArrayLike, more_floor: ArrayLike = 0.0) -> Floats:
+        """Return the time of a micro-batch with this work, seconds.
 
-    def __call__(self, tokens: ArrayLike, squares: ArrayLike) -> Floats:
-        """Return the time, seconds."""
-        return self.of_work(self.work(tokens, squares))
+        Parameters
+        ----------
+        more_floor
+            What its adapters add to the floor.
+        """
+        work, floor = np.broadcast_arrays(np.asarray(work, dtype=float), self.floor_s + np.asarray(more_floor))
+        high, low = np.maximum(work, floor), np.minimum(work, floor)
+        part = np.divide(low, high, out=np.zeros(work.shape), where=high > 0)
+        return np.asarray(high * (1 + part**self.power) ** (1 / self.power))
+
+    def __call__(
+        self, tokens: ArrayLike, squares: ArrayLike, more_floor: ArrayLike = 0.0, more_work: ArrayLike = 0.0
+    ) -> Floats:
+        """Return the time, seconds; the last two are what the adapters in the micro-batch add."""
+        return self.of_work(self.work(tokens, squares) + np.asarray(more_work), more_floor)
+
+    def raised(self, floor_s: float) -> "SmoothMaximum":
+        """Return the curve with a floor that is higher by `floor_s`."""
+        return replace(self, floor_s=self.floor_s + floor_s)
 
     def scaled(self, factor: float) -> "SmoothMaximum":
         """Return the curve with every time multiplied by `factor`."""
-        return SmoothMaximum(self.floor_s * factor, self.per_token_s * factor, self.per_square_s * factor, self.power)
+        values = {field.name: getattr(self, field.name) * factor for field in fields(self) if field.name != "power"}
+        return SmoothMaximum(power=self.power, **values)
+
+
+@dataclass(frozen=True)
+class AdapterCosts:
+    """What the adapters of a replica or an instance add to micro-batches on one stage, seconds; arrays by adapter."""
+
+    forward_floor: Floats
+    """Per micro-batch that the adapter is in."""
+    forward_work: Floats
+    """Per token of the adapter."""
+    backward_floor: Floats
+    backward_work: Floats
+
+    @property
+    def differ(self) -> bool:
+        """Whether adapters add anything at all that the curves do not have in them."""
+        return any(x.any() for x in (self.forward_floor, self.forward_work, self.backward_floor, self.backward_work))
+
+    def of_micro_batch(self, adapters: Sequence[int], lengths: Sequence[int], *, padded: bool) -> Floats:
+        """Return what the adapters of a micro-batch add: forward floor and work, backward floor and work, seconds.
+
+        Parameters
+        ----------
+        adapters, lengths
+            Of its samples. In the padded layout the padding of an adapter's samples counts as its own.
+        """
+        members, tokens = np.array(adapters), np.array(lengths, dtype=float)
+        if padded:
+            tokens[:] = tokens.max()
+        present = np.unique(members)
+        return np.array(
+            [
+                self.forward_floor[present].sum(),
+                self.forward_work[members] @ tokens,
+                self.backward_floor[present].sum(),
+                self.backward_work[members] @ tokens,
+            ]
+        )
 
 
 @dataclass(frozen=True)
@@ -99,6 +171,10 @@ class CostModel:
     """Slots of one micro-batch that a flush takes per stage behind the first, in the step times of the table."""
     num_layers: int | None = None
     """Decoder layers of the backbone, where known."""
+    splits: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """Decoder layers by stage that the curves of a stage count are of, where they are not even."""
+    layer_shape: LayerShape | None = None
+    """Where known; without it all adapters cost alike."""
     weights_gib: float | None = None
     """Backbone weights in 16 bit, where the backbone is catalogued: a floor under extrapolated memory."""
     usable_memory_gib: float | None = None
@@ -135,6 +211,21 @@ class CostModel:
     def backward_curve(self, num_stages: int) -> SmoothMaximum:
         """Return the backward time of one of `num_stages` stages as a function of a micro-batch."""
         return self._curve(self.stage_backward, self.backward, num_stages)
+
+    def adapter_costs(self, num_stages: int, adapters: Sequence[Adapter]) -> AdapterCosts:
+        """Return what each of these adapters adds to micro-batches on one of `num_stages` stages."""
+        curves = self.forward_curve(num_stages), self.backward_curve(num_stages)
+        if self.layer_shape is None:
+            return AdapterCosts(*np.zeros((4, len(adapters))))
+        sizes = [AdapterSize.of(self.layer_shape, a.rank, a.target_modules) for a in adapters]
+        by_curve = ([[c.adapter_floor(x) for x in sizes], [c.adapter_work(x) for x in sizes]] for c in curves)
+        return AdapterCosts(*(np.array(values) for pair in by_curve for values in pair))
+
+    def layers_per_stage(self, num_stages: int) -> tuple[int, ...] | None:
+        """Return the decoder layers by stage that the costs are of; None where nobody knows how many there are."""
+        if num_stages in self.splits:
+            return self.splits[num_stages]
+        return None if self.num_layers is None else even_layers(self.num_layers, num_stages)
 
     @staticmethod
     def _curve(by_count: Mapping[int, SmoothMaximum], whole: SmoothMaximum, num_stages: int) -> SmoothMaximum:

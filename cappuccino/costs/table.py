@@ -12,9 +12,15 @@ from cappuccino.files import read_text
 COUNTS = ("pp_size", "micro_bsz", "grad_acc_steps", "seqlen", "rank")
 MEASURED = ("peak_memory_mb", "time_per_step_s")
 REQUIRED = ("param_name", *COUNTS, *MEASURED, "status")
-OPTIONAL_TIMES = ("forward_time_s", "backward_time_s", "optimizer_time_s", "transfer_time_s")
-"""Per micro-batch on the slowest stage; per adapter and step; per micro-batch and link."""
-OPTIONAL_COUNTS = ("num_layers", "held_micro_batches")
+PARTS = tuple(f"{part}_{kind}_time_s" for part in ("layer", "first", "last") for kind in ("forward", "backward"))
+"""Per micro-batch: one decoder layer; what the first and the last stage take besides their layers."""
+OPTIONAL_TIMES = ("forward_time_s", "backward_time_s", "optimizer_time_s", "transfer_time_s", *PARTS)
+"""Per micro-batch on the slowest stage; per adapter and step; per micro-batch and link; then the parts."""
+LAYER_SHAPE = ("hidden_size", "intermediate_size", "query_size", "key_value_size")
+"""Widths of a decoder layer's modules, as `LayerShape` has them."""
+OPTIONAL_COUNTS = ("num_layers", "held_micro_batches", "num_adapters", *LAYER_SHAPE)
+LAYERS = "layers_per_stage"
+"""Decoder layers by stage, joined by +."""
 OK = "OK"
 
 
@@ -91,11 +97,29 @@ def read_cost_table(path: Path) -> CostTable:
         zero = frame.index[ran & (frame[column] == 0)]
         if len(zero):
             raise InputError(path, f"line {zero[0] + 2}, {column}", "0 is not allowed", "measure the row again")
+    if LAYERS in frame.columns:
+        _check_layers(path, frame)
+    if "target_modules" in frame.columns:
+        frame["target_modules"] = frame["target_modules"].str.split("+")
     frame["tokens"] = frame["micro_bsz"] * frame["seqlen"]
     frame["squares"] = frame["tokens"] * frame["seqlen"]
     if not ran.any():
         raise InputError(path, "status", "no row is OK", "profile at least a few points that fit")
     return CostTable(path, frame[ran].reset_index(drop=True), frame[~ran].reset_index(drop=True))
+
+
+def _check_layers(path: Path, frame: pd.DataFrame) -> None:
+    """Turn the layers by stage into tuples, which fit the numbers of stages and layers."""
+    splits = []
+    for line, text, stages in zip(frame.index, frame[LAYERS], frame["pp_size"], strict=True):
+        parts = text.split("+")
+        split = tuple(int(p) for p in parts if p.isdecimal() and int(p) > 0)
+        total = frame["num_layers"][line] if "num_layers" in frame.columns else sum(split)
+        if len(split) != len(parts) or len(split) != stages or sum(split) != total:
+            problem = f'"{text}" is no split of the layers over {stages} stages'
+            raise InputError(path, f"line {line + 2}, {LAYERS}", problem, "correct the row or profile it again")
+        splits.append(split)
+    frame[LAYERS] = splits
 
 
 def _numbers(path: Path, frame: pd.DataFrame, column: str, needed: pd.Series, least: float, whole: bool) -> pd.Series:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cappuccino.compiled import compiled
-from cappuccino.solvers.baselines.replica import BaselineReplica, micro_batch_shapes, ranks_of
+from cappuccino.solvers.baselines.replica import BaselineReplica, added_by_rank, micro_batch_shapes, ranks_of
 from cappuccino.solvers.baselines.samples import Samples
 from cappuccino.solvers.replica_problem import ReplicaProblem
 
@@ -47,6 +47,7 @@ def eager_turns(problem: ReplicaProblem, samples: Samples, own: np.ndarray) -> E
     count = int(number.max()) + 1
     tokens, squares = micro_batch_shapes(problem, samples.length, number, count)
     costs, stages, memory = problem.costs, problem.num_stages, problem.memory
+    more = added_by_rank(problem, samples, number, count)
     first = np.unique(number, return_index=True)[1]
     position, step = samples.position[first], samples.step[first]
     opens_step = np.concatenate([[False], (step[1:] != step[:-1]) & (position[1:] == position[:-1])])
@@ -57,8 +58,8 @@ def eager_turns(problem: ReplicaProblem, samples: Samples, own: np.ndarray) -> E
     entered, program, makespan = _run(
         stages,
         ends,
-        costs.forward_curve(stages)(tokens, squares),
-        costs.backward_curve(stages)(tokens, squares),
+        costs.forward_curve(stages)(tokens, squares, *more[:2]),
+        costs.backward_curve(stages)(tokens, squares, *more[2:]),
         np.ascontiguousarray(costs.transfer_time(tokens)),
         tokens,
         opens_step * costs.optimizer_s,

@@ -52,8 +52,9 @@ class BaselineReplica(ABC):
         """Forward, backward and transfer time by micro-batch, seconds, each of shape (M,)."""
         costs, stages = self.problem.costs, self.problem.num_stages
         tokens, squares = self.shapes
-        forward = costs.forward_curve(stages)(tokens, squares)
-        backward = costs.backward_curve(stages)(tokens, squares)
+        more = added_by_rank(self.problem, self.samples, self.rank, self.count)
+        forward = costs.forward_curve(stages)(tokens, squares, *more[:2])
+        backward = costs.backward_curve(stages)(tokens, squares, *more[2:])
         return forward, backward, np.ascontiguousarray(costs.transfer_time(tokens))
 
     @cached_property
@@ -121,3 +122,24 @@ def micro_batch_shapes(
     tokens = np.bincount(rank, weights=length, minlength=count)
     squares = np.bincount(rank, weights=length.astype(float) ** 2, minlength=count)
     return tokens.astype(np.int64), squares.astype(np.int64)
+
+
+def added_by_rank(problem: ReplicaProblem, samples: Samples, rank: np.ndarray, count: int) -> np.ndarray:
+    """Return what their adapters add to `count` micro-batches, seconds, shape (4, count), as `Added` has them."""
+    found, length = problem.adapter_costs, samples.length
+    if not found.differ:
+        return np.zeros((4, count))
+    if problem.instance.layout == "padded":
+        longest = np.zeros(count, np.int64)
+        np.maximum.at(longest, rank, length)
+        length = longest[rank]
+    adapters = len(problem.adapters)
+    place, member = np.divmod(np.unique(rank * adapters + samples.position), adapters)
+    result = np.empty((4, count))
+    for row, floor, work in (
+        (0, found.forward_floor, found.forward_work),
+        (2, found.backward_floor, found.backward_work),
+    ):
+        result[row] = np.bincount(place, weights=floor[member], minlength=count)
+        result[row + 1] = np.bincount(rank, weights=work[samples.position] * length, minlength=count)
+    return result

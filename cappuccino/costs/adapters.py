@@ -1,0 +1,62 @@
+"""How large a LoRA adapter is in a decoder layer: what its share of a micro-batch's time depends on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """Widths of the linear modules of a decoder layer (Llama's and those built like it)."""
+
+    hidden: int
+    intermediate: int
+    query: int
+    """Query heads times the width of a head."""
+    key_value: int
+    """Key (and value) heads times the width of a head."""
+
+    @property
+    def modules(self) -> dict[str, tuple[int, int]]:
+        """Input and output width of every linear module, by name."""
+        return {
+            "q_proj": (self.hidden, self.query),
+            "k_proj": (self.hidden, self.key_value),
+            "v_proj": (self.hidden, self.key_value),
+            "o_proj": (self.query, self.hidden),
+            "gate_proj": (self.hidden, self.intermediate),
+            "up_proj": (self.hidden, self.intermediate),
+            "down_proj": (self.intermediate, self.hidden),
+        }
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the layer's linear modules."""
+        return sum(i * o for i, o in self.modules.values())
+
+
+@dataclass(frozen=True)
+class AdapterSize:
+    """What an adapter has in one decoder layer."""
+
+    modules: float
+    """Linear modules with an adapter."""
+    widths: float
+    """Sum of their input and output widths."""
+    parameters: float
+    """Weights of the adapter."""
+
+    @classmethod
+    def of(cls, shape: LayerShape, rank: int, target_modules: Sequence[str] | Literal["all-linear"]) -> "AdapterSize":
+        """Return the size of an adapter; a module that the shape does not know counts as one of average widths.
+
+        Parameters
+        ----------
+        target_modules
+            As an instance names them: the last part of a dotted name counts.
+        """
+        known = {name: sum(widths) for name, widths in shape.modules.items()}
+        average = sum(known.values()) / len(known)
+        names = known if target_modules == "all-linear" else dict.fromkeys(n.rsplit(".", 1)[-1] for n in target_modules)
+        widths = sum(known.get(name, average) for name in names)
+        return cls(len(names), widths, rank * widths)
