@@ -1,15 +1,15 @@
 """Fitting the efficiency behind analytic tables to measured ones, and how far off the estimate then is.
 
-Few numbers are fitted, the same for every backbone and GPU: three of the times (share of the peak, element-wise traffic,
-floor of a layer) and three of the memory (bytes a logit, tensors kept at a stage's boundary, what no tensor accounts
-for), each set by least squares on the logarithm of predicted over measured; the usable share of the memory lies between
-the fullest row that ran and the emptiest that failed. All rows of a backbone err together, so a backbone counts as one
-observation however many rows it has, and the values stay near those of `COUNTED` where a table cannot tell them apart:
-one backbone alone cannot tell matrix products from element-wise kernels, since both grow with its tokens.
+Few numbers are fitted, the same for every backbone and GPU: three of the times (share of the peak, element-wise
+traffic, floor of a layer) and three of the memory (bytes a logit, tensors kept at a stage's boundary, what no tensor
+accounts for), each set by least squares on the logarithm of predicted over measured; the usable share of the memory
+lies between the fullest row that ran and the emptiest that failed. All rows of a backbone err together, so a backbone
+counts as one observation however many rows it has, and the values stay near those of `COUNTED` where a table cannot
+tell them apart: one backbone alone cannot tell matrix products from element-wise kernels, both grow with its tokens.
 
 The flush of a pipeline counts g - 1 slots. Measured ones are cheaper, but not by one factor: 0.37 slots a stage on
-Llama-2-7b, 0.84 on Qwen2.5-32B (`cappuccino.costs.fit.fit_slot`). A common factor, tried, changes the mean error by less
-than a point and predicts the backbone left out no better at worst, so there is none.
+Llama-2-7b, 0.84 on Qwen2.5-32B (`cappuccino.costs.fit.fit_slot`). A factor fitted to both lowers the mean error by less
+than a point and the backbone left out is then further off at worst, so there is none.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -65,16 +65,12 @@ class MeasuredRow:
 
     def predicted_seconds(self, efficiency: Efficiency) -> float:
         """Return the estimate of the step's time, seconds, flush included."""
-        slot = slot_time(
-            self.spec, self.gpu_spec, self.num_stages, self.tokens, self.seqlen, efficiency, self.dtype
-        )
+        slot = slot_time(self.spec, self.gpu_spec, self.num_stages, self.tokens, self.seqlen, efficiency, self.dtype)
         return (self.accumulated + self.num_stages - 1) * slot
 
     def predicted_memory_gib(self, efficiency: Efficiency) -> float:
         """Return the estimate of the peak memory, GiB."""
-        return peak_memory_gib(
-            self.spec, self.num_stages, self.tokens, self.held, self.rank, efficiency, self.dtype
-        )
+        return peak_memory_gib(self.spec, self.num_stages, self.tokens, self.held, self.rank, efficiency, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -149,7 +145,9 @@ def measured_rows(
     return [*ran, *_rows(table, table.failed, gpu, specs, ran=False)]
 
 
-def calibrate_roofline(rows: Sequence[MeasuredRow], prior: Efficiency = COUNTED) -> RooflineCalibration:
+def calibrate_roofline(
+    rows: Sequence[MeasuredRow], prior: Efficiency = COUNTED, factor_spread: float = FACTOR_SPREAD
+) -> RooflineCalibration:
     """Fit an efficiency to measured rows and state its errors.
 
     Parameters
@@ -158,13 +156,15 @@ def calibrate_roofline(rows: Sequence[MeasuredRow], prior: Efficiency = COUNTED)
         Of one or more tables; at least one that ran.
     prior
         Values to start from and to stay near.
+    factor_spread
+        How near: the factor by which a fitted value is expected to differ from its prior.
     """
-    efficiency = fit_efficiency(rows, prior)
+    efficiency = fit_efficiency(rows, prior, factor_spread)
     names = list(dict.fromkeys(r.backbone for r in rows if r.seconds is not None))
     fitted = {name: _ratios(efficiency, [r for r in rows if r.backbone == name]) for name in names}
     left_out = {}
     for name in names if len(names) > 1 else ():
-        others = fit_efficiency([r for r in rows if r.backbone != name], prior)
+        others = fit_efficiency([r for r in rows if r.backbone != name], prior, factor_spread)
         left_out[name] = _ratios(others, [r for r in rows if r.backbone == name])
     return RooflineCalibration(
         efficiency=efficiency,
@@ -180,14 +180,16 @@ def accuracy(efficiency: Efficiency, rows: Sequence[MeasuredRow]) -> Accuracy:
     return _accuracy([_ratios(efficiency, rows)])
 
 
-def fit_efficiency(rows: Sequence[MeasuredRow], prior: Efficiency = COUNTED) -> Efficiency:
-    """Return the efficiency that fits measured rows best while near `prior`."""
+def fit_efficiency(
+    rows: Sequence[MeasuredRow], prior: Efficiency = COUNTED, factor_spread: float = FACTOR_SPREAD
+) -> Efficiency:
+    """Return the efficiency that fits measured rows best while near `prior`, as `calibrate_roofline` takes them."""
     by_backbone: dict[str, list[MeasuredRow]] = {}
     for row in rows:
         if row.seconds is not None:
             by_backbone.setdefault(row.backbone, []).append(row)
     groups = list(by_backbone.values())
-    spread = np.log(FACTOR_SPREAD)
+    spread = np.log(factor_spread)
     start = np.log([getattr(prior, name) for name in TIME_FIELDS])
 
     def with_times(logarithms: np.ndarray) -> Efficiency:

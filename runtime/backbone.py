@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from cappuccino.errors import InputError
 from cappuccino.files import read_json
 from cappuccino.runtime.attention import NAME, Packing
+from cappuccino.runtime.backbone_config import is_configuration
 
 _EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
@@ -28,7 +29,7 @@ class BackbonePart(nn.Module):
     Parameters
     ----------
     path
-        Folder of a Hugging Face checkpoint in safetensors files.
+        Folder of a Hugging Face checkpoint in safetensors files, or a `config.json` alone: weights are random then.
     layers
         Indices of the decoder layers to hold.
     device
@@ -50,7 +51,8 @@ class BackbonePart(nn.Module):
         self.is_last = layers.stop == config.num_hidden_layers
         model = meta_model(config, dtype)
         _drop_foreign(model, layers, self.is_first, self.is_last)
-        model.load_state_dict(_read_tensors(path, model, device, dtype), strict=True, assign=True)
+        read = _random_tensors(model, device) if is_configuration(path) else _read_tensors(path, model, device, dtype)
+        model.load_state_dict(read, strict=True, assign=True)
         model.model.rotary_emb = type(model.model.rotary_emb)(config=config).to(device)
         model.requires_grad_(False)
         self.model = model
@@ -100,6 +102,18 @@ def _drop_foreign(model: PreTrainedModel, layers: range, is_first: bool, is_last
     else:
         model.model.norm = nn.Identity()
         model.lm_head = nn.Identity()
+
+
+def _random_tensors(model: PreTrainedModel, device: torch.device) -> dict[str, torch.Tensor]:
+    """Return weights that keep activations of a size that training has: what is measured is time and memory."""
+    generator = torch.Generator(device).manual_seed(0)
+    spread = getattr(model.config, "initializer_range", 0.02)
+    tensors = {}
+    for name, value in model.state_dict().items():
+        tensor = torch.empty(value.shape, dtype=value.dtype, device=device)
+        is_norm = value.dim() == 1 and name.endswith("norm.weight")
+        tensors[name] = tensor.fill_(1.0) if is_norm else tensor.normal_(0.0, spread, generator=generator)
+    return tensors
 
 
 def _read_tensors(

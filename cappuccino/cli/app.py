@@ -13,6 +13,7 @@ from cappuccino.cli import (
     fit_commands,
     pareto_commands,
     plan_commands,
+    profile_commands,
     run_commands,
     seed_commands,
     simulate_commands,
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 for commands in (
     run_commands,
+    profile_commands,
     plan_commands,
     compare_commands,
     pareto_commands,

@@ -43,6 +43,11 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def note(message: str) -> None:
+    """Print what is going on, on stderr."""
+    print(message, file=sys.stderr)
+
+
 def warn(message: str) -> None:
     """Print a warning on stderr."""
     print(f"warning: {message}", file=sys.stderr)

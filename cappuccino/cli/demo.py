@@ -33,7 +33,8 @@ def run_demo(output: Path, time_limit_s: float) -> dict[str, Any]:
         tiny_instance,
     )
     from cappuccino.runtime.launch import run_plan  # noqa: PLC0415
-    from cappuccino.runtime.profiler import ProfileGrid, profile_backbone  # noqa: PLC0415
+    from cappuccino.runtime.profile_grid import ProfileGrid  # noqa: PLC0415
+    from cappuccino.runtime.profiler import profile_backbone  # noqa: PLC0415
     from cappuccino.runtime.tiny import build_text_datasets, build_tiny_backbone  # noqa: PLC0415
     from cappuccino.solvers.planning import PlanOptions, Progress, make_plan  # noqa: PLC0415
 

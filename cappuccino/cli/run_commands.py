@@ -1,4 +1,4 @@
-"""demo, profile, lengths, run: the commands that load torch."""
+"""demo, lengths, run: commands that load torch."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,17 +9,16 @@ from cappuccino.cli import console
 from cappuccino.cli.console import JsonFlag
 from cappuccino.cli.plan_commands import InstanceOption, PlanArgument
 
-BackboneOption = Annotated[Path, typer.Option("--backbone", help="Folder of the Hugging Face backbone.")]
+BackboneOption = Annotated[
+    str, typer.Option("--backbone", help="Folder of the Hugging Face backbone, or its name on the hub.")
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="float32, float64, bfloat16 or float16.")]
-
-FEWEST_ROWS_TO_CROSS_VALIDATE = 8
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(demo)
-    app.command()(profile)
     app.command()(lengths)
     app.command()(run)
 
@@ -39,54 +38,6 @@ def demo(
         console.print_json(report)
     else:
         print_report(report)
-
-
-def profile(
-    backbone: BackboneOption,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="TABLE", help="Where the cost table is written.")],
-    name: Annotated[str | None, typer.Option(help="Name of the backbone in the table; default: the folder's.")] = None,
-    gpu: Annotated[str, typer.Option(help="Name of this machine's GPU type in the table.")] = "cpu",
-    num_stages: Annotated[str, typer.Option(help="Stage counts to profile, comma-separated.")] = "1,2",
-    tokens: Annotated[str, typer.Option(help="Micro-batch sizes in tokens, comma-separated.")] = "64,128,256,512,1024",
-    sequence_lengths: Annotated[str, typer.Option(help="Sample lengths in tokens, comma-separated.")] = "32,128,512",
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "float32",
-    json: JsonFlag = False,
-) -> None:
-    """Measure a backbone on this machine and write its cost table."""
-    from cappuccino.costs import read_cost_table  # noqa: PLC0415
-    from cappuccino.costs.validation import validate  # noqa: PLC0415
-    from cappuccino.runtime.profiler import ProfileGrid, profile_backbone  # noqa: PLC0415
-
-    console.require_folder_of(output)
-    grid = ProfileGrid(
-        num_stages=tuple(console.integers("--num-stages", num_stages, least=1)),
-        tokens=tuple(console.integers("--tokens", tokens, least=1)),
-        sequence_lengths=tuple(console.integers("--sequence-lengths", sequence_lengths, least=1)),
-    )
-    called = name or backbone.resolve().name
-    with console.progress_bar("profiling") as show:
-        table = profile_backbone(
-            backbone,
-            output,
-            name=called,
-            gpu=gpu,
-            grid=grid,
-            device=device,
-            dtype=dtype,
-            on_progress=show,
-        )
-    # with fewer rows, what is left after one is taken out is too little to fit
-    enough = len(table) >= FEWEST_ROWS_TO_CROSS_VALIDATE
-    errors = validate(read_cost_table(output), called, gpu).folds if enough else None
-    if json:
-        found = None if errors is None else {"time_mape_cv": errors.time, "memory_mape_cv": errors.memory}
-        console.print_json({"table": str(output), "rows": len(table), "errors": found})
-        return
-    print(f"{len(table)} rows in {output}")
-    if errors is not None and errors.time is not None and errors.memory is not None:
-        off = f"{100 * errors.time:.1f}% in time and {100 * errors.memory:.1f}% in memory"
-        print(f"fitted costs are off by {off} on rows left out")
 
 
 def lengths(
@@ -146,6 +97,7 @@ def run(
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415
     from cappuccino.plan import Plan  # noqa: PLC0415
+    from cappuccino.runtime.hub import find_backbone  # noqa: PLC0415
     from cappuccino.runtime.launch import run_plan  # noqa: PLC0415
 
     loaded, stated = Instance.load(instance), Plan.load(plan)
@@ -154,7 +106,7 @@ def run(
         result = run_plan(
             stated,
             loaded,
-            backbone,
+            find_backbone(backbone),
             data,
             output,
             device=device,

@@ -1,0 +1,132 @@
+"""Predicted against measured time: profile a backbone, plan workloads that the table has not seen, run them.
+
+    python benchmarks/predictions.py --backbone DIR -o FOLDER
+
+What is in FOLDER already is used again, so a table measured once serves several calls. Every run is compared with the
+simulation of its plan; the difference is split by cause, as `cappuccino simulate --against` does.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from cappuccino.checker import check
+from cappuccino.comparison import compare_with_trace
+from cappuccino.costs import fit_instance_costs
+from cappuccino.instance import Instance
+from cappuccino.plan import Plan
+from cappuccino.runtime.backbone_config import read_backbone_shape
+from cappuccino.runtime.launch import run_plan
+from cappuccino.runtime.profile_grid import ProfileGrid
+from cappuccino.runtime.profiler import profile_backbone
+from cappuccino.runtime.tiny import build_tiny_backbone
+from cappuccino.solvers.planning import PlanOptions, make_plan
+from cappuccino.timeline import read_trace
+
+GPU, MAX_LENGTH = "cpu", 512
+CAUSES = ("compute_s", "optimizer_s", "transfer_s", "waiting_s")
+WORKLOADS = {
+    "small": [  # median length, deviation of its logarithm, global batch, steps, rank, targets, clipped
+        (60, 0.5, 8, 4, 8, ["q_proj", "v_proj"], None),
+        (90, 0.4, 8, 4, 16, ["q_proj", "k_proj", "v_proj", "o_proj"], None),
+        (140, 0.6, 4, 4, 32, "all-linear", None),
+        (45, 0.3, 16, 3, 16, "all-linear", 1.0),
+    ],
+    "long": [
+        (260, 0.4, 4, 3, 16, ["q_proj", "k_proj", "v_proj", "o_proj"], None),
+        (180, 0.5, 4, 4, 64, ["q_proj", "v_proj"], 1.0),
+        (40, 0.7, 12, 4, 8, "all-linear", None),
+    ],
+}
+
+
+def write_workload(name: str, folder: Path, backbone: Path, table: Path, stages: int) -> Instance:
+    """Write instance and data of a workload: lengths drawn once and for all, random tokens."""
+    rng = np.random.default_rng(sum(map(ord, name)))
+    vocab = read_backbone_shape(backbone).vocab_size
+    datasets, adapters = {}, []
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    for i, (middle, spread, batch, steps, rank, targets, clip) in enumerate(WORKLOADS[name]):
+        lengths = np.clip(np.exp(rng.normal(np.log(middle), spread, batch * steps)), 8, MAX_LENGTH).astype(int).tolist()
+        rows = [json.dumps({"input_ids": rng.integers(0, vocab, n).tolist()}) for n in lengths]
+        (folder / "data" / f"d{i}.jsonl").write_text("\n".join(rows) + "\n")
+        datasets[f"d{i}"] = {"lengths": lengths}
+        adapters.append(
+            {
+                "name": f"a{i}",
+                "dataset": f"d{i}",
+                "global_batch_size": batch,
+                "num_steps": steps,
+                "rank": rank,
+                "target_modules": targets,
+                "max_grad_norm": clip,
+            }
+        )
+    content = {
+        "format": "cappuccino.instance/1",
+        "name": name,
+        "backbone": "profiled",
+        "cost_table": str(table.resolve()),
+        "gpu_pools": [{"gpu": GPU, "count": stages, "memory_gib": 8.0}],
+        "max_sequence_length": MAX_LENGTH,
+        "datasets": datasets,
+        "adapters": adapters,
+    }
+    (folder / "instance.json").write_text(json.dumps(content))
+    return Instance.load(folder / "instance.json")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print one line a run and the medians."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", type=Path, help="folder of the backbone; by default a tiny one is made")
+    parser.add_argument("-o", "--output", type=Path, default=Path("predictions-out"))
+    parser.add_argument("--stages", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--time-limit", type=float, default=15.0, help="seconds for each plan")
+    parser.add_argument("--workload", choices=list(WORKLOADS), action="append", help="by default all")
+    options = parser.parse_args(arguments)
+    out: Path = options.output
+    out.mkdir(parents=True, exist_ok=True)
+    backbone, table = options.backbone or out / "backbone", out / "table.csv"
+    if not backbone.exists():
+        build_tiny_backbone(backbone)
+    if not table.exists():
+        grid = ProfileGrid(num_stages=(options.stages,))
+        profile_backbone(backbone, table, name="profiled", gpu=GPU, grid=grid)
+    for name in options.workload or WORKLOADS:
+        folder = out / name
+        instance = write_workload(name, folder, backbone, table, options.stages)
+        costs = fit_instance_costs(instance)
+        if (folder / "plan.json").exists() and check(Plan.load(folder / "plan.json"), instance, costs).valid:
+            plan = Plan.load(folder / "plan.json")
+        else:
+            limits = PlanOptions(time_limit_s=options.time_limit, num_stages=options.stages, gap=0.01)
+            plan = make_plan(instance, limits, costs)
+            check(plan, instance, costs).raise_if_invalid("plan")
+            plan.save(folder / "plan.json")
+        ratios, causes = [], []
+        for k in range(options.runs):
+            result = run_plan(plan, instance, backbone, folder / "data", folder / "out")
+            timelines, _, digest = read_trace(result.trace)
+            compared = compare_with_trace(plan, instance, costs, timelines, digest, result.trace)
+            longest = max(compared, key=lambda c: c.measured.makespan)
+            ratios.append(longest.difference)
+            predicted = longest.predicted.makespan
+            causes.append([getattr(longest.causes, cause) / predicted for cause in CAUSES])
+            parts = ", ".join(f"{c[:-2]} {100 * x:+.1f}%" for c, x in zip(CAUSES, causes[-1], strict=True))
+            measured = longest.measured.makespan
+            print(
+                f"{name} {k}: predicted {predicted:.2f} s, measured {measured:.2f} s, {100 * ratios[-1]:+.1f}% ({parts})"
+            )
+        middle = ", ".join(f"{c[:-2]} {100 * median(x):+.1f}%" for c, x in zip(CAUSES, zip(*causes), strict=True))
+        print(f"{name}: median {100 * median(ratios):+.1f}% of {options.runs} runs ({middle})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

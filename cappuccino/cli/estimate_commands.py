@@ -1,0 +1,151 @@
+"""estimate: a cost table from specifications, for a backbone or a GPU that nobody has profiled."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cappuccino.cli import console
+from cappuccino.cli.console import JsonFlag
+from cappuccino.errors import InputError
+
+if TYPE_CHECKING:
+    from cappuccino.catalogue import BackboneSpec, GpuSpec
+    from cappuccino.roofline import Efficiency
+
+STAGE_COUNTS = (1, 2, 4, 8)
+"""Estimated unless told otherwise, as far as the backbone has layers."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(estimate)
+
+
+def estimate(
+    backbone: Annotated[
+        str, typer.Option(metavar="NAME|PATH", help="Catalogued name, or a Hugging Face folder or config.json.")
+    ],
+    gpu: Annotated[str, typer.Option(metavar="GPU", help="Catalogued GPU type.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="TABLE", help="Where the table goes (CSV).")],
+    num_stages: Annotated[
+        str | None, typer.Option(metavar="G,...", help="Pipeline stages; by default 1,2,4,8 as layers allow.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Type of computation: bfloat16, float16, float32, tf32.")] = "bfloat16",
+    name: Annotated[
+        str | None, typer.Option(help="Backbone's name in the table; by default the catalogue's or the folder's.")
+    ] = None,
+    calibrate: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="TABLE", help="Measured table to calibrate on instead; repeatable."),
+    ] = None,
+    calibrate_gpu: Annotated[
+        str | None, typer.Option(metavar="GPU", help="GPU of calibration tables without a column `gpu`.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Estimate a cost table from the specifications of a backbone and a GPU: nothing runs, and the error is stated."""
+    from cappuccino.catalogue import BACKBONES, DTYPES, GPUS  # noqa: PLC0415
+    from cappuccino.files import write_atomically  # noqa: PLC0415
+    from cappuccino.roofline import analytic_table  # noqa: PLC0415
+
+    console.require_folder_of(output)
+    for option, value, known in (
+        ("--gpu", gpu, list(GPUS)),
+        ("--calibrate-gpu", calibrate_gpu, list(GPUS)),
+        ("--dtype", dtype, list(DTYPES)),
+    ):
+        if value is not None and value not in known:
+            raise InputError(option, "", f'"{value}" is not known', f"use one of {', '.join(known)}")
+    label, spec = _backbone(backbone, name)
+    counts = _stage_counts(num_stages, label, spec)
+    efficiency, errors, measured = _calibrated(calibrate or [], calibrate_gpu, {**BACKBONES, label: spec})
+    table = analytic_table(label, gpu, spec, GPUS[gpu], counts, efficiency=efficiency, dtype=dtype).assign(dtype=dtype)
+    fitting = {g: int((table.loc[table["pp_size"] == g, "status"] == "OK").sum()) for g in counts}
+    if not any(fitting.values()):
+        stages = ",".join(map(str, counts))
+        problem = f"{stages}: nothing of {label}, {spec.parameters / 1e9:.3g} billion parameters, fits a {gpu}"
+        raise InputError("--num-stages", "", problem, "give more stages or a larger GPU")
+    write_atomically(output, table.to_csv(index=False, lineterminator="\n"))
+    if GPUS[gpu] not in measured:
+        console.warn(f"no measured table is of a {gpu}: its error may be larger than stated")
+    if json:
+        figures: dict[str, Any] = {
+            "backbone": label,
+            "gpu": gpu,
+            "dtype": dtype,
+            "parameters": spec.parameters,
+            "source": "analytic",
+        }
+        figures |= {"rows": len(table), "rows_that_fit": {str(g): n for g, n in fitting.items()}}
+        console.print_json({"table": str(output), **figures, "efficiency": asdict(efficiency), "errors": errors})
+        return
+    where = "the calibration tables" if calibrate else "the measured tables"
+    print(f"analytic: {_off('step times are', errors['time'], errors['time_left_out'], where)}")
+    print(f"analytic: {_off('peak memory is', errors['memory'], errors['memory_left_out'], where)}")
+    print(f"{label} on {gpu}, {dtype}: {spec.parameters / 1e9:.3g} billion parameters, {spec.num_layers} layers")
+    for g, count in fitting.items():
+        print(f"  {g} stage{'s' if g > 1 else ''}: {count} of {len(table) // len(counts)} rows fit")
+    print(f"table {output}")
+
+
+def _backbone(text: str, name: str | None) -> "tuple[str, BackboneSpec]":
+    from cappuccino.catalogue import BACKBONES, read_backbone_spec  # noqa: PLC0415
+
+    if name is not None and not name.strip():
+        raise InputError("--name", "", f'"{name}" is no name', "give the name that instances use")
+    if text in BACKBONES:
+        return name or text, BACKBONES[text]
+    path = Path(text)
+    if not path.exists():
+        remedy = f"give a folder or a config.json, or one of {', '.join(BACKBONES)}"
+        raise InputError("--backbone", "", f'"{text}" is neither catalogued nor a file', remedy)
+    spec = read_backbone_spec(path)
+    folder = path if path.is_dir() else path.parent
+    return name or folder.resolve().name, spec
+
+
+def _stage_counts(text: str | None, label: str, spec: "BackboneSpec") -> list[int]:
+    if text is None:
+        return [g for g in STAGE_COUNTS if g <= spec.num_layers]
+    counts = list(dict.fromkeys(console.integers("--num-stages", text, least=1)))
+    if max(counts) > spec.num_layers:
+        problem = f"{max(counts)} is more than the {spec.num_layers} layers of {label}"
+        raise InputError("--num-stages", "", problem, "give fewer stages")
+    return counts
+
+
+def _calibrated(
+    tables: list[Path], gpu: str | None, specs: "dict[str, BackboneSpec]"
+) -> "tuple[Efficiency, dict[str, float | None], set[GpuSpec]]":
+    from cappuccino import roofline  # noqa: PLC0415
+    from cappuccino.catalogue import GPUS  # noqa: PLC0415
+
+    if not tables:
+        errors: dict[str, float | None] = {
+            "time": roofline.STATED_TIME_ERROR,
+            "time_left_out": roofline.STATED_TIME_ERROR_LEFT_OUT,
+            "memory": roofline.STATED_MEMORY_ERROR,
+            "memory_left_out": roofline.STATED_MEMORY_ERROR_LEFT_OUT,
+        }
+        return roofline.CALIBRATED, errors, {GPUS[roofline.MEASURED_GPU]}
+
+    from cappuccino.costs import read_cost_table  # noqa: PLC0415
+    from cappuccino.roofline_calibration import calibrate_roofline, measured_rows  # noqa: PLC0415
+
+    rows = [row for table in tables for row in measured_rows(read_cost_table(table), gpu, specs)]
+    found = calibrate_roofline(rows)
+    left_out = found.left_out
+    errors = {
+        "time": found.fitted.time.mape,
+        "time_left_out": left_out.time.mape if left_out else None,
+        "memory": found.fitted.memory.mape,
+        "memory_left_out": left_out.memory.mape if left_out else None,
+    }
+    return found.efficiency, errors, {row.gpu_spec for row in rows}
+
+
+def _off(what: str, error: float | None, left_out: float | None, where: str) -> str:
+    mean, unseen = (("unknown" if e is None else f"{100 * e:.1f}%") for e in (error, left_out))
+    return f"{what} off by {mean} in the mean on {where} ({unseen} on a backbone left out)"

@@ -1,0 +1,33 @@
+"""Backbones by name: from the Hugging Face hub, or this machine's copy of it."""
+
+import re
+from pathlib import Path
+
+from cappuccino.errors import InputError
+
+_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
+
+
+def find_backbone(name: str) -> Path:
+    """Return the folder of a backbone, downloading it where `name` is no path but looks like ORGANISATION/MODEL.
+
+    Raises
+    ------
+    InputError
+        When there is neither such a path nor such a model.
+    """
+    path = Path(name)
+    if path.exists() or not _NAME.fullmatch(name):
+        return path  # what is wrong with a path is said by whoever reads it
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        problem = f"is no folder, and the hub does not give it ({reason})"
+        raise InputError(
+            "--backbone", name, problem, "name a folder, or a model of the hub that you may read"
+        ) from error
