@@ -119,11 +119,10 @@ def main(arguments: list[str] | None = None) -> int:
             predicted = longest.predicted.makespan
             causes.append([getattr(longest.causes, cause) / predicted for cause in CAUSES])
             parts = ", ".join(f"{c[:-2]} {100 * x:+.1f}%" for c, x in zip(CAUSES, causes[-1], strict=True))
-            measured = longest.measured.makespan
-            print(
-                f"{name} {k}: predicted {predicted:.2f} s, measured {measured:.2f} s, {100 * ratios[-1]:+.1f}% ({parts})"
-            )
-        middle = ", ".join(f"{c[:-2]} {100 * median(x):+.1f}%" for c, x in zip(CAUSES, zip(*causes), strict=True))
+            both = f"predicted {predicted:.2f} s, measured {longest.measured.makespan:.2f} s"
+            print(f"{name} {k}: {both}, {100 * ratios[-1]:+.1f}% ({parts})", flush=True)
+        by_cause = zip(CAUSES, zip(*causes, strict=True), strict=True)
+        middle = ", ".join(f"{c[:-2]} {100 * median(x):+.1f}%" for c, x in by_cause)
         print(f"{name}: median {100 * median(ratios):+.1f}% of {options.runs} runs ({middle})")
     return 0
 

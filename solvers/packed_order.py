@@ -24,8 +24,8 @@ class Window(NamedTuple):
     waits_s: np.ndarray
     """Optimizer time before the step's first F, shape (K,)."""
     added: np.ndarray
-    """What the adapter of a step adds to its micro-batches (floors) and each of its tokens (works), seconds, in the order
-    of `Added`, shape (K, 4)."""
+    """What a step's adapter adds to its micro-batches (floors) and each of its tokens (works), seconds, in the order of
+    `Added`, shape (K, 4)."""
 
 
 class PackedOrder(NamedTuple):

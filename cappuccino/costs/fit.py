@@ -22,6 +22,7 @@ _FEWEST_ROWS = 4
 _POWER_BOUNDS = (1.0, 16.0)
 _FEWEST_ADAPTER_KINDS = 3
 """Sizes and numbers of adapters without which a table does not tell what adapters add."""
+ADAPTER_COLUMNS = ("modules", "widths", "parameters")
 ADAPTER_RATES = ("per_module_s", "per_width_s", "per_parameter_s")
 _LEAST_S = 1e-9
 _BUBBLE_BOUNDS = (0.05, 3.0)
@@ -53,8 +54,8 @@ def fit_costs(
 
     A row's `time_per_step_s` is about `(grad_acc_steps + pp_size - 1)` slots of one micro-batch (forward and backward)
     on a stage, flush included (`fit_slot`). Where the table has `forward_time_s` and `backward_time_s`, these are
-    fitted instead, for every stage count by itself; where it has the times of a decoder layer and of what first and last
-    stage have besides, those of stage counts that nobody measured are put together from them (`StageParts`).
+    fitted instead, for every stage count by itself; where it has the times of a decoder layer and of what first and
+    last stage have besides, stages of a count that nobody measured are put together from them (`StageParts`).
 
     Raises
     ------
@@ -159,7 +160,7 @@ def _adapter_columns(rows: pd.DataFrame) -> dict[str, list[float]]:
         sizes.append(AdapterSize.of(shape, int(rank), "all-linear" if names == ["all-linear"] else names))
     if len(set(zip(sizes, rows["num_adapters"], strict=True))) < _FEWEST_ADAPTER_KINDS:
         return {}
-    columns = {name: [getattr(size, name) for size in sizes] for name in ("modules", "widths", "parameters")}
+    columns = {name: [getattr(size, name) for size in sizes] for name in ADAPTER_COLUMNS}
     columns["modules"] = [m * k for m, k in zip(columns["modules"], rows["num_adapters"], strict=True)]
     return columns
 
@@ -173,18 +174,17 @@ def parts_of(rows: pd.DataFrame) -> StageParts:
         With the columns `PARTS`. The deepest pipelines among them count: their stages ran side by side.
     """
     rows = rows[rows["pp_size"] == rows["pp_size"].max()]
-    alike = rows
-    if "modules" in rows:  # embedding and head know no adapters
-        rest = rows.drop(columns=["modules", "widths", "parameters"])
-        alike = rest
-    layer, first, last = (
-        tuple(
-            fit_smooth_maximum(rows if part == "layer" else alike, rows[f"{part}_{kind}_time_s"].clip(lower=_LEAST_S))
-            for kind in ("forward", "backward")
-        )
-        for part in ("layer", "first", "last")
+    alike = rows.drop(columns=[name for name in ADAPTER_COLUMNS if name in rows])  # head and embedding know no adapters
+
+    def curve(rows: pd.DataFrame, *parts: str) -> SmoothMaximum:
+        seconds = sum((rows[f"{part}_time_s"] for part in parts), pd.Series(0.0, rows.index))
+        return fit_smooth_maximum(rows, seconds.clip(lower=_LEAST_S))
+
+    return StageParts(
+        layer=(curve(rows, "layer_forward"), curve(rows, "layer_backward")),
+        last=(curve(alike, "head_forward", "loss_forward"), curve(alike, "head_backward", "loss_backward")),
+        input_forward=curve(alike, "input_forward"),
     )
-    return StageParts(layer, first, last)  # type: ignore[arg-type]
 
 
 def compose_stages(
@@ -243,7 +243,7 @@ def fit_smooth_maximum(rows: pd.DataFrame, seconds: pd.Series) -> SmoothMaximum:
 def _fit_with_adapters(rows: pd.DataFrame, seconds: pd.Series) -> SmoothMaximum:
     """Fit all coefficients together, those of the adapters not negative."""
     tokens, squares = rows["tokens"].to_numpy(float), rows["squares"].to_numpy(float)
-    modules, widths, parameters = (rows[name].to_numpy(float) for name in ("modules", "widths", "parameters"))
+    modules, widths, parameters = (rows[name].to_numpy(float) for name in ADAPTER_COLUMNS)
     times = seconds.to_numpy(float)
     plain = fit_smooth_maximum(rows[["tokens", "squares"]], seconds)
     # in units of what the whole curve has per module, width and parameter, so that all coefficients are about one

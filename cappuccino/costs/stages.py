@@ -14,19 +14,15 @@ class StageParts:
 
     layer: tuple[SmoothMaximum, SmoothMaximum]
     """One decoder layer, adapters included."""
-    first: tuple[SmoothMaximum, SmoothMaximum]
-    """What the first stage has besides its layers: the embedding."""
     last: tuple[SmoothMaximum, SmoothMaximum]
     """What the last stage has besides its layers: head and loss."""
+    input_forward: SmoothMaximum
+    """Laying out the micro-batch, with the embedding; every stage is charged for it."""
 
     def balanced(self, num_layers: int, num_stages: int, tokens: float, squares: float) -> tuple[int, ...]:
         """Return the decoder layers by stage with which the slowest stage takes least for a micro-batch."""
-        layer, first, last = (
-            sum(float(c(tokens, squares)) for c in part) for part in (self.layer, self.first, self.last)
-        )
-        fixed = [0.0] * num_stages
-        fixed[0] += first
-        fixed[-1] += last
+        layer, last = (sum(float(curve(tokens, squares)) for curve in part) for part in (self.layer, self.last))
+        fixed = [0.0] * (num_stages - 1) + [last]
         return balanced_layers(num_layers, layer, fixed)
 
     def slowest(self, layers: Sequence[int], tokens: np.ndarray, squares: np.ndarray) -> tuple[Floats, Floats]:
@@ -34,8 +30,8 @@ class StageParts:
         times = np.empty((2, len(layers), len(tokens)))
         for kind in range(2):
             times[kind] = np.outer(layers, self.layer[kind](tokens, squares))
-            times[kind, 0] += self.first[kind](tokens, squares)
             times[kind, -1] += self.last[kind](tokens, squares)
+        times[0] += self.input_forward(tokens, squares)
         stage, each = times.sum(axis=0).argmax(axis=0), np.arange(len(tokens))
         return times[0, stage, each], times[1, stage, each]
 

@@ -12,8 +12,11 @@ from cappuccino.files import read_text
 COUNTS = ("pp_size", "micro_bsz", "grad_acc_steps", "seqlen", "rank")
 MEASURED = ("peak_memory_mb", "time_per_step_s")
 REQUIRED = ("param_name", *COUNTS, *MEASURED, "status")
-PARTS = tuple(f"{part}_{kind}_time_s" for part in ("layer", "first", "last") for kind in ("forward", "backward"))
-"""Per micro-batch: one decoder layer; what the first and the last stage take besides their layers."""
+PARTS = (
+    "input_forward_time_s",
+    *(f"{part}_{kind}_time_s" for part in ("layer", "head", "loss") for kind in ("forward", "backward")),
+)
+"""Per micro-batch: laying it out, with the embedding; one decoder layer; what the last stage does besides."""
 OPTIONAL_TIMES = ("forward_time_s", "backward_time_s", "optimizer_time_s", "transfer_time_s", *PARTS)
 """Per micro-batch on the slowest stage; per adapter and step; per micro-batch and link; then the parts."""
 LAYER_SHAPE = ("hidden_size", "intermediate_size", "query_size", "key_value_size")
