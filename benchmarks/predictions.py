@@ -31,26 +31,27 @@ GPU, MAX_LENGTH = "cpu", 512
 CAUSES = ("compute_s", "optimizer_s", "transfer_s", "waiting_s")
 WORKLOADS = {
     "small": [  # median length, deviation of its logarithm, global batch, steps, rank, targets, clipped
-        (60, 0.5, 8, 4, 8, ["q_proj", "v_proj"], None),
-        (90, 0.4, 8, 4, 16, ["q_proj", "k_proj", "v_proj", "o_proj"], None),
-        (140, 0.6, 4, 4, 32, "all-linear", None),
-        (45, 0.3, 16, 3, 16, "all-linear", 1.0),
+        (60, 0.5, 8, 12, 8, ["q_proj", "v_proj"], None),
+        (90, 0.4, 8, 12, 16, ["q_proj", "k_proj", "v_proj", "o_proj"], None),
+        (140, 0.6, 4, 12, 32, "all-linear", None),
+        (45, 0.3, 16, 9, 16, "all-linear", 1.0),
     ],
     "long": [
-        (260, 0.4, 4, 3, 16, ["q_proj", "k_proj", "v_proj", "o_proj"], None),
-        (180, 0.5, 4, 4, 64, ["q_proj", "v_proj"], 1.0),
-        (40, 0.7, 12, 4, 8, "all-linear", None),
+        (260, 0.4, 4, 12, 16, ["q_proj", "k_proj", "v_proj", "o_proj"], None),
+        (180, 0.5, 4, 14, 64, ["q_proj", "v_proj"], 1.0),
+        (40, 0.7, 12, 14, 8, "all-linear", None),
     ],
 }
 
 
-def write_workload(name: str, folder: Path, backbone: Path, table: Path, stages: int) -> Instance:
+def write_workload(name: str, folder: Path, backbone: Path, table: Path, stages: int, scale: float) -> Instance:
     """Write instance and data of a workload: lengths drawn once and for all, random tokens."""
     rng = np.random.default_rng(sum(map(ord, name)))
     vocab = read_backbone_shape(backbone).vocab_size
     datasets, adapters = {}, []
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    for i, (middle, spread, batch, steps, rank, targets, clip) in enumerate(WORKLOADS[name]):
+    for i, (middle, spread, batch, full, rank, targets, clip) in enumerate(WORKLOADS[name]):
+        steps = max(1, round(full * scale))
         lengths = np.clip(np.exp(rng.normal(np.log(middle), spread, batch * steps)), 8, MAX_LENGTH).astype(int).tolist()
         rows = [json.dumps({"input_ids": rng.integers(0, vocab, n).tolist()}) for n in lengths]
         (folder / "data" / f"d{i}.jsonl").write_text("\n".join(rows) + "\n")
@@ -87,6 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, default=Path("predictions-out"))
     parser.add_argument("--stages", type=int, default=2)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on the optimizer steps")
+    parser.add_argument("--tokens", default="64,128,256,512,1024", help="of the profile's micro-batches")
     parser.add_argument("--time-limit", type=float, default=15.0, help="seconds for each plan")
     parser.add_argument("--workload", choices=list(WORKLOADS), action="append", help="by default all")
     options = parser.parse_args(arguments)
@@ -96,11 +99,11 @@ def main(arguments: list[str] | None = None) -> int:
     if not backbone.exists():
         build_tiny_backbone(backbone)
     if not table.exists():
-        grid = ProfileGrid(num_stages=(options.stages,))
+        grid = ProfileGrid(num_stages=(options.stages,), tokens=tuple(int(t) for t in options.tokens.split(",")))
         profile_backbone(backbone, table, name="profiled", gpu=GPU, grid=grid)
     for name in options.workload or WORKLOADS:
         folder = out / name
-        instance = write_workload(name, folder, backbone, table, options.stages)
+        instance = write_workload(name, folder, backbone, table, options.stages, options.scale)
         costs = fit_instance_costs(instance)
         if (folder / "plan.json").exists() and check(Plan.load(folder / "plan.json"), instance, costs).valid:
             plan = Plan.load(folder / "plan.json")

@@ -64,8 +64,6 @@ class Executor:
         Where the stage runs.
     peak_memory_gib
         Tells the highest memory use of the process so far.
-    meter
-        Measures the parts of every operation; the operations that it weighs besides are those of first steps.
     """
 
     def __init__(
@@ -79,7 +77,6 @@ class Executor:
         index: int,
         device: torch.device,
         peak_memory_gib: Callable[[], float],
-        meter: PartMeter | None = None,
     ) -> None:
         self._stage = stage
         self._communicator = communicator
@@ -89,7 +86,7 @@ class Executor:
         self._index = index
         self._device = device
         self._peak_memory_gib = peak_memory_gib
-        self._meter = stage.meter = meter
+        self._meter: PartMeter | None = None
         self._first, self._last = index == 0, index == replica.num_stages - 1
         self._clock = Clock.of(device)
         self._in_flight: dict[int, tuple[torch.Tensor | None, torch.Tensor]] = {}
@@ -98,8 +95,54 @@ class Executor:
         self._shapes = [(1, num_tokens(m, samples), hidden) for m in replica.micro_batches]
         self._completed_by = self._steps_by_last_backward(replica.programs[index])
 
-    def run(self, on_operation: Callable[[], None]) -> StageRecord:
-        """Run the program; `on_operation` is called after every operation."""
+    def warm_up(self) -> None:
+        """Run the micro-batches of the program's fullest moment on this stage alone, and forget what came out.
+
+        First operations are slow, since libraries choose kernels and memory is asked for, and every stage would wait
+        for the slowest one's.
+        """
+        options = {"device": self._device, "dtype": self._stage.config.pipeline_dtype}
+        forwarded = []
+        for micro_batch in self._fullest_moment():
+            shape = self._shapes[micro_batch]
+            received = None if self._first else torch.zeros(shape, requires_grad=True, **options)
+            output = self._forward_step(micro_batch, received)
+            if not self._last:
+                schedules.deallocate_output_tensor(output, self._stage.config.deallocate_pipeline_outputs)
+            forwarded.append((received, output, None if self._last else torch.zeros(shape, **options)))
+        for tensors in forwarded:
+            self._backward_step(*tensors)
+        for training in self._trainings:
+            training.forget_gradients()
+        self._losses.clear()
+
+    def _fullest_moment(self) -> list[int]:
+        """Return the micro-batches that are forwarded and not yet backwarded when they have the most tokens."""
+        held: list[int] = []
+        fullest: list[int] = []
+        tokens = most = 0
+        for operation in self._replica.programs[self._index]:
+            if operation[0] == "F":
+                held.append(operation[1])
+                tokens += self._shapes[operation[1]][1]
+                if tokens > most:
+                    fullest, most = list(held), tokens
+            elif operation[0] == "B":
+                held.remove(operation[1])
+                tokens -= self._shapes[operation[1]][1]
+        return fullest
+
+    def run(self, on_operation: Callable[[], None], meter: PartMeter | None = None) -> StageRecord:
+        """Run the program.
+
+        Parameters
+        ----------
+        on_operation
+            Called after every operation.
+        meter
+            Measures the parts of every operation; the operations that it weighs besides are those of first steps.
+        """
+        self._meter = self._stage.meter = meter
         program = self._replica.programs[self._index]
         previous = None if self._first else self._replica.programs[self._index - 1]
         self._communicator.follow(program, previous, self._shapes)
@@ -123,6 +166,28 @@ class Executor:
         self._clock.mark()
         if self._meter is not None:
             self._meter.begin("F", micro_batch)
+        output = self._forward_step(micro_batch, received)
+        self._clock.mark()
+        self._communicator.send_forward(output, self._last)
+        if not self._last:
+            schedules.deallocate_output_tensor(output, self._stage.config.deallocate_pipeline_outputs)
+        self._in_flight[micro_batch] = (received, output)
+
+    def _backward(self, micro_batch: int) -> None:
+        gradient = self._communicator.recv_backward(self._shapes[micro_batch], self._last)
+        self._clock.mark()
+        if self._meter is not None:
+            self._meter.begin("B", micro_batch)
+        received, output = self._in_flight.pop(micro_batch)
+        returned = self._backward_step(received, output, gradient)
+        if self._meter is not None:
+            self._meter.mark("layers")
+        self._clock.mark()
+        self._communicator.send_backward(returned, self._first)
+        for adapter in self._completed_by.get(micro_batch, ()):
+            self._trainings[adapter].gradients_complete()
+
+    def _forward_step(self, micro_batch: int, received: torch.Tensor | None) -> torch.Tensor:
         batch = collate(self._replica.micro_batches[micro_batch], self._samples, self._device)
         weighs = self._meter is not None and all(segment.step == 0 for segment in batch.segments)
         with self._meter.weighed(self._stage) if self._meter is not None and weighs else nullcontext():
@@ -137,26 +202,13 @@ class Executor:
                 cp_group_size=1,
                 is_last_stage=self._last,
             )
-        self._clock.mark()
-        self._communicator.send_forward(output, self._last)
-        if not self._last:
-            schedules.deallocate_output_tensor(output, self._stage.config.deallocate_pipeline_outputs)
-        self._in_flight[micro_batch] = (received, output)
+        return output
 
-    def _backward(self, micro_batch: int) -> None:
-        gradient = self._communicator.recv_backward(self._shapes[micro_batch], self._last)
-        self._clock.mark()
-        if self._meter is not None:
-            self._meter.begin("B", micro_batch)
-        received, output = self._in_flight.pop(micro_batch)
+    def _backward_step(
+        self, received: torch.Tensor | None, output: torch.Tensor, gradient: torch.Tensor | None
+    ) -> torch.Tensor | None:
         kind = {"model_type": ModelType.encoder_or_decoder} if _TAKES_MODEL_TYPE else {}
-        returned = schedules.backward_step(received, output, gradient, config=self._stage.config, **kind)
-        if self._meter is not None:
-            self._meter.mark("layers")
-        self._clock.mark()
-        self._communicator.send_backward(returned, self._first)
-        for adapter in self._completed_by.get(micro_batch, ()):
-            self._trainings[adapter].gradients_complete()
+        return schedules.backward_step(received, output, gradient, config=self._stage.config, **kind)
 
     def _step(self, adapter: int) -> None:
         self._trainings[adapter].clip()

@@ -43,6 +43,9 @@ class ReplicaProcesses:
         if sys.platform == "linux":
             # Otherwise gloo looks for the address of the host's name, which need not lead anywhere.
             environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+            # Activations come and go all the time: given back to the system, every page of them would be zeroed anew.
+            environment.setdefault("MALLOC_MMAP_MAX_", "0")
+            environment.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**46))
         try:
             for stage in range(specification.replica.num_stages):
                 command = [sys.executable, "-m", "cappuccino.runtime.worker", str(path), str(stage)]

@@ -18,7 +18,6 @@ from cappuccino.timeline import Timeline
 BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
 """Of a weight, by type."""
 _MIB = 2**20
-_ADAM_STATES = 2
 
 
 def point_columns(point: Point, layers: Sequence[int], grid: ProfileGrid) -> dict[str, object]:
@@ -120,8 +119,8 @@ class ProfileRun:
         for q, point in enumerate(self.points):
             if q != p:
                 size = AdapterSize.of(self.shape.layer, point.rank, point.target_modules).parameters
-                held = 1 + _ADAM_STATES if q < p else 1  # gradients are gone after a step
-                peak -= self.layers[stage] * size * point.num_adapters * held * weight / _MIB
+                # the moments of those before are gone with their last step, those of the others are not there yet
+                peak -= self.layers[stage] * size * point.num_adapters * weight / _MIB
         return max(peak, 0.0)
 
     def _part_columns(self, p: int) -> dict[str, object]:

@@ -48,6 +48,11 @@ class AdapterTraining:
                 _SCHEDULERS[adapter.lr_scheduler], self._optimizer, adapter.warmup_steps, num_steps
             )
 
+    def forget_gradients(self) -> None:
+        """Drop the gradients gathered so far."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
     def gradients_complete(self) -> None:
         """Start to sum the squared norm over the stages, after the last backward of a step on this stage."""
         if self._limit is None:

@@ -175,11 +175,11 @@ def _train(specification: ReplicaSpecification, stage: int, progress: Progress, 
         index=stage,
         device=device,
         peak_memory_gib=lambda: _peak_memory_gib(device),
-        meter=meter,
     )
+    executor.warm_up()
     dist.barrier(control)  # so that no stage's first operations wait for another's imports
     progress.begin()
-    record = executor.run(progress.advance)
+    record = executor.run(progress.advance, meter)
     write_parts(lora, stage, specification.results)
     dist.barrier(control)  # a stage that left early would cut connections that others still read from
     return StageReport(
