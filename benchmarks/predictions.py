@@ -90,6 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the optimizer steps")
     parser.add_argument("--tokens", default="64,128,256,512,1024", help="of the profile's micro-batches")
+    parser.add_argument("--sequence-lengths", default="32,128,512", help="of the profile's samples")
     parser.add_argument("--time-limit", type=float, default=15.0, help="seconds for each plan")
     parser.add_argument("--workload", choices=list(WORKLOADS), action="append", help="by default all")
     options = parser.parse_args(arguments)
@@ -99,7 +100,10 @@ def main(arguments: list[str] | None = None) -> int:
     if not backbone.exists():
         build_tiny_backbone(backbone)
     if not table.exists():
-        grid = ProfileGrid(num_stages=(options.stages,), tokens=tuple(int(t) for t in options.tokens.split(",")))
+        tokens, lengths = (
+            tuple(int(n) for n in text.split(",")) for text in (options.tokens, options.sequence_lengths)
+        )
+        grid = ProfileGrid(num_stages=(options.stages,), tokens=tokens, sequence_lengths=lengths)
         profile_backbone(backbone, table, name="profiled", gpu=GPU, grid=grid)
     for name in options.workload or WORKLOADS:
         folder = out / name

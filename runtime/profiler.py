@@ -9,7 +9,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,11 @@ def profile_backbone(
                 on_progress(fraction, f"{stages} stages, {operations} of {total} operations")
 
         layers = _split(shape, stages, rows)
+        if stages > 1 and not rows and shape.num_layers > stages:  # nothing has told what the head takes
+            one = points[len(points) // 2]
+            brief = replace(grid, grad_acc_steps=2, repeats=1)
+            first = _measure(backbone, [one], brief, layers, shape, name, gpu, device, dtype, lambda done, total: None)
+            layers = _split(shape, stages, [point_columns(one, layers, brief) | first[0]])
         found = _measure(backbone, points, grid, layers, shape, name, gpu, device, dtype, show)
         for point, measured in zip(points, found, strict=True):
             columns = point_columns(point, layers, grid)

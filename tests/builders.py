@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from cappuccino.costs import CostModel, MemoryModel, SmoothMaximum
+from cappuccino.costs.adapters import LayerShape
 from cappuccino.instance import Adapter, GpuPool, Instance
 from cappuccino.plan import InstanceReference, MicroBatch, Objective, Operation, Plan, Replica, Status
 from cappuccino.simulator import simulate
@@ -86,6 +87,27 @@ def make_instance(
         adapters=adapters,
         layout=layout,
     )
+
+
+def with_adapters(instance: Instance, costs: CostModel, seed: int) -> tuple[Instance, CostModel]:
+    """Return them with adapters of random ranks and modules, and curves that charge for both."""
+    rng = np.random.default_rng([seed, 1])
+    targets = (("q_proj",), ("q_proj", "v_proj"), "all-linear", ("down_proj", "k_proj"))
+    adapters = tuple(
+        a.model_copy(update={"rank": int(rng.choice([1, 4, 16])), "target_modules": targets[rng.integers(4)]})
+        for a in instance.adapters
+    )
+    rates = {
+        "per_module_s": float(rng.choice([0.0, 0.3, 2.0])),
+        "per_width_s": float(rng.choice([0.0, 0.01])),
+        "per_parameter_s": float(rng.choice([0.0, 0.005])),
+    }
+    forward = {g: replace(c, **rates) for g, c in costs.stage_forward.items()}
+    double = {name: 2 * rate for name, rate in rates.items()}
+    backward = {g: replace(c, **double) for g, c in costs.stage_backward.items()}
+    shape = LayerShape(hidden=4, intermediate=8, query=4, key_value=2)
+    charged = replace(costs, stage_forward=forward, stage_backward=backward, layer_shape=shape)
+    return replace(instance, adapters=adapters), charged
 
 
 def make_problem(instance: Instance, costs: CostModel, num_stages: int) -> ReplicaProblem:

@@ -39,7 +39,26 @@ class Naive:
         curve = self.costs.forward_curve(g) if operation[0] == "F" else self.costs.backward_curve(g)
         tokens, squares = self.shape(operation[1])
         work = curve.per_token_s * tokens + curve.per_square_s * squares
-        return (curve.floor_s**curve.power + work**curve.power) ** (1 / curve.power)
+        floor = curve.floor_s
+        if self.costs.layer_shape is not None:
+            samples = self.replica.micro_batches[operation[1]].samples
+            longest = max(self.length(a, n) for a, n in samples)
+            for a in {a for a, _ in samples}:
+                modules, widths, parameters = self.adapter(a)
+                floor += curve.per_module_s * modules
+                mine = [longest if self.layout == "padded" else self.length(b, n) for b, n in samples if b == a]
+                work += sum(mine) * (curve.per_width_s * widths + curve.per_parameter_s * parameters)
+        return (floor**curve.power + work**curve.power) ** (1 / curve.power)
+
+    def adapter(self, a: int) -> tuple[int, int, int]:
+        """Modules, their widths and the parameters of an adapter in a decoder layer."""
+        shape, job = self.costs.layer_shape, self.jobs[a]
+        inner, outer = shape.query + shape.hidden, shape.key_value + shape.hidden
+        wide = shape.intermediate + shape.hidden
+        widths = {"q": inner, "k": outer, "v": outer, "o": inner, "gate": wide, "up": wide, "down": wide}
+        names = list(widths) if job.target_modules == "all-linear" else [n.split("_")[0] for n in job.target_modules]
+        total = sum(widths[n] for n in names)
+        return len(names), total, total * job.rank
 
     def steps_of(self, m: int) -> set[tuple[int, int]]:
         return {(a, n // self.jobs[a].global_batch_size) for a, n in self.replica.micro_batches[m].samples}

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from builders import make_costs, make_instance, make_plan, make_problem, make_replica, timed
+from builders import make_costs, make_instance, make_plan, make_problem, make_replica, timed, with_adapters
 
 from cappuccino.bounds import ReplicaBounds
 from cappuccino.checker import check
@@ -156,6 +156,8 @@ def random_case(seed: int) -> tuple[Instance, CostModel, int]:
         memory=memory,
     )
     instance = make_instance(*jobs, layout="padded" if rng.random() < 0.2 else "packed")
+    if seed % 3 == 1:
+        instance, costs = with_adapters(instance, costs, seed)
     return instance, costs, 1 + int(seed // len(SHAPES)) % 2
 
 
@@ -248,7 +250,10 @@ def random_space(seed: int) -> tuple[ReplicaBounds, np.random.Generator]:
         backward=SmoothMaximum(2 * floor, 2.0, float(rng.choice([0.0, 0.1])), 4.0),
     )
     instance = make_instance(*jobs, layout="padded" if rng.random() < 0.2 else "packed")
-    return ReplicaBounds(instance, costs, int(rng.integers(1, 5)), 1e6), rng
+    stages = int(rng.integers(1, 5))
+    if seed % 3 == 1:
+        instance, costs = with_adapters(instance, costs, seed)
+    return ReplicaBounds(instance, costs, stages, 1e6), rng
 
 
 @pytest.mark.parametrize("first", range(0, 300, 50))

@@ -10,6 +10,7 @@ from builders import (
     make_replica,
     parse_programs,
     timed,
+    with_adapters,
     with_memory,
 )
 from naive import is_valid
@@ -322,6 +323,8 @@ def test_mutations_are_valid_by_brute_force_or_rejected():
     for seed in range(40):
         instance = make_instance(([3, 5, 2, 7], 2), ([4, 1], 1, 2), clipped=[1] if seed % 4 == 0 else [])
         costs = {"x": make_costs(optimizer_s=0.5, transfer=(0.5, 0.1), usable=45.0 if seed % 3 else None)}
+        if seed % 5 == 1:
+            instance, costs["x"] = with_adapters(instance, costs["x"], seed)
         plan = random_plan(instance, 1 + seed % 3, seed)
         for _ in range(25):
             mutant = mutate(plan, rng)

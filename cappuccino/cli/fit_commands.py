@@ -30,6 +30,9 @@ def fit(
     ] = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts of the rows, each predicted by a fit of the others.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the division into parts.")] = 0,
+    one_depth: Annotated[
+        bool, typer.Option("--one-depth", help="Take a table of one stage count: plans are to use no other.")
+    ] = False,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write predicted against measured and residuals, .svg.")
     ] = None,
@@ -49,6 +52,12 @@ def fit(
     if not wanted:
         known = ", ".join(sorted({name for name, _ in rows.backbones}))
         raise InputError(table, "param_name", f'no OK rows of "{backbone}"', f"use a backbone of the table: {known}")
+    for name, gpu in () if one_depth else wanted:
+        depths = sorted(set(rows.select(name, gpu).ok["pp_size"]))
+        if len(depths) == 1:
+            problem = f'{depths[0]} is the only stage count of "{name}": it tells nothing of others'
+            remedy = "profile another one, or give --one-depth where plans are to use this one only"
+            raise InputError(table, "pp_size", problem, remedy)
     found = {}
     with console.progress_bar("fitting") as show:
         for done, (name, gpu) in enumerate(wanted):
@@ -132,6 +141,9 @@ def _figures(found: "Validation") -> dict[str, Any]:
         "capacities": [asdict(c) for c in found.capacities],
         "forward": asdict(model.forward),
         "backward": asdict(model.backward),
+        "optimizer_s": model.optimizer_s,
+        "transfer_s": {"latency": model.transfer[0], "per_token": model.transfer[1]},
+        "layers_per_stage": {g: list(split) for g, split in sorted(model.splits.items())},
         "analytic": model.analytic,
         "warnings": list(found.warnings),
     }
@@ -146,6 +158,19 @@ def _print(key: str, found: "Validation") -> None:
     lines = [found.folds, found.configurations, *([found.stage_counts] if found.stage_counts else [])]
     for errors in (*lines, *found.by_stages, *found.by_tokens):
         print(f"  {errors.label:28} {errors.rows:5} {_percent(errors.time):>8} {_percent(errors.memory):>8}")
+    model = found.model
+    if any(model.transfer):
+        per_token = f"{1e6 * model.transfer[1]:.3g} us per token"
+        print(f"  {'transfer between stages':28} {1e3 * model.transfer[0]:.3g} ms and {per_token}")
+    if model.optimizer_s:
+        print(f"  {'optimizer step':28} {1e3 * model.optimizer_s:.3g} ms per adapter and stage")
+    if model.layer_shape is not None:
+        curve = model.forward
+        module, width, parameter = 1e3 * curve.per_module_s, 1e9 * curve.per_width_s, 1e9 * curve.per_parameter_s
+        charges = f"{module:.3g} ms a module; a token {width:.3g} ns a width, {parameter:.3g} ns a parameter"
+        print(f"  {'an adapter adds (forward)':28} {charges}")
+    for g, split in sorted(model.splits.items()):
+        print(f"  {'layers of ' + stages(g):28} {' + '.join(map(str, split))}")
     for capacity in found.capacities:
         where = f"{stages(capacity.num_stages)}, {capacity.memory_gib:.3g} GiB"
         print(f"  largest micro-batch, {where}: {capacity.tokens} tokens ({capacity.low} to {capacity.high})")

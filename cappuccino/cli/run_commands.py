@@ -1,13 +1,17 @@
 """demo, lengths, run: commands that load torch."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cappuccino.cli import console
 from cappuccino.cli.console import JsonFlag
 from cappuccino.cli.plan_commands import InstanceOption, PlanArgument
+
+if TYPE_CHECKING:
+    from cappuccino.costs import CostModel
 
 BackboneOption = Annotated[
     str, typer.Option("--backbone", help="Folder of the Hugging Face backbone, or its name on the hub.")
@@ -89,7 +93,9 @@ def run(
     data: Annotated[Path, typer.Option("--data", help="Folder with <dataset>.jsonl or .parquet for every dataset.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for adapters, losses and trace.")],
     device: DeviceOption = "cpu",
-    dtype: DtypeOption = "float32",
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32, float64, bfloat16 or float16; by default the cost table's.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Train the adapters of a plan, one process per pipeline stage, exactly as planned."""
@@ -101,7 +107,12 @@ def run(
     from cappuccino.runtime.launch import run_plan  # noqa: PLC0415
 
     loaded, stated = Instance.load(instance), Plan.load(plan)
-    check(stated, loaded, fit_instance_costs(loaded)).raise_if_invalid(plan)
+    costs = fit_instance_costs(loaded)
+    check(stated, loaded, costs).raise_if_invalid(plan)
+    profiled = {costs[r.gpu].dtype for r in stated.replicas} - {None}
+    dtype = dtype or (profiled.pop() if len(profiled) == 1 else "float32")
+    for warning in _other_machine(costs, device, dtype):
+        console.warn(f"{loaded.cost_table}: {warning}: predicted times and memory do not hold")
     with console.progress_bar("training") as show:
         result = run_plan(
             stated,
@@ -139,3 +150,13 @@ def run(
     for name, found in adapters.items():
         print(f"{name}: loss {found['first_loss']:.3f} -> {found['last_loss']:.3f}, {found['path']}")
     print(f"trace {result.trace}")
+
+
+def _other_machine(costs: Mapping[str, "CostModel"], device: str, dtype: str) -> list[str]:
+    """Return in which ways the run is not what the costs were measured for."""
+    found = []
+    for gpu, model in costs.items():
+        for what, measured, used in (("device", model.device, device), ("dtype", model.dtype, dtype)):
+            if measured is not None and measured != used:
+                found.append(f'"{gpu}" was measured with {what} {measured}, the run has {used}')
+    return found

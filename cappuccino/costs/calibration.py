@@ -15,7 +15,7 @@ import pandas as pd
 
 from cappuccino.comparison import ReplicaComparison, durations, measured_transfers
 from cappuccino.costs.fit import BACKWARD_OVER_FORWARD
-from cappuccino.costs.table import OK
+from cappuccino.costs.table import OK, PARTS
 from cappuccino.errors import InputError
 from cappuccino.workload import Workload
 
@@ -135,6 +135,10 @@ def corrected_table(path: Path, backbone: str, calibrations: dict[str, Calibrati
             parts = (rows["forward_time_s"].astype(float).to_numpy(), rows["backward_time_s"].astype(float).to_numpy())
             frame.loc[chosen, "forward_time_s"] = _text(parts[0] * forward)
             frame.loc[chosen, "backward_time_s"] = _text(parts[1] * backward)
+        for column in PARTS:
+            if column in frame:
+                factor = forward if "_forward_" in column else backward
+                frame.loc[chosen, column] = _text(rows[column].astype(float).to_numpy() * factor)
         step = (parts[0] * forward + parts[1] * backward) / (parts[0] + parts[1])
         frame.loc[chosen, "time_per_step_s"] = _text(rows["time_per_step_s"].astype(float).to_numpy() * step)
         for column, value in (

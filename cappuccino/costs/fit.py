@@ -48,7 +48,12 @@ def fit_instance_costs(
 
 
 def fit_costs(
-    table: CostTable, backbone: str, gpu: str, backward_over_forward: float = BACKWARD_OVER_FORWARD
+    table: CostTable,
+    backbone: str,
+    gpu: str,
+    backward_over_forward: float = BACKWARD_OVER_FORWARD,
+    *,
+    unmeasured: bool = True,
 ) -> CostModel:
     """Fit times and memory of one backbone on one GPU type.
 
@@ -56,6 +61,11 @@ def fit_costs(
     on a stage, flush included (`fit_slot`). Where the table has `forward_time_s` and `backward_time_s`, these are
     fitted instead, for every stage count by itself; where it has the times of a decoder layer and of what first and
     last stage have besides, stages of a count that nobody measured are put together from them (`StageParts`).
+
+    Parameters
+    ----------
+    unmeasured
+        Whether stage counts that nobody measured are wanted: putting them together takes longer than all the rest.
 
     Raises
     ------
@@ -82,7 +92,7 @@ def fit_costs(
                 stage_backward[int(str(g))] = fit_smooth_maximum(group, group["backward_time_s"])
                 if LAYERS in group:
                     splits[int(str(g))] = group[LAYERS].iloc[0]
-        if set(PARTS) <= set(ok) and layers is not None:
+        if unmeasured and set(PARTS) <= set(ok) and layers is not None:
             composed = compose_stages(ok, layers, [g for g in _composed_counts(ok, layers) if g not in stage_forward])
             for g, (split, curves) in composed.items():
                 splits[g], (stage_forward[g], stage_backward[g]) = split, curves
@@ -109,7 +119,18 @@ def fit_costs(
         usable_memory_gib=_usable_memory(rows, memory),
         profiled_tokens=(int(ok["tokens"].min()), int(ok["tokens"].max())),
         analytic=rows.is_analytic,
+        device=_only(table, ok, "device"),
+        dtype=_only(table, ok, "dtype"),
     )
+
+
+def _only(table: CostTable, rows: pd.DataFrame, column: str) -> str | None:
+    """Return the one value of a column, None where the table does not have it."""
+    values = sorted(set(rows[column])) if column in rows else []
+    if len(values) > 1:
+        problem = f'rows of {" and ".join(values)} for "{rows["param_name"].iloc[0]}" on one GPU type'
+        raise InputError(table.source, column, problem, "keep those of one, or name the GPU types apart")
+    return str(values[0]) if values and values[0] else None
 
 
 def fit_slot(rows: pd.DataFrame) -> tuple[SmoothMaximum, float]:

@@ -183,6 +183,10 @@ class CostModel:
     """Smallest and largest micro-batch of the table, tokens."""
     analytic: bool = False
     """Whether the table was computed from specifications instead of measured."""
+    device: str | None = None
+    """Kind of device that was measured, where the table says so."""
+    dtype: str | None = None
+    """Type of the backbone's weights, where the table says so."""
 
     @property
     def profiled(self) -> tuple[int, ...]:

@@ -98,7 +98,7 @@ def validate(
         rows=rows,
         folds=_errors("rows left out", rows, (rows["time_predicted_s"], rows["memory_predicted_mb"])),
         configurations=_errors("configurations left out", rows, _left_out(chosen, backbone, gpu, configurations)),
-        stage_counts=_errors("stage counts left out", rows, _left_out(chosen, backbone, gpu, depths))
+        stage_counts=_errors("stage counts left out", rows, _left_out(chosen, backbone, gpu, depths, True))
         if several
         else None,
         by_stages=tuple(_part(stages(g), group) for g, group in rows.groupby("pp_size", sort=True)),
@@ -112,14 +112,17 @@ def validate(
     )
 
 
-def _left_out(chosen: CostTable, backbone: str, gpu: str, labels: list[Hashable]) -> tuple[pd.Series, pd.Series]:
+def _left_out(
+    chosen: CostTable, backbone: str, gpu: str, labels: list[Hashable], unmeasured: bool = False
+) -> tuple[pd.Series, pd.Series]:
     """Predict step time and memory of every row by a fit without the rows of its label; NaN where none is possible."""
     ok = chosen.ok
     time, memory = pd.Series(np.nan, ok.index), pd.Series(np.nan, ok.index)
     for label in dict.fromkeys(labels):
         out = pd.Series([x == label for x in labels], ok.index)
         try:
-            model = fit_costs(CostTable(chosen.source, ok[~out].reset_index(drop=True), chosen.failed), backbone, gpu)
+            left = CostTable(chosen.source, ok[~out].reset_index(drop=True), chosen.failed)
+            model = fit_costs(left, backbone, gpu, unmeasured=unmeasured)
         except InputError:
             continue  # too few rows are left: said by the error's None
         for i in ok.index[out]:
@@ -173,11 +176,21 @@ def _warnings(model: CostModel, rows: pd.DataFrame) -> list[str]:
     found += [
         f"{count} rows of {stages(g)}: profile at least {FEW_ROWS}" for g, count in depths.items() if count < FEW_ROWS
     ]
-    for counts, group in rows.groupby(list(COUNTS)):
+    for g in depths.index:
+        mine = rows[rows["pp_size"] == g]
+        curve = model.forward_curve(int(g))
+        if float(curve.work(mine["tokens"], mine["squares"]).max()) < curve.floor_s:
+            reach = f"micro-batches up to {int(mine['tokens'].max())} tokens all take about as long"
+            found.append(f"{stages(int(g))}: {reach}: measure larger ones, the times of those are guessed")
+    alike = [name for name in (*COUNTS, "num_adapters") if name in rows]
+    if "target_modules" in rows:
+        rows = rows.assign(target_modules=rows["target_modules"].map("+".join))
+        alike.append("target_modules")
+    for counts, group in rows.groupby(alike):
         for column in ("time_per_step_s", "peak_memory_mb"):
             low, high = float(group[column].min()), float(group[column].max())
             if high / low - 1 > CONTRADICTION:
-                where = ", ".join(f"{name} {value}" for name, value in zip(COUNTS, counts, strict=True))
+                where = ", ".join(f"{name} {value}" for name, value in zip(alike, counts, strict=True))
                 found.append(f"rows contradict each other ({where}): {column} from {low:.4g} to {high:.4g}")
     for capacity in _capacities(model, rows, None):
         largest = int(rows.loc[rows["pp_size"] == capacity.num_stages, "tokens"].max())

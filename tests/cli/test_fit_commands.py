@@ -46,11 +46,12 @@ def test_bad_tables_are_one_clear_error(name, workspace):
     assert not plot.exists()
 
 
-def test_one_stage_count_is_a_warning_not_an_error(workspace):
+def test_one_stage_count_is_an_error_unless_it_is_meant(workspace):
     table = workspace / "table.csv"
     lines = table.read_text().splitlines()
     table.write_text("\n".join(line for line in lines if not line.startswith("toy,2")) + "\n")
-    done = cappuccino("fit", table)
+    one_clear_error(cappuccino("fit", table), "table.csv", "pp_size", "1 is the only stage count", "--one-depth")
+    done = cappuccino("fit", table, "--one-depth")
     assert done.code == 0
     assert "one stage count, 1" in done.err
 

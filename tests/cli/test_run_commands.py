@@ -22,6 +22,7 @@ pytest.importorskip("peft")
 
 from small import save_llama, write_data
 
+from cappuccino.errors import InputError
 from cappuccino.runtime import launch
 
 LENGTHS = {"news": [3, 9, 14, 24, 7, 11], "code": [20, 5, 16, 8]}
@@ -157,20 +158,31 @@ def test_a_wrong_device_or_type_is_one_error(planned: Path, tmp_path: Path, monk
     assert not list(tmp_path.iterdir())
 
 
+def test_a_type_that_was_not_profiled_is_a_warning(
+    planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = (planned / "table.csv").read_text().splitlines()
+    measured = [lines[0] + ",device,dtype", *(line + ",cuda,float64" for line in lines[1:])]
+    (tmp_path / "table.csv").write_text("\n".join(measured) + "\n")
+    instance = write_instance(tmp_path, read_instance(planned) | {"cost_table": "table.csv"})
+    used = []
+
+    def end(*arguments: object, **options: object) -> None:
+        used.append((options["device"], options["dtype"]))
+        raise InputError("test", "", "ends here", "nothing")
+
+    monkeypatch.setattr(launch, "run_plan", end)
+    done = run(planned, tmp_path / "out", instance=instance)
+    assert "warning: " in done.err
+    assert '"cpu" was measured with device cuda, the run has cpu' in done.err
+    assert "dtype" not in done.err  # the table's own is the default
+    done = run(planned, tmp_path / "out", "--device", "cuda", "--dtype", "bfloat16", instance=instance)
+    assert '"cpu" was measured with dtype float64, the run has bfloat16' in done.err
+    assert used == [("cpu", "float64"), ("cuda", "bfloat16")]
+
+
 def test_usage_errors_exit_2(planned: Path) -> None:
     assert cappuccino("run", planned / "plan.json", "--instance", planned / "instance.json").code == 2
-    assert cappuccino("profile", "--backbone", planned / "backbone").code == 2
-
-
-def test_a_bad_grid_is_one_error_and_nothing_is_written(planned: Path, tmp_path: Path) -> None:
-    table = tmp_path / "table.csv"
-    arguments = ("profile", "--backbone", planned / "backbone", "-o", table)
-    one_clear_error(cappuccino(*arguments, "--tokens", "1,x"), "--tokens", "1,x")
-    one_clear_error(cappuccino(*arguments, "--tokens", "100", "--sequence-lengths", "64"), "--tokens", "multiple")
-    one_clear_error(cappuccino(*arguments, "--num-stages", "1,3"), "--num-stages", "3 stages for 2 layers")
-    one_clear_error(cappuccino(*arguments, "--device", "tpu"), "device", '"tpu" is not known')
-    one_clear_error(cappuccino(*arguments[:-1], tmp_path / "absent" / "table.csv"), "absent")
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from builders import BACKWARD, FORWARD, changed, make_costs, make_instance, make_plan, make_problem
+from builders import BACKWARD, FORWARD, changed, make_costs, make_instance, make_plan, make_problem, with_adapters
 from plans import random_plan
 
 from cappuccino.checker import Violation, check
@@ -59,6 +59,8 @@ def random_replica(
     if linear:
         stages = dict.fromkeys(costs.memory, FORWARD), dict.fromkeys(costs.memory, BACKWARD)
         costs = replace(costs, forward=FORWARD, backward=BACKWARD, stage_forward=stages[0], stage_backward=stages[1])
+    elif seed % 3 == 1:
+        instance, costs = with_adapters(instance, costs, seed)
     return make_problem(instance, costs, 1 + seed % 3)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
-from builders import make_costs, make_instance
+from builders import make_costs, make_instance, with_adapters
 
 from cappuccino.costs import CostModel, SmoothMaximum
 from cappuccino.instance import Instance
@@ -46,6 +46,9 @@ def random_instance(seed: int) -> tuple[Instance, dict[str, CostModel]]:
             stages=(1, 2) if seed % 7 else (2, 3),
             gpu=gpu,
         )
+    if seed % 3 == 1:
+        charged = {gpu: with_adapters(instance, costs[gpu], seed) for gpu in pools}
+        instance, costs = charged["x"][0], {gpu: found for gpu, (_, found) in charged.items()}
     return with_micro_batches(instance, *sizes), costs
 
 

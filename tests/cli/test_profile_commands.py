@@ -1,0 +1,97 @@
+"""profile: what it refuses before anything runs, and what it says of what it measured."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from cli.conftest import TABLE_HEADER, cappuccino, one_clear_error, table_rows
+
+pytest.importorskip("torch")
+
+from small import save_llama
+
+from cappuccino.runtime import profiler
+from cappuccino.runtime.profile_grid import ProfileGrid
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llama(tmp_path_factory.mktemp("profiled") / "backbone", layers=2)
+
+
+def test_a_bad_grid_is_one_error_and_nothing_is_written(backbone: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    arguments = ("profile", "--backbone", backbone, "-o", table)
+    one_clear_error(cappuccino(*arguments, "--tokens", "1,x"), "--tokens", "1,x")
+    one_clear_error(cappuccino(*arguments, "--tokens", "100", "--sequence-lengths", "64"), "--tokens", "multiple")
+    one_clear_error(cappuccino(*arguments, "--num-stages", "1,3"), "--num-stages", "3 stages for 2 layers")
+    one_clear_error(cappuccino(*arguments, "--num-adapters", "3"), "--num-adapters", "3 is in no point")
+    one_clear_error(cappuccino(*arguments, "--device", "tpu"), "device", '"tpu" is not known')
+    one_clear_error(cappuccino(*arguments[:-1], tmp_path / "absent" / "table.csv"), "absent")
+    assert cappuccino(*arguments[:-2]).code == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_backbone_that_is_nowhere_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "table.csv"
+    one_clear_error(cappuccino("profile", "--backbone", tmp_path / "no", "-o", table), "no", "is not a folder")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    done = cappuccino("profile", "--backbone", "somebody/some-model", "-o", table)
+    one_clear_error(done, "--backbone", "somebody/some-model", "hub")
+    assert not table.exists()
+
+
+def test_options_reach_the_grid_and_failures_are_counted(
+    backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def measured(place: Path, output: Path, **options: Any) -> pd.DataFrame:
+        seen.update(options, place=place)
+        output.write_text("\n".join([TABLE_HEADER, *table_rows(options["name"], (1, 2))]) + "\n")
+        return pd.DataFrame({"status": ["OK"] * 10 + ["OOM"]})
+
+    monkeypatch.setattr(profiler, "profile_backbone", measured)
+    options = (
+        "--num-stages",
+        "1,2",
+        "--tokens",
+        "32,64",
+        "--sequence-lengths",
+        "8",
+        "--num-adapters",
+        "2",
+        "--ranks",
+        "4,8",
+    )
+    more = ("--target-modules", "q_proj+o_proj,all-linear", "--micro-batches", 3, "--repeats", 5, "--gpu", "x")
+    done = cappuccino("profile", "--backbone", backbone / "config.json", "-o", tmp_path / "t.csv", *options, *more)
+    assert done.code == 0, done.err
+    assert seen["grid"] == ProfileGrid((1, 2), (32, 64), (8,), (2,), (4, 8), (("q_proj", "o_proj"), "all-linear"), 3, 5)
+    assert (seen["name"], seen["gpu"], seen["place"]) == ("backbone", "x", backbone / "config.json")
+    points = 2 * len(seen["grid"].points())
+    assert f"{points} points, about " in done.err
+    assert "11 rows" in done.out
+    assert "1 of them out of memory" in done.out
+    assert "on rows left out" in done.out
+    said = cappuccino("profile", "--backbone", backbone, "-o", tmp_path / "t.csv", *options, "--json").json
+    assert (said["rows"], said["out_of_memory"]) == (11, 1)
+    assert 0 <= said["errors"]["time_mape_cv"] < 0.05
+
+
+def test_no_adapters_need_to_be_varied(backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def measured(place: Path, output: Path, **options: Any) -> pd.DataFrame:
+        seen.append(options["grid"])
+        output.write_text("\n".join([TABLE_HEADER, *table_rows("backbone", (1, 2))]) + "\n")
+        return pd.DataFrame({"status": ["OK"] * 3})
+
+    monkeypatch.setattr(profiler, "profile_backbone", measured)
+    none = ("--num-adapters", "", "--ranks", "", "--target-modules", "")
+    done = cappuccino("profile", "--backbone", backbone, "-o", tmp_path / "t.csv", *none)
+    assert done.code == 0, done.err
+    assert (seen[0].num_adapters, seen[0].ranks, seen[0].target_modules) == ((), (), ())

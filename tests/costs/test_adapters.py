@@ -1,0 +1,118 @@
+"""Adapters in the cost model: their sizes, what they add, and that a table tells it."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cappuccino.costs import AdapterCosts, CostModel, MemoryModel, SmoothMaximum, fit_costs
+from cappuccino.costs.adapters import AdapterSize, LayerShape
+from cappuccino.costs.fit import predicted_step_time
+from cappuccino.costs.table import CostTable
+from cappuccino.errors import InputError
+from cappuccino.instance import Adapter
+
+SHAPE = LayerShape(hidden=8, intermediate=20, query=8, key_value=4)
+CURVE = SmoothMaximum(1.0, 0.01, 0.0, 2.0, per_module_s=0.5, per_width_s=0.001, per_parameter_s=0.0001)
+
+
+def test_sizes_by_hand() -> None:
+    # q: 8 -> 8, v: 8 -> 4
+    assert AdapterSize.of(SHAPE, 3, ("q_proj", "v_proj")) == AdapterSize(2, 28, 84)
+    assert AdapterSize.of(SHAPE, 3, ("self_attn.q_proj", "v_proj")) == AdapterSize(2, 28, 84)
+    # q and o 16 each, k and v 12 each, gate, up and down 28 each
+    assert AdapterSize.of(SHAPE, 2, "all-linear") == AdapterSize(7, 140, 280)
+    assert SHAPE.parameters == 2 * 64 + 2 * 32 + 3 * 160
+    assert AdapterSize.of(SHAPE, 1, ("another",)) == AdapterSize(1, 20, 20)  # the average of the seven
+
+
+def job(name: str, rank: int, targets: object) -> Adapter:
+    return Adapter(name=name, dataset="d", global_batch_size=1, rank=rank, target_modules=targets)
+
+
+def test_what_adapters_add_by_hand() -> None:
+    memory = {1: MemoryModel(1.0, 0.0, 0.0)}
+    costs = CostModel("b", "x", CURVE, CURVE.scaled(2), memory, layer_shape=SHAPE)
+    found = costs.adapter_costs(2, [job("a", 3, ("q_proj", "v_proj")), job("b", 2, "all-linear")])
+    np.testing.assert_allclose(found.forward_floor, [0.5, 1.75])  # half of 0.5 s a module on one of two stages
+    np.testing.assert_allclose(found.forward_work, [(0.028 + 0.0084) / 2, (0.14 + 0.028) / 2])
+    np.testing.assert_allclose(found.backward_floor, [1.0, 3.5])
+    np.testing.assert_allclose(found.backward_work, [0.0364, 0.168])
+    # two samples of the first adapter, one of the second
+    added = found.of_micro_batch([0, 0, 1], [10, 20, 30], padded=False)
+    np.testing.assert_allclose(added, [2.25, 30 * 0.0182 + 30 * 0.084, 4.5, 30 * 0.0364 + 30 * 0.168])
+    padded = found.of_micro_batch([0, 0, 1], [10, 20, 30], padded=True)
+    np.testing.assert_allclose(padded[1], 60 * 0.0182 + 30 * 0.084)
+    assert found.differ
+    assert not AdapterCosts(*np.zeros((4, 2))).differ
+
+
+def test_without_the_shape_of_a_layer_all_adapters_cost_alike() -> None:
+    costs = CostModel("b", "x", CURVE, CURVE, {1: MemoryModel(1.0, 0.0, 0.0)})
+    assert not costs.adapter_costs(1, [job("a", 3, ("q_proj",)), job("b", 200, "all-linear")]).differ
+
+
+def test_a_floor_of_nothing_and_no_work_take_no_time() -> None:
+    nothing = SmoothMaximum(0.0, 1.0, 0.0, 3.0)
+    np.testing.assert_allclose(nothing.of_work([0.0, 2.0]), [0.0, 2.0])
+    np.testing.assert_allclose(CURVE(100, 0, more_floor=1.0, more_work=2.0), np.hypot(2.0, 3.0))
+
+
+def table(kinds: list[tuple[int, int, str]], noise: float = 0.0) -> CostTable:
+    """Rows of a machine that follows CURVE exactly, backward taking twice as long."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for k, rank, targets in kinds:
+        for tokens in (16, 64, 256, 1024):
+            names = targets.split("+")
+            size = AdapterSize.of(SHAPE, rank, "all-linear" if targets == "all-linear" else names)
+            work = tokens * CURVE.adapter_work(size)
+            forward = float(CURVE(tokens, 0, CURVE.adapter_floor(size) * k, work)) * np.exp(rng.normal(0, noise))
+            rows.append(
+                {
+                    "param_name": "b", "gpu": "x", "status": "OK", "pp_size": 1, "micro_bsz": k, "grad_acc_steps": 2,
+                    "seqlen": tokens // k, "tokens": tokens, "squares": tokens, "rank": rank, "num_adapters": k,
+                    "target_modules": names, "forward_time_s": forward, "backward_time_s": 2 * forward,
+                    "peak_memory_mb": 1000.0 + tokens, "time_per_step_s": 6 * forward,
+                    "hidden_size": 8, "intermediate_size": 20, "query_size": 8, "key_value_size": 4, "dtype": "float32",
+                }
+            )  # fmt: skip
+    ok = pd.DataFrame(rows)
+    return CostTable(Path("t.csv"), ok, ok.iloc[:0])
+
+
+KINDS = [
+    (1, 4, "q_proj+v_proj"),
+    (1, 64, "q_proj+v_proj"),
+    (1, 4, "all-linear"),
+    (2, 4, "q_proj+v_proj"),
+    (4, 4, "q_proj"),
+]
+
+
+def test_rows_of_several_adapters_tell_what_each_adds() -> None:
+    found = fit_costs(table(KINDS), "b", "x")
+    curve = found.forward_curve(1)
+    for name in ("floor_s", "per_module_s", "per_token_s", "per_width_s", "per_parameter_s"):
+        assert getattr(curve, name) == pytest.approx(getattr(CURVE, name), rel=0.02), name
+    for _, row in table(KINDS).ok.iterrows():
+        assert predicted_step_time(found, row) == pytest.approx(row["time_per_step_s"], rel=1e-3)
+
+
+def test_noise_moves_the_prediction_by_no_more_than_itself() -> None:
+    found, exact = fit_costs(table(KINDS, noise=0.03), "b", "x"), table(KINDS)
+    errors = [predicted_step_time(found, row) / row["time_per_step_s"] - 1 for _, row in exact.ok.iterrows()]
+    assert np.abs(errors).max() < 0.08
+
+
+def test_rows_of_one_kind_of_adapter_tell_nothing_of_others() -> None:
+    found = fit_costs(table(KINDS[:1]), "b", "x")
+    assert not found.adapter_costs(1, [job("a", 64, "all-linear")]).differ
+
+
+def test_rows_of_two_types_contradict_each_other() -> None:
+    mixed = table(KINDS)
+    mixed.ok.loc[0, "dtype"] = "bfloat16"
+    with pytest.raises(InputError, match=r"t.csv: dtype: rows of bfloat16 and float32"):
+        fit_costs(mixed, "b", "x")
