@@ -49,10 +49,15 @@ class ProfileGrid:
     """Besides 16."""
     target_modules: tuple[Targets, ...] = (("q_proj", "v_proj"), ALL_LINEAR)
     """Besides q, k, v and o."""
-    grad_acc_steps: int = 4
+    grad_acc_steps: int = 3
     """Micro-batches of an optimizer step."""
     repeats: int = 2
-    """Optimizer steps measured per point, after one to warm up."""
+    """Optimizer steps measured per point, after one to warm up and before one among all others."""
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of a point in all."""
+        return self.repeats + 2
 
     def __post_init__(self) -> None:
         for option, values, needed in (

@@ -1,4 +1,7 @@
-"""The plan that a profile runs: one point after the other, each 1F1B with a flush after every optimizer step."""
+"""The plan that a profile runs: one point after the other, 1F1B with a flush after every optimizer step.
+
+The last optimizer step of all points runs without a flush, in random order: as plans run.
+"""
 
 import json
 from collections.abc import Sequence
@@ -19,9 +22,11 @@ class ProfilePlan:
     instance: Instance
     plan: Plan
     steps: tuple[tuple[tuple[tuple[int, int], ...], ...], ...]
-    """By point and optimizer step, where it begins and ends in the program of every stage."""
+    """By point and optimizer step but the last, where it begins and ends in the program of every stage."""
     micro_batches: tuple[tuple[tuple[int, ...], ...], ...]
     """By point and optimizer step, its micro-batches."""
+    mixed: tuple[int, ...]
+    """By stage, where the mixed last steps begin."""
     owners: tuple[tuple[int, ...], ...]
     """By point, the positions of its adapters."""
 
@@ -32,7 +37,10 @@ class ProfilePlan:
 
     def point_of(self, stage: int, operation: int) -> int:
         """Return the point that an operation of a stage's program belongs to."""
-        return next(p for p, steps in enumerate(self.steps) if operation < steps[-1][stage][1])
+        kind, number = self.replica.programs[stage][operation][:2]
+        if kind == "S":
+            return next(p for p, members in enumerate(self.owners) if number in members)
+        return next(p for p, steps in enumerate(self.micro_batches) if any(number in step for step in steps))
 
 
 def profile_plan(
@@ -69,7 +77,7 @@ def profile_plan(
     steps, batches_of = [], []
     for members in owners:
         spans, batches = [], []
-        for j in range(grid.repeats + 1):
+        for j in range(grid.num_steps):
             first, begins = len(micro_batches), [len(program) for program in programs]
             for k in range(grid.grad_acc_steps):
                 samples = []
@@ -78,15 +86,21 @@ def profile_plan(
                     begin = j * adapters[a].global_batch_size + k * size
                     samples += [(a, begin + n) for n in range(size)]
                 micro_batches.append(MicroBatch(samples=tuple(samples)))
-            for s, program in enumerate(programs):
-                program.extend(one_forward_one_backward(first, grid.grad_acc_steps, stages - s))
-                program.extend(("S", a, j) for a in members)
-            spans.append(tuple(zip(begins, map(len, programs), strict=True)))
             batches.append(tuple(range(first, len(micro_batches))))
+            if j < grid.num_steps - 1:
+                for s, program in enumerate(programs):
+                    program.extend(one_forward_one_backward(batches[-1], stages - s))
+                    program.extend(("S", a, j) for a in members)
+                spans.append(tuple(zip(begins, map(len, programs), strict=True)))
         steps.append(tuple(spans))
         batches_of.append(tuple(batches))
+    mixed = tuple(len(program) for program in programs)
+    last = rng.permutation([m for batches in batches_of for m in batches[-1]]).tolist()
+    for s, program in enumerate(programs):
+        program.extend(one_forward_one_backward(last, stages - s))
+        program.extend(("S", a, grid.num_steps - 1) for members in owners for a in members)
     plan = _plan(instance, layers, micro_batches, programs)
-    return ProfilePlan(instance, plan, tuple(steps), tuple(batches_of), owners)
+    return ProfilePlan(instance, plan, tuple(steps), tuple(batches_of), mixed, owners)
 
 
 def _adapters(points: Sequence[Point], grid: ProfileGrid) -> tuple[list[Adapter], tuple[tuple[int, ...], ...]]:
@@ -101,7 +115,7 @@ def _adapters(points: Sequence[Point], grid: ProfileGrid) -> tuple[list[Adapter]
                 dataset=f"random-{p}",
                 global_batch_size=size * grid.grad_acc_steps,
                 micro_batch_size=size,
-                num_steps=grid.repeats + 1,
+                num_steps=grid.num_steps,
                 rank=point.rank,
                 target_modules=point.target_modules,
             )
@@ -138,18 +152,18 @@ def _plan(
     )
 
 
-def one_forward_one_backward(first: int, count: int, depth: int) -> list[Operation]:
-    """Return a stage's 1F1B order of `count` micro-batches from `first` on.
+def one_forward_one_backward(micro_batches: Sequence[int], depth: int) -> list[Operation]:
+    """Return a stage's 1F1B order of micro-batches.
 
     Parameters
     ----------
     depth
         Stages from this one to the last: micro-batches in flight at most.
     """
-    ahead = min(depth, count)
-    order: list[Operation] = [("F", first + m) for m in range(ahead)]
-    for m in range(count):
-        order.append(("B", first + m))
-        if m + ahead < count:
-            order.append(("F", first + m + ahead))
+    ahead = min(depth, len(micro_batches))
+    order: list[Operation] = [("F", m) for m in micro_batches[:ahead]]
+    for k, m in enumerate(micro_batches):
+        order.append(("B", m))
+        if k + ahead < len(micro_batches):
+            order.append(("F", micro_batches[k + ahead]))
     return order

@@ -5,9 +5,11 @@ Legend: G stages.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from cappuccino.costs import CostModel
 from cappuccino.costs.adapters import AdapterSize
 from cappuccino.runtime.backbone_config import BackboneShape
 from cappuccino.runtime.launch import RunResult
@@ -18,6 +20,9 @@ from cappuccino.timeline import Timeline
 BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
 """Of a weight, by type."""
 _MIB = 2**20
+_IN_COMPANY = 0.8
+"""Part of an operation during which all other stages must have worked."""
+_FEWEST = 2
 
 
 def point_columns(point: Point, layers: Sequence[int], grid: ProfileGrid) -> dict[str, object]:
@@ -34,10 +39,11 @@ def point_columns(point: Point, layers: Sequence[int], grid: ProfileGrid) -> dic
         "rank": point.rank,
         "num_adapters": point.num_adapters,
         "target_modules": targets,
-        "max_steps": grid.repeats + 1,
-        "num_samples": batch * (grid.repeats + 1),
+        "max_steps": grid.num_steps,
+        "num_samples": batch * grid.num_steps,
         "tokens_per_step": batch * point.length,
         "layers_per_stage": "+".join(map(str, layers)),
+        "held_micro_batches": min(len(layers), grid.grad_acc_steps),
     }
 
 
@@ -75,7 +81,6 @@ class ProfileRun:
             "time_per_step_s": step_s,
             "time_spread": spread(seconds),
             "status": "OK",
-            "held_micro_batches": min(len(self.layers), self.grid.grad_acc_steps),
             "forward_time_s": medians["F"][slowest],
             "forward_spread": spread(operations["F"][slowest]),
             "backward_time_s": medians["B"][slowest],
@@ -85,25 +90,64 @@ class ProfileRun:
             **self._part_columns(p),
         }
 
+    def mixed_factors(self, costs: CostModel) -> dict[str, object]:
+        """Return how much longer forwards and backwards took among others than costs fitted to the rows say.
+
+        Medians of operations alike leave out what happens now and then, and what one kind of operation does to another.
+        """
+        line, stages = self.result.timelines[0], len(self.layers)
+        owner = {m: p for p, batches in enumerate(self.profile.micro_batches) for m in batches[-1]}
+        columns: dict[str, object] = {}
+        for kind, name, curve in (
+            ("F", "forward", costs.forward_curve(stages)),
+            ("B", "backward", costs.backward_curve(stages)),
+        ):
+            expected = []
+            for point in self.points:
+                size = AdapterSize.of(self.shape.layer, point.rank, point.target_modules)
+                floor, work = curve.adapter_floor(size) * point.num_adapters, curve.adapter_work(size) * point.tokens
+                expected.append(float(curve(point.tokens, point.tokens * point.length, floor, work)))
+            ratios = []
+            for s, begin in enumerate(self.profile.mixed):
+                mine = [i for i in range(begin, len(line.starts[s])) if line.programs[s][i][0] == kind]
+                taken = sum(float(line.ends[s][i] - line.starts[s][i]) for i in mine)
+                ratios.append(taken / sum(expected[owner[line.programs[s][i][1]]] for i in mine))
+            columns[f"{name}_mixed_factor"] = max(ratios)
+        return columns
+
     def _step_seconds(self, line: Timeline, span: tuple[tuple[int, int], ...]) -> float:
         begin = min(float(starts[a]) for starts, (a, _) in zip(line.starts, span, strict=True))
         return max(float(ends[b - 1]) for ends, (_, b) in zip(line.ends, span, strict=True)) - begin
 
     def _durations(self, line: Timeline, spans: Sequence[tuple[tuple[int, int], ...]], kind: str) -> list[list[float]]:
-        """Return how long the operations of a kind took, by stage."""
-        found: list[list[float]] = [[] for _ in self.layers]
-        for span in spans:
-            for s, (a, b) in enumerate(span):
-                for i in range(a, b):
-                    if line.programs[s][i][0] == kind:
-                        found[s].append(float(line.ends[s][i] - line.starts[s][i]))
+        """Return how long the operations of a kind took, by stage: those that count."""
+        found = []
+        for s, share in enumerate(self._company):
+            mine = [i for span in spans for i in range(*span[s]) if line.programs[s][i][0] == kind]
+            found.append([float(line.ends[s][i] - line.starts[s][i]) for i in _that_count(mine, share)])
         return found
+
+    @cached_property
+    def _company(self) -> list[np.ndarray]:
+        """By stage and operation, which part of it saw all other stages at work."""
+        line = self.result.timelines[0]
+        result = []
+        for s, (starts, ends) in enumerate(zip(line.starts, line.ends, strict=True)):
+            share = np.ones(len(starts))
+            for other in range(len(self.layers)):
+                if other != s:
+                    edges = np.stack([line.starts[other], line.ends[other]], axis=1).ravel()
+                    worked = np.cumsum(np.diff(edges, prepend=edges[0]) * (np.arange(len(edges)) % 2))
+                    both = np.interp(ends, edges, worked) - np.interp(starts, edges, worked)
+                    share = np.minimum(share, both / np.maximum(ends - starts, 1e-12))
+            result.append(share)
+        return result
 
     def _transfer_seconds(self, line: Timeline, p: int) -> float:
         """Return the median over those transfers that a stage surely waited for: into a step, and out of it."""
         found = []
         at = [{op: i for i, op in enumerate(program)} for program in line.programs]
-        for batches in self.profile.micro_batches[p][1:]:
+        for batches in self.profile.micro_batches[p][1:-1]:
             for s in range(len(self.layers) - 1):
                 sent, received = at[s]["F", batches[0]], at[s + 1]["F", batches[0]]
                 found.append(float(line.starts[s + 1][received] - line.ends[s][sent]))
@@ -126,13 +170,19 @@ class ProfileRun:
     def _part_columns(self, p: int) -> dict[str, object]:
         times: dict[tuple[str, str], list[float]] = {}
         held: dict[str, list[float]] = {"layer": [], "head": []}
-        step_of = {m: j for j, batches in enumerate(self.profile.micro_batches[p]) for m in batches}
+        step_of = {m: j for j, batches in enumerate(self.profile.micro_batches[p][:-1]) for m in batches}
         tokens = self.points[p].tokens
-        for layers, parts in zip(self.layers, self.result.parts[0], strict=True):
+        for s, (layers, parts) in enumerate(zip(self.layers, self.result.parts[0], strict=True)):
             head_bytes = dict.fromkeys(step_of, 0.0)
+            program = self.result.timelines[0].programs[s]
+            place = {op[:2]: i for i, op in enumerate(program) if op[0] != "S"}
+            counted = set()
+            for kind in "FB":
+                mine = [place[kind, m] for m, step in step_of.items() if step]
+                counted |= set(_that_count(mine, self._company[s]))
             for cost in parts:
                 step = step_of.get(cost.micro_batch)
-                if step is None:
+                if step is None or (step and place[cost.kind, cost.micro_batch] not in counted):
                     continue
                 if step:
                     per = layers if cost.part == "layers" else 1
@@ -151,6 +201,15 @@ class ProfileRun:
         columns |= {f"{name}_held_bytes_per_token": float(np.median(x)) for name, x in held.items()}
         columns["layer_weights_mb"] = layer.parameters * BYTES[self.dtype] / _MIB
         return columns
+
+
+def _that_count(operations: Sequence[int], company: np.ndarray) -> list[int]:
+    """Return those of a stage's operations that ran while all other stages worked; all, where too few did.
+
+    In a plan without flushes stages mostly work side by side, and share memory bandwidth and links.
+    """
+    chosen = [i for i in operations if company[i] >= _IN_COMPANY]
+    return chosen if len(chosen) >= _FEWEST else list(operations)
 
 
 def spread(values: Sequence[float]) -> float:

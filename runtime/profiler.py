@@ -17,7 +17,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cappuccino.costs import fit_costs, read_cost_table
+from cappuccino.costs.fit import FEWEST_ROWS
 from cappuccino.costs.stages import balanced_layers
+from cappuccino.costs.table import MEASURED
 from cappuccino.errors import InputError
 from cappuccino.files import read_json, write_atomically
 from cappuccino.runtime.backbone_config import BackboneShape, is_configuration, read_backbone_shape
@@ -114,15 +117,20 @@ def profile_backbone(
             one = points[len(points) // 2]
             brief = replace(grid, grad_acc_steps=2, repeats=1)
             first = _measure(backbone, [one], brief, layers, shape, name, gpu, device, dtype, lambda done, total: None)
-            layers = _split(shape, stages, [point_columns(one, layers, brief) | first[0]])
-        found = _measure(backbone, points, grid, layers, shape, name, gpu, device, dtype, show)
-        for point, measured in zip(points, found, strict=True):
-            columns = point_columns(point, layers, grid)
-            rows.append({**common, "tasknum": len(rows) + 1, **columns, **measured, **extra})
+            layers = _split(shape, stages, [point_columns(one, layers, brief) | first[0][0]])
+        found, run = _measure(backbone, points, grid, layers, shape, name, gpu, device, dtype, show)
+        new = [
+            {**common, "tasknum": len(rows) + n, **point_columns(point, layers, grid), **measured, **extra}
+            for n, (point, measured) in enumerate(zip(points, found, strict=True), start=1)
+        ]
+        factors = _mixed_factors(new, run, output, name, gpu)
+        rows += [row | (factors if row["status"] == "OK" else {}) for row in new]
         write_atomically(partial, json.dumps({"settings": settings, "rows": rows}) + "\n")
     if on_progress:
         on_progress(1.0, f"{len(rows)} rows")
     table = pd.DataFrame(rows)
+    for column in (c for c in MEASURED if c not in table):
+        table[column] = np.nan  # not even one point fitted
     write_atomically(output, table.to_csv(index=False, float_format="%.6g"))
     partial.unlink(missing_ok=True)
     return table
@@ -139,8 +147,8 @@ def _measure(
     device: str,
     dtype: str,
     on_progress: Callable[[int, int], None],
-) -> list[dict[str, object]]:
-    """Return the measured columns of every point, those that do not fit included."""
+) -> tuple[list[dict[str, object]], ProfileRun | None]:
+    """Return the measured columns of every point, those that do not fit included, and the run that gave them."""
     fit = list(points)
     while fit:
         with tempfile.TemporaryDirectory(prefix="cappuccino-profile-") as folder:
@@ -167,8 +175,20 @@ def _measure(
                 continue
         run = ProfileRun(profile, result, shape, grid, tuple(fit), layers, dtype)
         measured = {point: run.row(p) for p, point in enumerate(fit)}
-        return [measured.get(point, {"status": OUT_OF_MEMORY}) for point in points]
-    return [{"status": OUT_OF_MEMORY} for _ in points]
+        return [measured.get(point, {"status": OUT_OF_MEMORY}) for point in points], run
+    return [{"status": OUT_OF_MEMORY} for _ in points], None
+
+
+def _mixed_factors(
+    rows: list[dict[str, Any]], run: ProfileRun | None, output: Path, name: str, gpu: str
+) -> dict[str, object]:
+    """Return the columns of `ProfileRun.mixed_factors`; nothing where the rows are too few to fit."""
+    if run is None or sum(row["status"] == "OK" for row in rows) < FEWEST_ROWS:
+        return {}
+    with tempfile.TemporaryDirectory(prefix="cappuccino-profile-") as folder:
+        table = Path(folder) / output.name
+        pd.DataFrame(rows).to_csv(table, index=False)
+        return run.mixed_factors(fit_costs(read_cost_table(table), name, gpu, unmeasured=False))
 
 
 def _split(shape: BackboneShape, stages: int, rows: list[dict[str, Any]]) -> tuple[int, ...]:
@@ -218,7 +238,7 @@ def expected_seconds(backbone: Path, grid: ProfileGrid, device: str, dtype: str)
     shape = read_backbone_shape(backbone)
     weights = shape.num_layers * shape.layer.parameters + shape.vocab_size * shape.hidden_size
     rate = _product_rate(device, dtype)
-    micro_batches = grid.grad_acc_steps * (grid.repeats + 1)
+    micro_batches = grid.grad_acc_steps * grid.num_steps
     work = sum(p.tokens for p in grid.points()) * micro_batches * weights * _FLOPS_PER_WEIGHT_TOKEN
     return len(grid.num_stages) * (_START_S + work / (rate * _SHARE_OF_PRODUCT))
 

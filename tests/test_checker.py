@@ -1,5 +1,6 @@
 import random
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from builders import (
@@ -348,3 +349,25 @@ def test_mutations_without_new_times_are_found_by_the_times():
         for _ in range(20):
             mutant = mutate(plan, rng)
             assert check(mutant, instance, costs).valid == is_valid(mutant, instance, costs)
+
+
+@pytest.mark.parametrize(
+    ("split", "costed", "valid"),
+    [
+        ((3, 2), None, True),
+        ((2, 3), None, True),  # an even split may begin with any stage
+        ((4, 1), None, False),
+        (None, None, True),
+        ((4, 1), (4, 1), True),
+        ((3, 2), (4, 1), False),
+        (None, (4, 1), False),  # the runtime would split evenly
+        (None, (3, 2), True),
+    ],
+)
+def test_layers_by_stage_are_those_that_the_costs_are_of(split, costed, valid):
+    costs = {"x": replace(COSTS["x"], num_layers=5, splits={2: costed} if costed else {})}
+    first, second = GOOD.replicas
+    plan = changed(GOOD, replicas=(changed(first, layers_per_stage=split), second))
+    report = check(plan, INSTANCE, costs)
+    assert report.valid == valid, report.violations
+    assert {v.rule for v in report.violations} == (set() if valid else {1})

@@ -39,7 +39,7 @@ def profile(
     target_modules: Annotated[
         str, typer.Option(help="Target modules besides q, k, v and o, joined by +, comma-separated.")
     ] = "q_proj+v_proj,all-linear",
-    micro_batches: Annotated[int, typer.Option(min=1, help="Micro-batches of an optimizer step.")] = 4,
+    micro_batches: Annotated[int, typer.Option(min=1, help="Micro-batches of an optimizer step.")] = 3,
     repeats: Annotated[int, typer.Option(min=1, help="Steps measured per point, after one to warm up.")] = 3,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",

@@ -11,14 +11,15 @@ from cappuccino.catalogue import BACKBONES
 from cappuccino.costs.adapters import AdapterSize, LayerShape
 from cappuccino.costs.model import CostModel, MemoryModel, SmoothMaximum
 from cappuccino.costs.stages import StageParts
-from cappuccino.costs.table import LAYER_SHAPE, LAYERS, PARTS, CostTable, read_cost_table
+from cappuccino.costs.table import LAYER_SHAPE, LAYERS, MIXED, PARTS, CostTable, read_cost_table
 from cappuccino.errors import InputError
 from cappuccino.instance import Instance
 
 BACKWARD_OVER_FORWARD = 2.0
 """Ratio of backward to forward time where a table has step times only (frozen backbone, activations recomputed)."""
 _MIB_PER_GIB = 1024
-_FEWEST_ROWS = 4
+FEWEST_ROWS = 4
+"""Of a backbone on a GPU type, without which nothing is fitted."""
 _POWER_BOUNDS = (1.0, 16.0)
 _FEWEST_ADAPTER_KINDS = 3
 """Sizes and numbers of adapters without which a table does not tell what adapters add."""
@@ -74,28 +75,37 @@ def fit_costs(
     """
     rows = table.select(backbone, gpu)
     ok = rows.ok.assign(**_adapter_columns(rows.ok))
-    if len(ok) < _FEWEST_ROWS:
+    if len(ok) < FEWEST_ROWS:
         problem = f'{len(ok)} OK rows of "{backbone}"'
-        raise InputError(table.source, "status", problem, f"profile at least {_FEWEST_ROWS} points")
+        raise InputError(table.source, "status", problem, f"profile at least {FEWEST_ROWS} points")
     spec = BACKBONES.get(backbone)
     layers = int(ok["num_layers"].iloc[0]) if "num_layers" in ok else (spec.num_layers if spec else None)
     stage_forward: dict[int, SmoothMaximum] = {}
     stage_backward: dict[int, SmoothMaximum] = {}
     splits: dict[int, tuple[int, ...]] = {}
+    mixed: dict[int, tuple[float, float]] = {}
     bubble = 1.0
     if "forward_time_s" in ok and "backward_time_s" in ok:
         forward = fit_smooth_maximum(ok, ok["forward_time_s"] * ok["pp_size"])
         backward = fit_smooth_maximum(ok, ok["backward_time_s"] * ok["pp_size"])
         for g, group in ok.groupby("pp_size"):
-            if len(group) >= _FEWEST_ROWS:
+            if len(group) >= FEWEST_ROWS:
                 stage_forward[int(str(g))] = fit_smooth_maximum(group, group["forward_time_s"])
                 stage_backward[int(str(g))] = fit_smooth_maximum(group, group["backward_time_s"])
                 if LAYERS in group:
                     splits[int(str(g))] = group[LAYERS].iloc[0]
+            if set(MIXED) <= set(group):
+                mixed[int(str(g))] = float(group[MIXED[0]].iloc[0]), float(group[MIXED[1]].iloc[0])
         if unmeasured and set(PARTS) <= set(ok) and layers is not None:
             composed = compose_stages(ok, layers, [g for g in _composed_counts(ok, layers) if g not in stage_forward])
             for g, (split, curves) in composed.items():
                 splits[g], (stage_forward[g], stage_backward[g]) = split, curves
+        if mixed:
+            every = {g: mixed.get(g, mixed[max(mixed)]) for g in stage_forward}
+            stage_forward = {g: curve.scaled(every[g][0]) for g, curve in stage_forward.items()}
+            stage_backward = {g: curve.scaled(every[g][1]) for g, curve in stage_backward.items()}
+            forward, backward = forward.scaled(mixed[max(mixed)][0]), backward.scaled(mixed[max(mixed)][1])
+            mixed = every
     else:
         both, bubble = fit_slot(ok)
         forward = both.scaled(1 / (1 + backward_over_forward))
@@ -114,6 +124,7 @@ def fit_costs(
         transfer=_fit_transfer(ok),
         num_layers=layers,
         splits=splits,
+        mixed=mixed,
         layer_shape=layer_shape(ok),
         weights_gib=spec.parameters * 2 / 2**30 if spec else None,
         usable_memory_gib=_usable_memory(rows, memory),
@@ -341,14 +352,15 @@ def _fit_transfer(rows: pd.DataFrame) -> tuple[float, float]:
 def predicted_step_time(model: CostModel, row: pd.Series) -> float:
     """Return what a model makes of a row's `time_per_step_s`, seconds."""
     g, slot = int(row["pp_size"]), 0.0
-    for curve in (model.forward_curve(g), model.backward_curve(g)):
+    factors = model.mixed.get(g, (1.0, 1.0))  # a row's micro-batches are all alike
+    for curve, factor in zip((model.forward_curve(g), model.backward_curve(g)), factors, strict=True):
         floor, work = 0.0, 0.0
         if model.layer_shape is not None and "target_modules" in row:
             names = "all-linear" if row["target_modules"] == ["all-linear"] else row["target_modules"]
             size = AdapterSize.of(model.layer_shape, int(row["rank"]), names)
             floor = curve.adapter_floor(size) * float(row.get("num_adapters", 1))
             work = curve.adapter_work(size) * float(row["tokens"])
-        slot += float(curve(row["tokens"], row["squares"], floor, work))
+        slot += float(curve(row["tokens"], row["squares"], floor, work)) / factor
     return slot * (float(row["grad_acc_steps"]) + model.bubble * (g - 1))
 
 

@@ -19,6 +19,8 @@ PARTS = (
 """Per micro-batch: laying it out, with the embedding; one decoder layer; what the last stage does besides."""
 OPTIONAL_TIMES = ("forward_time_s", "backward_time_s", "optimizer_time_s", "transfer_time_s", *PARTS)
 """Per micro-batch on the slowest stage; per adapter and step; per micro-batch and link; then the parts."""
+MIXED = ("forward_mixed_factor", "backward_mixed_factor")
+"""How much longer micro-batches take among others than alike; the same for all rows of a stage count."""
 LAYER_SHAPE = ("hidden_size", "intermediate_size", "query_size", "key_value_size")
 """Widths of a decoder layer's modules, as `LayerShape` has them."""
 OPTIONAL_COUNTS = ("num_layers", "held_micro_batches", "num_adapters", *LAYER_SHAPE)
@@ -94,9 +96,9 @@ def read_cost_table(path: Path) -> CostTable:
     ran = frame["status"] == OK
     for column in (*COUNTS, *(c for c in OPTIONAL_COUNTS if c in frame.columns)):
         frame[column] = _numbers(path, frame, column, pd.Series(True, frame.index), least=1, whole=True)
-    for column in (*MEASURED, *(c for c in OPTIONAL_TIMES if c in frame.columns)):
+    for column in (*MEASURED, *(c for c in (*OPTIONAL_TIMES, *MIXED) if c in frame.columns)):
         frame[column] = _numbers(path, frame, column, ran, least=0.0, whole=False)
-    for column in MEASURED:
+    for column in (*MEASURED, *(c for c in MIXED if c in frame.columns)):
         zero = frame.index[ran & (frame[column] == 0)]
         if len(zero):
             raise InputError(path, f"line {zero[0] + 2}, {column}", "0 is not allowed", "measure the row again")

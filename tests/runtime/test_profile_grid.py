@@ -16,7 +16,7 @@ GRID = ProfileGrid(tokens=(16, 64), sequence_lengths=(8, 16), grad_acc_steps=3, 
 
 
 def order(first: int, count: int, depth: int) -> str:
-    return " ".join(f"{kind}{m}" for kind, m in one_forward_one_backward(first, count, depth))
+    return " ".join(f"{kind}{m}" for kind, m in one_forward_one_backward(range(first, first + count), depth))
 
 
 def test_one_forward_one_backward_by_hand() -> None:
@@ -91,8 +91,9 @@ def test_the_plan_breaks_no_rule_but_that_of_times(stages: int, tmp_path: Path) 
     assert {violation.rule for violation in report.violations} == {7}, report.violations
     assert report.simulation is not None
     # Every optimizer step ends in a flush: (micro-batches + stages - 1) slots of an F and a B, 1 / stages seconds each.
-    steps = len(GRID.points()) * (GRID.repeats + 1)
-    expected = steps * (GRID.grad_acc_steps + stages - 1) * 2.0 / stages
+    points, slot = len(GRID.points()), 2.0 / stages
+    expected = points * (GRID.repeats + 1) * (GRID.grad_acc_steps + stages - 1) * slot
+    expected += (points * GRID.grad_acc_steps + stages - 1) * slot  # the last steps of all points, without a flush
     assert report.simulation.makespan_s == pytest.approx(expected)
 
 
@@ -100,7 +101,7 @@ def test_steps_and_points_are_found_in_the_programs(tmp_path: Path) -> None:
     profile = plan_of(2, tmp_path)
     for p, point in enumerate(GRID.points()):
         assert len(profile.owners[p]) == point.num_adapters
-        for span, batches in zip(profile.steps[p], profile.micro_batches[p], strict=True):
+        for span, batches in zip(profile.steps[p], profile.micro_batches[p][:-1], strict=True):
             for stage, (begin, end) in enumerate(span):
                 program = profile.replica.programs[stage][begin:end]
                 assert sorted(op[1] for op in program if op[0] == "F") == list(batches)
@@ -109,3 +110,17 @@ def test_steps_and_points_are_found_in_the_programs(tmp_path: Path) -> None:
         for m in (m for batches in profile.micro_batches[p] for m in batches):
             assert len(profile.replica.micro_batches[m].samples) == point.samples
             assert {a for a, _ in profile.replica.micro_batches[m].samples} == set(profile.owners[p])
+
+
+def test_the_last_steps_are_mixed(tmp_path: Path) -> None:
+    profile = plan_of(2, tmp_path)
+    last = [m for batches in profile.micro_batches for m in batches[-1]]
+    for stage, begin in enumerate(profile.mixed):
+        rest = profile.replica.programs[stage][begin:]
+        forwards = [op[1] for op in rest if op[0] == "F"]
+        assert sorted(forwards) == last
+        assert forwards != last  # in random order, the same on all stages
+        assert forwards == [op[1] for op in profile.replica.programs[0][profile.mixed[0] :] if op[0] == "F"]
+        assert [op[1] for op in rest if op[0] == "S"] == [a for members in profile.owners for a in members]
+        place = begin + next(i for i, op in enumerate(rest) if op == ("B", profile.micro_batches[2][-1][0]))
+        assert profile.point_of(stage, place) == 2
