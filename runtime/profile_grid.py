@@ -10,7 +10,7 @@ Targets = tuple[str, ...] | Literal["all-linear"]
 RANK = 16
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 """Rank and target modules of the adapter that tokens and sequence lengths are measured with."""
-ALL_LINEAR = "all-linear"
+ALL_LINEAR: Literal["all-linear"] = "all-linear"
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,7 @@ class ProfileRun:
         for s, (layers, parts) in enumerate(zip(self.layers, self.result.parts[0], strict=True)):
             head_bytes = dict.fromkeys(step_of, 0.0)
             program = self.result.timelines[0].programs[s]
-            place = {op[:2]: i for i, op in enumerate(program) if op[0] != "S"}
+            place = {(str(op[0]), op[1]): i for i, op in enumerate(program) if op[0] != "S"}
             counted = set()
             for kind in "FB":
                 mine = [place[kind, m] for m, step in step_of.items() if step]

@@ -49,8 +49,13 @@ def run_demo(output: Path, time_limit_s: float) -> dict[str, Any]:
         lengths = build_text_datasets(data, backbone, samples=SAMPLES, max_length=MAX_LENGTH)
         show(1.0, ", ".join(f"{name}: median {int(sorted(n)[len(n) // 2])} tokens" for name, n in lengths.items()))
     table = output / "cost-table.csv"
-    points = {"tokens": (64, 256, 1024, 2048), "sequence_lengths": (64, 512), "num_adapters": (2,), "ranks": (4,)}
-    grid = ProfileGrid(num_stages=(NUM_STAGES,), **points)
+    grid = ProfileGrid(
+        num_stages=(NUM_STAGES,),
+        tokens=(64, 256, 1024, 2048),
+        sequence_lengths=(64, 512),
+        num_adapters=(2,),
+        ranks=(4,),
+    )
     with console.progress_bar("2/4 profile") as show:
         profile_backbone(backbone, table, name=BACKBONE, gpu=GPU, grid=grid, on_progress=show)
     built = tiny_instance(lengths, table, "demo")

@@ -191,7 +191,7 @@ def _plot(found: dict[str, "Validation"]) -> str:
         predicted, residuals = [Series("exact", times, times, dashed=True, markers=False)], []
         for g, group in rows.groupby("pp_size", sort=True):
             measured, expected = group["time_per_step_s"], group["time_predicted_s"]
-            label = stages(g)
+            label = stages(int(str(g)))
             errors = (100 * (expected / measured - 1)).tolist()
             predicted.append(Series(label, measured.tolist(), expected.tolist(), shape="none"))
             residuals.append(Series(label, group["tokens"].tolist(), errors, shape="none"))

@@ -110,8 +110,8 @@ def run(
     costs = fit_instance_costs(loaded)
     check(stated, loaded, costs).raise_if_invalid(plan)
     profiled = {costs[r.gpu].dtype for r in stated.replicas} - {None}
-    dtype = dtype or (profiled.pop() if len(profiled) == 1 else "float32")
-    for warning in _other_machine(costs, device, dtype):
+    used = dtype or (profiled.pop() if len(profiled) == 1 else None) or "float32"
+    for warning in _other_machine(costs, device, used):
         console.warn(f"{loaded.cost_table}: {warning}: predicted times and memory do not hold")
     with console.progress_bar("training") as show:
         result = run_plan(
@@ -121,7 +121,7 @@ def run(
             data,
             output,
             device=device,
-            dtype=dtype,
+            dtype=used,
             on_progress=lambda done, total: show(done / total, f"{done} of {total} operations"),
         )
     replicas: list[dict[str, Any]] = [

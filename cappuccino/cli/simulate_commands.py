@@ -189,7 +189,7 @@ def _print_comparison(found: "ReplicaComparison") -> None:
             f"  stage {o.stage} {o.kind}: {o.count}, predicted {o.predicted_s:.4g} s, measured {o.measured_s:.4g} s, "
             f"ratio {ratio}{spread}"
         )
-    off = {}
+    off: dict[str, list[float]] = {}
     for step in found.steps:
         off.setdefault(step.adapter, []).append(step.measured_s - step.predicted_s)
     for adapter, late in off.items():

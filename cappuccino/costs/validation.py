@@ -1,6 +1,6 @@
 """How well a cost model predicts rows that it has not seen: what there is to trust in a cost table."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -101,7 +101,7 @@ def validate(
         stage_counts=_errors("stage counts left out", rows, _left_out(chosen, backbone, gpu, depths, True))
         if several
         else None,
-        by_stages=tuple(_part(stages(g), group) for g, group in rows.groupby("pp_size", sort=True)),
+        by_stages=tuple(_part(stages(int(str(g))), group) for g, group in rows.groupby("pp_size", sort=True)),
         by_tokens=tuple(
             _part(_range_label(low, high), rows[(rows["tokens"] >= low) & (rows["tokens"] < high)])
             for low, high in pairwise(TOKEN_RANGES)
@@ -113,7 +113,7 @@ def validate(
 
 
 def _left_out(
-    chosen: CostTable, backbone: str, gpu: str, labels: list[Hashable], unmeasured: bool = False
+    chosen: CostTable, backbone: str, gpu: str, labels: Sequence[Hashable], unmeasured: bool = False
 ) -> tuple[pd.Series, pd.Series]:
     """Predict step time and memory of every row by a fit without the rows of its label; NaN where none is possible."""
     ok = chosen.ok
@@ -174,7 +174,9 @@ def _warnings(model: CostModel, rows: pd.DataFrame) -> list[str]:
     if len(depths) == 1:
         found.append(f"one stage count, {depths.index[0]}: every other depth is extrapolated from it")
     found += [
-        f"{count} rows of {stages(g)}: profile at least {FEW_ROWS}" for g, count in depths.items() if count < FEW_ROWS
+        f"{count} rows of {stages(int(str(g)))}: profile at least {FEW_ROWS}"
+        for g, count in depths.items()
+        if count < FEW_ROWS
     ]
     for g in depths.index:
         mine = rows[rows["pp_size"] == g]
