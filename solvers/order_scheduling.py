@@ -34,7 +34,7 @@ class OrderArrays:
         spare
             Slots for further micro-batches.
         """
-        # sorted: a step's samples stand next to each other
+        # sorted: an adapter's samples stand next to each other
         placed = sorted((sample, slot) for slot, b in enumerate(order) for sample in b.samples)
         samples = tuple(sample for sample, _ in placed)
         sizes = [x.shape[1] for x in problem.lengths]
@@ -48,6 +48,7 @@ class OrderArrays:
             np.array([number[key] for key in keys], np.int64),
             np.array([number.get((a, j - 1), -1) for a, j in number], np.int64),
             np.array([optimizer_s if j and (a, j) not in begun else 0.0 for a, j in number]),
+            np.array([a for a, _ in number], np.int64),
             added_by_adapter(problem)[[a for a, _ in number]],
         )
         room = len(order) + spare

@@ -13,7 +13,7 @@ from cappuccino.solvers.pipeline import Jobs
 
 
 class Window(NamedTuple):
-    """Samples and steps of the window; a step's samples stand next to each other."""
+    """Samples and steps of the window; an adapter's samples stand next to each other."""
 
     length: np.ndarray
     """Tokens by sample, shape (N,)."""
@@ -23,6 +23,8 @@ class Window(NamedTuple):
     """The same adapter's step before, shape (K,); -1 where it is not in the window."""
     waits_s: np.ndarray
     """Optimizer time before the step's first F, shape (K,)."""
+    adapter: np.ndarray
+    """Position of the adapter by step, shape (K,)."""
     added: np.ndarray
     """What a step's adapter adds to its micro-batches (floors) and each of its tokens (works), seconds, in the order of
     `Added`, shape (K, 4)."""
@@ -69,10 +71,10 @@ def price(costs: BatchCosts, window: Window, packed: PackedOrder, slot: int) -> 
             tokens += length
             squares += float(length) * length
             longest = max(longest, length)
-            if step != last:
+            if window.adapter[step] != last:
                 forward_floor += window.added[step, 0]
                 backward_floor += window.added[step, 2]
-                last = step
+                last = window.adapter[step]
             weight = 1 if costs.padded else length
             forward_work += window.added[step, 1] * weight
             backward_work += window.added[step, 3] * weight

@@ -40,6 +40,7 @@ def fit(
 ) -> None:
     """Fit the cost model to a table; errors on rows left out of the fit, capacities, and what not to trust."""
     from cappuccino.costs import read_cost_table  # noqa: PLC0415
+    from cappuccino.costs.fit import FEWEST_ROWS  # noqa: PLC0415
     from cappuccino.costs.validation import validate  # noqa: PLC0415
     from cappuccino.files import write_atomically  # noqa: PLC0415
 
@@ -53,8 +54,9 @@ def fit(
         known = ", ".join(sorted({name for name, _ in rows.backbones}))
         raise InputError(table, "param_name", f'no OK rows of "{backbone}"', f"use a backbone of the table: {known}")
     for name, gpu in () if one_depth else wanted:
-        depths = sorted(set(rows.select(name, gpu).ok["pp_size"]))
-        if len(depths) == 1:
+        mine = rows.select(name, gpu).ok["pp_size"]
+        depths = sorted(set(mine))
+        if len(depths) == 1 and len(mine) >= FEWEST_ROWS:  # fewer are an error of their own
             problem = f'{depths[0]} is the only stage count of "{name}": it tells nothing of others'
             remedy = "profile another one, or give --one-depth where plans are to use this one only"
             raise InputError(table, "pp_size", problem, remedy)
