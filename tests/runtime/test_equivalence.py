@@ -61,6 +61,7 @@ def test_peft_loads_what_was_exported(float64_run: Run) -> None:
         assert (config.r, config.lora_alpha, config.lora_dropout) == (job.rank, job.alpha, job.dropout)
 
 
+@pytest.mark.slow
 @one_architecture
 def test_dropout_depends_neither_on_packing_nor_on_stages(float64_run: Run, tmp_path: Path) -> None:
     # Here the adapter has a replica of its own with one stage, there it shared three stages with four others.
