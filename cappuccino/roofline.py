@@ -29,6 +29,7 @@ from typing import Any
 import pandas as pd
 
 from cappuccino.catalogue import DTYPES, BackboneSpec, GpuSpec
+from cappuccino.plan import even_layers
 
 SEED_COLUMNS = (
     "param_name",
@@ -141,12 +142,6 @@ _GIB = 2**30
 _MIB_PER_GIB = 1024
 
 
-def stage_layers(num_layers: int, num_stages: int) -> list[int]:
-    """Return the layers of every stage: as even as can be, the larger stages first, since the last one has the head."""
-    base, extra = divmod(num_layers, num_stages)
-    return [base + (s < extra) for s in range(num_stages)]
-
-
 def layer_forward_time(
     spec: BackboneSpec,
     gpu_spec: GpuSpec,
@@ -215,7 +210,7 @@ def slot_time(
     gradient, and the adapters' own is below 1%. The first stage may have one layer more, the last one has the head.
     """
     layer = (1 + BACKWARD_OVER_FORWARD) * layer_forward_time(spec, gpu_spec, tokens, seqlen, efficiency, dtype)
-    layers = stage_layers(spec.num_layers, num_stages)
+    layers = even_layers(spec.num_layers, num_stages)
     return max(layers[0] * layer, layers[-1] * layer + head_time(spec, gpu_spec, tokens, efficiency, dtype))
 
 
@@ -265,7 +260,7 @@ def peak_memory_gib(
         held = width * spec.hidden * (count * deep + boundary)
         return efficiency.context_gib + (weights + adapter + (working + held) * tokens) / _GIB
 
-    layers = stage_layers(spec.num_layers, num_stages)
+    layers = even_layers(spec.num_layers, num_stages)
     if num_stages == 1:
         return stage(0, layers[0], 1 if spec.tied_embeddings else 2)
     return max(stage(0, layers[0], 1), stage(num_stages - 1, layers[-1], 1))

@@ -66,3 +66,9 @@ def test_imports_stay_light(statement, absent):
     code = f"import sys; {statement}; print([m for m in {absent!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_file_of_commands_is_in_the_command_line():
+    app = (ROOT / "cappuccino" / "cli" / "app.py").read_text()
+    for path in sorted((ROOT / "cappuccino" / "cli").glob("*_commands.py")):
+        assert app.count(f"    {path.stem},\n") == 2, path.stem  # imported, and registered

@@ -20,7 +20,6 @@ from cappuccino.roofline import (
     layer_forward_time,
     peak_memory_gib,
     slot_time,
-    stage_layers,
 )
 from cappuccino.roofline_calibration import (
     COUNTED,
@@ -53,11 +52,6 @@ def a100(reference_data):
 @pytest.fixture(scope="module")
 def recalibrated(a100):
     return calibrate_roofline(a100)
-
-
-def test_layers_are_even_and_the_first_stages_larger():
-    assert stage_layers(64, 3) == [22, 21, 21]
-    assert stage_layers(4, 4) == [1, 1, 1, 1]
 
 
 def test_layer_time_where_arithmetic_binds():

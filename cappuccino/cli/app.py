@@ -10,6 +10,7 @@ import typer
 from cappuccino.cli import (
     bench_commands,
     compare_commands,
+    estimate_commands,
     fit_commands,
     pareto_commands,
     plan_commands,
@@ -36,6 +37,7 @@ for commands in (
     plan_commands,
     compare_commands,
     pareto_commands,
+    estimate_commands,
     fit_commands,
     bench_commands,
     seed_commands,
