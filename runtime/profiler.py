@@ -113,7 +113,9 @@ def profile_backbone(
                 on_progress(fraction, f"{stages} stages, {operations} of {total} operations")
 
         layers = _split(shape, stages, rows)
-        if stages > 1 and not rows and shape.num_layers > stages:  # nothing has told what the head takes
+        head_weighs = shape.vocab_size * shape.hidden_size / shape.layer.parameters  # in layers
+        if stages > 1 and not rows and shape.num_layers > stages and head_weighs > 1:
+            # nothing has told yet what the head takes, and it matters
             one = points[len(points) // 2]
             brief = replace(grid, grad_acc_steps=2, repeats=1)
             first = _measure(backbone, [one], brief, layers, shape, name, gpu, device, dtype, lambda done, total: None)

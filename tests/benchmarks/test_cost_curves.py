@@ -246,6 +246,7 @@ def small_table(folder: Path) -> Path:
     return folder / "t.csv"
 
 
+@pytest.mark.slow
 def test_all_figures_are_printed_and_what_fails_says_so(curves, tmp_path):
     table = small_table(tmp_path)
     done = script("--table", table, "--json")
