@@ -94,7 +94,6 @@ class ProfileRun:
         """Return how much longer forwards and backwards took among others than costs fitted to the rows say.
 
         Medians of operations alike leave out what happens now and then, and what one kind of operation does to another.
-        Nothing makes mixed ones faster but a machine that was: factors are at least 1.
         """
         line, stages = self.result.timelines[0], len(self.layers)
         owner = {m: p for p, batches in enumerate(self.profile.micro_batches) for m in batches[-1]}
@@ -113,7 +112,7 @@ class ProfileRun:
                 mine = [i for i in range(begin, len(line.starts[s])) if line.programs[s][i][0] == kind]
                 taken = sum(float(line.ends[s][i] - line.starts[s][i]) for i in mine)
                 ratios.append(taken / sum(expected[owner[line.programs[s][i][1]]] for i in mine))
-            columns[f"{name}_mixed_factor"] = max(1.0, *ratios)
+            columns[f"{name}_mixed_factor"] = max(ratios)
         return columns
 
     def _step_seconds(self, line: Timeline, span: tuple[tuple[int, int], ...]) -> float:

@@ -162,9 +162,6 @@ def test_what_mixing_adds_is_in_the_costs_and_not_in_the_rows(machine: Machine, 
         for kind, curve in enumerate(("forward_curve", "backward_curve")):
             ratio = getattr(mixed, curve)(stages)(64, 64 * 16) / getattr(alike, curve)(stages)(64, 64 * 16)
             assert ratio == pytest.approx(mixed.mixed[stages][kind] / alike.mixed[stages][kind], rel=1e-3)
-    machine.mixed_factor = 0.5
-    faster = fit_costs_of(profile(backbone, tmp_path / "faster.csv"), tmp_path / "faster.csv")
-    assert set(faster.mixed.values()) == {(1.0, 1.0)}
     row = read_cost_table(tmp_path / "mixed.csv").ok.iloc[3]
     assert predicted_step_time(mixed, row) == pytest.approx(predicted_step_time(alike, row), rel=1e-3)
 
