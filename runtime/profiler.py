@@ -169,8 +169,12 @@ def _measure(
                     on_progress=on_progress,
                 )
             except RunError as error:
-                if not is_out_of_memory(error.reason) or error.operation is None:
-                    raise
+                if not is_out_of_memory(error.reason) or error.reason.startswith("the process "):
+                    raise  # a process that was killed does not say why
+                if error.operation is None:  # while warming up, with the largest micro-batches
+                    most = max(point.tokens for point in fit)
+                    fit = [point for point in fit if point.tokens < most]
+                    continue
                 failed = fit[profile.point_of(error.stage, error.operation)]
                 # what has more tokens would fail too; the rest is measured again
                 fit = [point for point in fit if point != failed and point.tokens <= failed.tokens]

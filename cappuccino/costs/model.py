@@ -164,7 +164,7 @@ class CostModel:
     stage_backward: Mapping[int, SmoothMaximum] = field(default_factory=dict)
     """Likewise for the backward."""
     mixed: Mapping[int, tuple[float, float]] = field(default_factory=dict)
-    """By stage count, factors on forward and backward in the curves: among others micro-batches take longer."""
+    """By stage count, factors in forward and backward curves: times among other micro-batches over those alike."""
     optimizer_s: float = 0.0
     """One optimizer step of one adapter on one stage, where it is not part of the other times."""
     transfer: tuple[float, float] = (0.0, 0.0)

@@ -20,7 +20,7 @@ PARTS = (
 OPTIONAL_TIMES = ("forward_time_s", "backward_time_s", "optimizer_time_s", "transfer_time_s", *PARTS)
 """Per micro-batch on the slowest stage; per adapter and step; per micro-batch and link; then the parts."""
 MIXED = ("forward_mixed_factor", "backward_mixed_factor")
-"""How much longer micro-batches take among others than alike; the same for all rows of a stage count."""
+"""Time of micro-batches among others over that of the same ones alike; one value for all rows of a stage count."""
 LAYER_SHAPE = ("hidden_size", "intermediate_size", "query_size", "key_value_size")
 """Widths of a decoder layer's modules, as `LayerShape` has them."""
 OPTIONAL_COUNTS = ("num_layers", "held_micro_batches", "num_adapters", *LAYER_SHAPE)

@@ -59,6 +59,8 @@ class Machine:
 
     def __init__(self, shape: LayerShape, room_tokens: float = np.inf) -> None:
         self.shape, self.room_tokens = shape, room_tokens
+        self.warms_up = False
+        """Whether memory runs out before the first operation."""
         self.mixed_factor = 1.0
         """On operations of an adapter's last step."""
         self.runs: list[Plan] = []
@@ -73,6 +75,8 @@ class Machine:
             members.append(
                 [AdapterSize.of(self.shape, jobs[a].rank, jobs[a].target_modules) for a in dict(batch.samples)]
             )
+        if self.warms_up and max(tokens) > self.room_tokens:
+            raise RunError(0, 0, "torch.OutOfMemoryError: CUDA out of memory.")
         for position, operation in enumerate(replica.programs[0]):
             if operation[0] == "F" and tokens[operation[1]] > self.room_tokens:
                 raise RunError(0, 0, "torch.OutOfMemoryError: CUDA out of memory.", position)
@@ -193,8 +197,9 @@ def test_head_and_layers_are_balanced_by_what_was_measured(machine: Machine, bac
     assert 0.7 * max(slowest, head) < found < 1.3 * max(slowest, head)
 
 
-def test_points_that_do_not_fit_become_rows(machine: Machine, backbone: Path, tmp_path: Path) -> None:
-    machine.room_tokens = 64
+@pytest.mark.parametrize("warms_up", [False, True])
+def test_points_that_do_not_fit_become_rows(warms_up: bool, machine: Machine, backbone: Path, tmp_path: Path) -> None:
+    machine.room_tokens, machine.warms_up = 64, warms_up
     table = profile(backbone, tmp_path / "table.csv")
     failed = table[table["status"] != "OK"]
     assert set(failed["status"]) == {"OOM"}
@@ -247,16 +252,17 @@ def test_remains_of_other_profiles_are_not_used(content: str, machine: Machine, 
     assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
 
 
+@pytest.mark.parametrize("reason", ["ValueError: no", "the process was ended by SIGKILL (out of memory?)"])
 def test_nothing_is_written_when_a_measurement_fails(
-    backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reason: str, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object, **options: object) -> None:
-        raise RunError(0, 1, "ValueError: no")
+        raise RunError(0, 1, reason)
 
     monkeypatch.setattr(profiler, "run_plan", fail)
     (tmp_path / "table.csv").write_text("as before")
     for name in ("table.csv", "new.csv"):
-        with pytest.raises(RunError, match="no"):
+        with pytest.raises(RunError, match="stage 1 failed"):
             profile(backbone, tmp_path / name)
     assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
     assert (tmp_path / "table.csv").read_text() == "as before"
