@@ -176,7 +176,8 @@ def _train(specification: ReplicaSpecification, stage: int, progress: Progress, 
         device=device,
         peak_memory_gib=lambda: _peak_memory_gib(device),
     )
-    executor.warm_up()
+    if meter is None:  # a profile warms up point by point: the largest ones would hide the memory of the others
+        executor.warm_up()
     dist.barrier(control)  # so that no stage's first operations wait for another's imports
     progress.begin()
     record = executor.run(progress.advance, meter)
