@@ -5,20 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cappuccino.costs import CostModel
+from cappuccino.costs import CostModel, micro_batch_shape
 from cappuccino.instance import Instance
 from cappuccino.plan import Replica, Sample
-
-
-def shape_of(lengths: Sequence[int], layout: str) -> tuple[int, int]:
-    """Return tokens and sum of squared lengths of a micro-batch of samples with these lengths.
-
-    In the padded layout every sample counts as long as the longest.
-    """
-    if layout == "padded":
-        longest = max(lengths)
-        return len(lengths) * longest, len(lengths) * longest * longest
-    return sum(lengths), sum(n * n for n in lengths)
 
 
 @dataclass(frozen=True)
@@ -58,7 +47,7 @@ class Workload:
         """Build the workload of micro-batches of (position, sample number) pairs of these instance adapters."""
         sizes = [instance.adapters[i].global_batch_size for i in adapters]
         shapes = [
-            shape_of([instance.sample_length(adapters[a], n) for a, n in batch], instance.layout)
+            micro_batch_shape([instance.sample_length(adapters[a], n) for a, n in batch], instance.layout)
             for batch in micro_batches
         ]
         tokens, squares = np.array(shapes, dtype=np.int64).reshape(-1, 2).T
@@ -76,5 +65,5 @@ class Workload:
             backward_s=costs.backward_curve(num_stages)(tokens, squares, *more[2:]),
             transfer_s=costs.transfer_time(tokens),
             optimizer_s=costs.optimizer_s,
-            clipped=frozenset(a for a, i in enumerate(adapters) if instance.adapters[i].max_grad_norm is not None),
+            clipped=frozenset(np.flatnonzero(found.clipped).tolist()),
         )

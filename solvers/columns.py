@@ -53,9 +53,7 @@ class ReplicaSpace:
         InfeasibleError
             When an adapter fits nowhere; the message says what it needs and what would make it fit.
         """
-        kinds = AdapterKinds.of(instance)
-        representatives = instance.subset(kinds.representatives)
-        bounds = []
+        places = []
         for pool in instance.gpu_pools:
             model = costs[pool.gpu]
             counts = model.stage_counts(pool.count, profiled_only)
@@ -63,7 +61,10 @@ class ReplicaSpace:
                 allowed = num_stages <= min(pool.count, model.num_layers or pool.count)
                 profiled = not (profiled_only and model.extrapolated(num_stages))
                 counts = (num_stages,) if allowed and profiled else ()
-            bounds += [(pool, ReplicaBounds(representatives, model, g, pool.memory_gib)) for g in counts]
+            places += [(pool, model, g) for g in counts]
+        kinds = AdapterKinds.of(instance, [model.adapter_costs(g, instance.adapters) for _, model, g in places])
+        representatives = instance.subset(kinds.representatives)
+        bounds = [(pool, ReplicaBounds(representatives, model, g, pool.memory_gib)) for pool, model, g in places]
         space = cls(instance, costs, kinds, tuple(bounds))
         space._require_a_place_for_all(num_stages, profiled_only)
         return space
@@ -119,11 +120,17 @@ class ReplicaSpace:
         """Return the price of a GPU-second; 0 where the pool has none."""
         return (self.instance.pool(gpu).price_per_hour or 0.0) / 3600
 
-    def column(self, place: int, numbers: np.ndarray, makespan_s: float) -> Column:
-        """Return the column of a set, standing for all that hold as many adapters of each kind."""
+    def column(self, place: int, numbers: np.ndarray, makespan_s: float, free_price: float = 0.0) -> Column:
+        """Return the column of a set, standing for all that hold as many adapters of each kind.
+
+        Parameters
+        ----------
+        free_price
+            Price per GPU-second where the pool has none or is free.
+        """
         pool, bounds = self.bounds[place]
-        adapters = self.kinds.adapters(numbers)
-        return Column(adapters, pool.gpu, bounds.num_stages, float(makespan_s), self.price_per_second(pool.gpu))
+        price = self.price_per_second(pool.gpu) or free_price
+        return Column(self.kinds.adapters(numbers), pool.gpu, bounds.num_stages, float(makespan_s), price)
 
     def objective_bound(self, objective: Objective) -> float:
         """Return a bound on the objective that holds for every partition, from the work alone.

@@ -1,4 +1,4 @@
-"""Adapters that are alike: equal samples in equal steps, so that whatever holds for one holds for the other."""
+"""Adapters that are alike: equal samples in equal steps at equal costs, so that what holds for one holds for all."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from cappuccino.costs import AdapterCosts
 from cappuccino.instance import Instance
 
 
@@ -13,7 +14,7 @@ from cappuccino.instance import Instance
 class AdapterKinds:
     """The adapters of an instance by kind.
 
-    Sweeps over learning rates or ranks train many adapters on the same samples. To costs and schedules they are one
+    A sweep trains many adapters on the same samples. Those of which costs, memory and bounds read equal numbers are one
     kind, and a replica is described by how many adapters of each kind it holds: far fewer than there are sets.
     """
 
@@ -21,12 +22,19 @@ class AdapterKinds:
     """Adapters of each kind, ascending; kinds in the order of their first adapters."""
 
     @classmethod
-    def of(cls, instance: Instance) -> "AdapterKinds":
-        """Group the adapters of an instance; gradient clipping holds up optimizer steps, so it tells kinds apart."""
+    def of(cls, instance: Instance, costs: Sequence[AdapterCosts]) -> "AdapterKinds":
+        """Group the adapters of an instance by their samples and by every number that costs read of them.
+
+        Parameters
+        ----------
+        costs
+            Of all adapters of the instance, in every place where they may run.
+        """
+        rows = [c.by_adapter() for c in costs]
+        numbers = np.concatenate(rows, axis=1) if rows else np.zeros((len(instance.adapters), 0))
         kinds: dict[tuple[object, ...], list[int]] = {}
-        for i, (job, lengths) in enumerate(zip(instance.adapters, instance.step_lengths, strict=True)):
-            key = (lengths.shape, lengths.tobytes(), job.max_grad_norm is not None)
-            kinds.setdefault(key, []).append(i)
+        for i, lengths in enumerate(instance.step_lengths):
+            kinds.setdefault((lengths.shape, lengths.tobytes(), *numbers[i].tolist()), []).append(i)
         return cls(tuple(map(tuple, kinds.values())))
 
     @cached_property

@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 
 from cappuccino.bounds import ReplicaBounds
-from cappuccino.costs import AdapterCosts, CostModel, MemoryModel
+from cappuccino.costs import AdapterCosts, CostModel, MemoryModel, micro_batch_shape
 from cappuccino.instance import Instance
 from cappuccino.plan import Sample
-from cappuccino.workload import shape_of
 
 StepKey = tuple[int, int]
 """Position of the adapter in the replica, optimizer step."""
@@ -72,10 +72,14 @@ class ReplicaProblem:
         return tuple(len(x) for x in self.lengths)
 
     @cached_property
+    def first_steps(self) -> tuple[int, ...]:
+        """Number of each position's first optimizer step among those of all, and how many there are in all."""
+        return tuple(accumulate(self.num_steps, initial=0))
+
+    @cached_property
     def clipped(self) -> frozenset[int]:
         """Positions of adapters with gradient clipping."""
-        jobs = self.instance.adapters
-        return frozenset(a for a, i in enumerate(self.adapters) if jobs[i].max_grad_norm is not None)
+        return frozenset(np.flatnonzero(self.adapter_costs.clipped).tolist())
 
     @cached_property
     def lower_bound_s(self) -> float:
@@ -88,12 +92,12 @@ class ReplicaProblem:
 
     def batch_tokens(self, samples: Iterable[Sample]) -> int:
         """Return the tokens of a micro-batch of these samples in the instance's layout."""
-        return shape_of([self._length(s) for s in samples], self.instance.layout)[0]
+        return micro_batch_shape([self._length(s) for s in samples], self.instance.layout)[0]
 
     def batch(self, samples: Iterable[Sample], urgency_s: float = 0.0) -> Batch:
         """Return the micro-batch of these samples, sorted adapter by adapter."""
         ordered = tuple(sorted(samples))
-        tokens, squares = shape_of([self._length(s) for s in ordered], self.instance.layout)
+        tokens, squares = micro_batch_shape([self._length(s) for s in ordered], self.instance.layout)
         more = self.added(ordered)
         steps = dict.fromkeys((a, n // self.lengths[a].shape[1]) for a, n in ordered)
         forward, backward = self._curves
@@ -121,7 +125,7 @@ class ReplicaProblem:
 
     @cached_property
     def adapter_costs(self) -> AdapterCosts:
-        """What each adapter adds to its micro-batches on a stage, by position."""
+        """What costs depend on of each adapter, by position."""
         return self.costs.adapter_costs(self.num_stages, [self.instance.adapters[i] for i in self.adapters])
 
     def batches(self, groups: Sequence[Iterable[Sample]]) -> list[Batch]:

@@ -9,7 +9,7 @@ from plans import joined, random_plan
 from cappuccino.checker import check
 from cappuccino.costs import MemoryModel, SmoothMaximum
 from cappuccino.simulator import DeadlockError, peak_memory, run_programs, simulate
-from cappuccino.workload import Workload, shape_of
+from cappuccino.workload import Workload
 
 
 def workload(tokens, steps=None, transfer=0.0, optimizer_s=0.0, clipped=()):
@@ -24,11 +24,6 @@ def workload(tokens, steps=None, transfer=0.0, optimizer_s=0.0, clipped=()):
         optimizer_s=optimizer_s,
         clipped=frozenset(clipped),
     )
-
-
-def test_shapes_of_a_micro_batch():
-    assert shape_of([3, 5], "packed") == (8, 34)
-    assert shape_of([3, 5], "padded") == (10, 50)
 
 
 def test_workload_looks_samples_up_and_applies_the_curves():

@@ -1,7 +1,7 @@
 """The cost model: what a micro-batch costs in time and memory, fitted to a profiled cost table."""
 
 from cappuccino.costs.fit import fit_costs, fit_instance_costs
-from cappuccino.costs.model import AdapterCosts, CostModel, MemoryModel, SmoothMaximum
+from cappuccino.costs.model import AdapterCosts, CostModel, MemoryModel, SmoothMaximum, micro_batch_shape
 from cappuccino.costs.table import CostTable, read_cost_table
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "SmoothMaximum",
     "fit_costs",
     "fit_instance_costs",
+    "micro_batch_shape",
     "read_cost_table",
 ]

@@ -83,19 +83,28 @@ class SmoothMaximum:
 
 @dataclass(frozen=True)
 class AdapterCosts:
-    """What the adapters of a replica or an instance add to micro-batches on one stage, seconds; arrays by adapter."""
+    """All that times, memory and bounds depend on of adapters, beside their samples; arrays by adapter.
+
+    Whatever else comes to depend on an adapter's settings gets a field here: adapters are told apart by all of them.
+    """
 
     forward_floor: Floats
-    """Per micro-batch that the adapter is in."""
+    """Added to every micro-batch that the adapter is in, seconds on one stage."""
     forward_work: Floats
-    """Per token of the adapter."""
+    """Added for every token of the adapter, likewise."""
     backward_floor: Floats
     backward_work: Floats
+    clipped: NDArray[np.bool_]
+    """Whether the adapter's optimizer step waits for the gradient norm of all stages."""
 
     @property
     def differ(self) -> bool:
-        """Whether adapters add anything at all that the curves do not have in them."""
+        """Whether adapters add any time that the curves do not have in them."""
         return any(x.any() for x in (self.forward_floor, self.forward_work, self.backward_floor, self.backward_work))
+
+    def by_adapter(self) -> Floats:
+        """Return every number there is of an adapter, shape (adapters, fields): those with equal rows cost alike."""
+        return np.stack([np.asarray(getattr(self, f.name), dtype=float) for f in fields(self)], axis=1)
 
     def of_micro_batch(self, adapters: Sequence[int], lengths: Sequence[int], *, padded: bool) -> Floats:
         """Return what the adapters of a micro-batch add: forward floor and work, backward floor and work, seconds.
@@ -117,6 +126,17 @@ class AdapterCosts:
                 self.backward_work[members] @ tokens,
             ]
         )
+
+
+def micro_batch_shape(lengths: Sequence[int], layout: str) -> tuple[int, int]:
+    """Return tokens and sum of squared lengths of a micro-batch of samples with these lengths.
+
+    In the padded layout every sample counts as long as the longest.
+    """
+    if layout == "padded":
+        longest = max(lengths)
+        return len(lengths) * longest, len(lengths) * longest * longest
+    return sum(lengths), sum(n * n for n in lengths)
 
 
 @dataclass(frozen=True)
@@ -219,13 +239,14 @@ class CostModel:
         return self._curve(self.stage_backward, self.backward, num_stages)
 
     def adapter_costs(self, num_stages: int, adapters: Sequence[Adapter]) -> AdapterCosts:
-        """Return what each of these adapters adds to micro-batches on one of `num_stages` stages."""
+        """Return what costs depend on of each of these adapters on one of `num_stages` stages."""
         curves = self.forward_curve(num_stages), self.backward_curve(num_stages)
+        clipped = np.array([a.max_grad_norm is not None for a in adapters], dtype=bool)
         if self.layer_shape is None:
-            return AdapterCosts(*np.zeros((4, len(adapters))))
+            return AdapterCosts(*np.zeros((4, len(adapters))), clipped)
         sizes = [AdapterSize.of(self.layer_shape, a.rank, a.target_modules) for a in adapters]
         by_curve = ([[c.adapter_floor(x) for x in sizes], [c.adapter_work(x) for x in sizes]] for c in curves)
-        return AdapterCosts(*(np.array(values) for pair in by_curve for values in pair))
+        return AdapterCosts(*(np.array(values) for pair in by_curve for values in pair), clipped)
 
     def layers_per_stage(self, num_stages: int) -> tuple[int, ...] | None:
         """Return the decoder layers by stage that the costs are of; None where nobody knows how many there are."""

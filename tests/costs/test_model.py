@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cappuccino.costs import CostModel, MemoryModel, SmoothMaximum
+from cappuccino.costs import CostModel, MemoryModel, SmoothMaximum, micro_batch_shape
 from cappuccino.costs.model import EXTRAPOLATION_MEMORY_MARGIN, RESERVED_MEMORY
 
 CURVE = SmoothMaximum(floor_s=3.0, per_token_s=0.5, per_square_s=0.25, power=2.0)
@@ -14,6 +14,11 @@ MODEL = CostModel(
     backward=SmoothMaximum(12.0, 2.0, 0.0, 4.0),
     memory={2: MemoryModel(30.0, 0.25, 0.5), 4: MemoryModel(20.0, 0.5, 0.125)},
 )
+
+
+def test_shapes_of_a_micro_batch():
+    assert micro_batch_shape([3, 5], "packed") == (8, 34)
+    assert micro_batch_shape([3, 5], "padded") == (10, 50)
 
 
 def test_a_pythagorean_point():
