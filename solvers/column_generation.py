@@ -32,6 +32,8 @@ PROGRESS = 2e-5
 CEILING = 3.0
 """Most that an adapter is paid, in multiples of what it costs alone."""
 _TINY = 1e-9
+_PROVES_NOTHING = 1e100
+"""Ratio of price to cost from which on a column that is free is paid: no prices of this form support it."""
 
 GeneratedKey = tuple[int, bytes]
 """Place, and how many adapters of each kind."""
@@ -219,14 +221,18 @@ class _Search:
         self.bound = float(self.pricing.counts @ self.prices)
 
     def _ceilings(self) -> np.ndarray:
-        """Return what no adapter needs to be paid: several times its cost alone, or the whole rent."""
+        """Return what no adapter needs to be paid: several times its cost alone where that is not free, or all rent."""
         if self.share_only:
             return np.ones(len(self.prices))
         single = np.eye(len(self.prices), dtype=np.int64)
         alone = [
-            np.where(p.admits(self.limit_s), p.rate * _finite(p.makespans(single)), np.inf) for p in self.pricing.places
+            np.where(p.admits(self.limit_s), p.rate * _finite(p.makespans(single)), np.inf)
+            for p in self.pricing.places
+            if p.rate > 0
         ]
-        return CEILING * np.maximum(_finite(np.min(alone, axis=0)), _TINY)
+        least = np.min(alone, axis=0)
+        known = np.isfinite(least)
+        return CEILING * np.maximum(np.where(known, least, least[known].max(initial=0.0)), _TINY)
 
     def _persistent_solver(self) -> Highs:
         solver = Highs()
@@ -292,7 +298,7 @@ class _Search:
                     new[column.key] = column
                     self.pool.add(column)
         self._add_rows(list(new.values()))
-        if theta > 0:
+        if 0 < theta < _PROVES_NOTHING:
             rent = sum(self.pools[g] * charges[g] for g in self.gpus)
             bound = float(self.pricing.counts @ prices) / theta - (0.0 if self.share_only else rent)
             if bound > self.bound:

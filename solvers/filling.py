@@ -48,9 +48,11 @@ def fill_replicas(
     shares = np.array([np.where(a, p.shares, np.inf) for a, p in zip(admitted, places, strict=True)])
     paths = np.array([p.paths for p in places])
     depths = np.array([p.num_stages for p in places])
-    weights = np.array([p.rate if p.rate > 0 else p.num_stages for p in places], dtype=float)
+    rates = np.array([p.rate for p in places], dtype=float)
+    weights = rates if rates.any() else depths.astype(float)
     gpus = list(pools)
-    ranking = np.lexsort((np.broadcast_to(depths[:, None], shares.shape), weights[:, None] * shares), axis=0)
+    alone = np.where(admitted, weights[:, None] * np.where(admitted, shares, 0.0), np.inf)
+    ranking = np.lexsort((np.broadcast_to(depths[:, None], shares.shape), alone), axis=0)
     if preferred is not None:
         others = ranking.T[preferred != ranking.T].reshape(len(counts), -1).T
         ranking = np.concatenate([np.full((1, len(counts)), preferred), others])

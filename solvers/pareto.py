@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from cappuccino.checker import check
 from cappuccino.costs import CostModel, fit_instance_costs
 from cappuccino.errors import InfeasibleError, InputError
 from cappuccino.instance import Instance
@@ -13,6 +12,7 @@ from cappuccino.plan import Objective, Plan, Status, objective_gap, rounded_boun
 from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.milp import TimeUpError
 from cappuccino.solvers.planning import PlanOptions, Progress, make_plan
+from cappuccino.solvers.verification import verified
 
 _TOLERANCE = 1e-9
 """Relative; deadlines and makespans this close are one."""
@@ -206,8 +206,7 @@ class _Planner:
         status = Status.OPTIMAL if optimal else Status.FEASIBLE
         solver = {**plan.solver, "gap_tolerance": self.options.gap}
         stated = stated.model_copy(update={"lower_bound_s": bound, "gap": gap, "status": status, "solver": solver})
-        check(stated, self.instance, self.costs).raise_if_invalid("pareto")
-        return stated
+        return verified(stated, self.instance, self.costs, "pareto")
 
 
 def _front(

@@ -6,19 +6,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cappuccino.checker import check
 from cappuccino.costs import CostModel, fit_instance_costs
-from cappuccino.errors import InputError
-from cappuccino.instance import Instance
+from cappuccino.errors import InfeasibleError, InputError
+from cappuccino.instance import GpuPool, Instance
 from cappuccino.plan import AdapterSaving, Objective, Plan
 from cappuccino.solvers.allocation import Allocation, Allocator
 from cappuccino.solvers.assembly import assemble_plan
 from cappuccino.solvers.budget import Budget, Clock
 from cappuccino.solvers.columns import ReplicaSpace
 from cappuccino.solvers.improvement import SearchLimits, improve
+from cappuccino.solvers.milp import TimeUpError
 from cappuccino.solvers.replica_problem import ReplicaProblem
 from cappuccino.solvers.savings import SharingEvaluator, with_savings
 from cappuccino.solvers.scheduling import schedule_replica
+from cappuccino.solvers.verification import verified
 
 _ALLOCATION_SHARE = 0.4
 """Part of the time that may go into choosing replicas before the chosen ones are improved."""
@@ -80,7 +81,7 @@ def make_plan(
         When the input contradicts itself.
     InfeasibleError
         When no plan can exist.
-    InvalidPlanError
+    PlannerError
         When the checker refuses the result: an error of this program, never written to a file.
     """
     options = options or PlanOptions()
@@ -89,6 +90,67 @@ def make_plan(
     space = ReplicaSpace.of(instance, costs, options.num_stages, options.profiled_only)
     _compile(space)
     clock = Clock(options.time_limit_s)
+    found = _free_plan(instance, costs, options, clock, on_progress)
+    bound = 0.0
+    if found is None:
+        found = _search(space, options, clock, on_progress)
+        bound = found.state.bound
+    plan = assemble_plan(
+        instance,
+        costs,
+        found.state.chosen,
+        found.state.chosen_gpus,
+        objective=options.objective,
+        bound=bound,
+        gap_tolerance=options.gap,
+        deadline_s=options.deadline_s,
+        seed=options.seed,
+        wall_time_s=clock.elapsed,
+    )
+    return verified(with_savings(plan, found.savings), instance, costs, "planner")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a search has come to."""
+
+    state: Allocation
+    savings: Mapping[str, AdapterSaving]
+
+
+def _free_plan(
+    instance: Instance,
+    costs: Mapping[str, CostModel],
+    options: PlanOptions,
+    clock: Clock,
+    on_progress: Callable[[Progress], None] | None,
+) -> _Found | None:
+    """Return a plan on GPUs that cost nothing where money is the objective; None where there is none.
+
+    It costs nothing, so it is optimal, and what remains to be chosen is the one of least GPU time.
+    """
+    free = tuple(p for p in instance.gpu_pools if p.price_per_hour == 0)
+    if options.objective is not Objective.COST or not free:
+        return None
+
+    def report(state: Progress) -> None:
+        if on_progress:
+            on_progress(Progress(state.elapsed_s, 0.0, 0.0))
+
+    try:
+        part = replace(instance, gpu_pools=free)
+        space = ReplicaSpace.of(part, costs, options.num_stages, options.profiled_only)
+        return _search(space, replace(options, objective=Objective.GPU_TIME), clock, report)
+    except (InfeasibleError, TimeUpError):
+        if len(free) == len(instance.gpu_pools):
+            raise
+        return None
+
+
+def _search(
+    space: ReplicaSpace, options: PlanOptions, clock: Clock, on_progress: Callable[[Progress], None] | None
+) -> _Found:
+    """Choose replicas, improve them, and find out what sharing saves."""
 
     def report(state: Allocation) -> None:
         if on_progress:
@@ -105,22 +167,7 @@ def make_plan(
         improve(state, limits, search.part(_FIRST_IMPROVEMENT_SHARE), report)
         allocator.resume(search.part(0.5))
     improve(state, limits, search, report)
-    savings = _savings(state, options, clock, report) if options.compare_separate else {}
-    plan = assemble_plan(
-        instance,
-        costs,
-        state.chosen,
-        state.chosen_gpus,
-        objective=options.objective,
-        bound=state.bound,
-        gap_tolerance=options.gap,
-        deadline_s=options.deadline_s,
-        seed=options.seed,
-        wall_time_s=clock.elapsed,
-    )
-    plan = with_savings(plan, savings)
-    check(plan, instance, costs).raise_if_invalid("planner")
-    return plan
+    return _Found(state, _savings(state, options, clock, report) if options.compare_separate else {})
 
 
 def _compile(space: ReplicaSpace) -> None:

@@ -132,7 +132,7 @@ def schedule_replica(
 
         def report(state: ListSchedule) -> None:
             nonlocal reported
-            if on_better and reported.elapsed >= LEAST_PAUSE_S:  # to simulate a long schedule takes its time
+            if on_better and reported.elapsed >= LEAST_PAUSE_S:  # to build a long schedule takes its time
                 on_better(build_schedule(problem, state.order, state.operations))
                 reported = Clock(None)
 

@@ -20,6 +20,8 @@ so on to the last one, from which on a deadline that was missed counts as missed
 OPTIMISM, CAUTION, MORE_CAUTION = 0.9, 1.3, 1.25
 """Factors on the expected excess of columns that nobody has scheduled: once there is a plan, so that columns are tried;
 before there is one that meets the deadline; and on the latter whenever a choice has missed it."""
+TIE_PRICE = 1e-6
+"""What a GPU-second that is free counts in choices, relative to the cheapest one that is not: ties go by GPU time."""
 NEARLY_EQUAL = 2e-3
 """Partitions whose objectives differ relatively by less are equally good: the shorter one is taken."""
 
@@ -79,6 +81,8 @@ class Selection:
         self.places = space.places(objective)
         self.expectation = Expectation(self.places)
         self.rates = np.array([p.rate for p in self.places])
+        paid = [space.price_per_second(gpu) for gpu in space.pools if space.price_per_second(gpu) > 0]
+        self._tie_price = TIE_PRICE * min(paid, default=1.0) if objective is Objective.COST else 1.0
         self.problem = PartitionProblem(
             space.kinds.of_adapter.tolist(), space.pools, objective, gap, seed, not space.enumerates_all
         )
@@ -161,7 +165,7 @@ class Selection:
         found, expected = self.candidates, self.expected()
         start = self._best_partition(expected)
         useful = self._promising(expected, start)
-        columns = [self.space.column(found.place[c], found.numbers[c], expected[c]) for c in useful]
+        columns = [self.space.column(found.place[c], found.numbers[c], expected[c], self._tie_price) for c in useful]
         position = {int(c): k for k, c in enumerate(useful)}
         begin = [position[c] for c in start if c in position]
         solved = self.problem.solve(columns, clock, begin if len(begin) == len(start) else ())
@@ -176,8 +180,7 @@ class Selection:
         for number, (_, bounds) in enumerate(self.space.bounds):
             bound = bounds.lower_bounds(single)
             makespans = self.expectation.makespans(number, single, bound)
-            rate = self.rates[number] or self.places[number].num_stages
-            costs[number] = np.where(bound <= self.deadline_s, rate * makespans, np.inf)
+            costs[number] = np.where(bound <= self.deadline_s, self._weight(number) * makespans, np.inf)
         best = costs.argmin(axis=0)
         return [Replica(int(best[k]), single[k]) for k in range(len(single)) if costs[best[k], k] < np.inf]
 
@@ -245,7 +248,11 @@ class Selection:
         less[kind] -= 1
         place = self.places[replica.place]
         before, after = place.makespans(np.array([replica.numbers, less])) if less.any() else (math.inf, 0.0)
-        return float(before - after) * max(place.rate, place.num_stages)
+        return float(before - after) * self._weight(replica.place)
+
+    def _weight(self, place: int) -> float:
+        """Return what a second of a replica counts where replicas are compared one by one, ties by GPU time."""
+        return float(self.rates[place]) or self._tie_price * self.places[place].num_stages
 
     def _replica(self, column: int) -> Replica:
         return Replica(int(self.candidates.place[column]), self.candidates.numbers[column])

@@ -7,9 +7,8 @@ from itertools import combinations
 import numpy as np
 
 from cappuccino.models.job_shop import HeldMemory, JobShopWindow, Kind, WindowData, WindowOperation, order_of
-from cappuccino.simulator import DeadlockError
 from cappuccino.solvers.list_scheduling import ListSchedule
-from cappuccino.solvers.programs import ReplicaSchedule, build_schedule
+from cappuccino.solvers.programs import BlockedProgramsError, ReplicaSchedule, build_schedule
 from cappuccino.solvers.replica_problem import Batch
 
 GRID = 1 << 20
@@ -73,7 +72,7 @@ def _accepted(
 ) -> ReplicaSchedule | None:
     try:
         new = build_schedule(schedule.problem, order, operations)
-    except DeadlockError:  # operations that tie on the grid can be sorted into a circle; such a window gains nothing
+    except BlockedProgramsError:  # operations that tie on the grid can be sorted into a circle; such a window gains nothing
         return None
     limit = schedule.problem.costs.memory_limit(schedule.problem.memory_gib)
     fits = max(new.peak_memory_gib) <= limit * (1 + 1e-9)
@@ -85,18 +84,19 @@ def _graph(schedule: ReplicaSchedule) -> _Graph:
     order, operations = schedule.order, schedule.operations
     scale = GRID / schedule.makespan_s
     durations: list[list[int]] = []
-    for s, program in enumerate(schedule.timeline.programs):
+    step_s = schedule.problem.costs.optimizer_s
+    for program in schedule.programs:
         seconds: list[float] = []
         pending = 0.0
-        lengths = schedule.timeline.ends[s] - schedule.timeline.starts[s]
-        for operation, length in zip(program, lengths.tolist(), strict=True):
+        for operation in program:
             if operation[0] == "S":
                 if seconds and operation[2] == schedule.problem.num_steps[operation[1]] - 1:
-                    seconds[-1] += length
+                    seconds[-1] += step_s
                 else:
-                    pending += length
+                    pending += step_s
             else:
-                seconds.append(length + pending)
+                batch = order[operation[1]]
+                seconds.append((batch.forward_s if operation[0] == "F" else batch.backward_s) + pending)
                 pending = 0.0
         durations.append([round(x * scale) for x in seconds])
     lags = [round(b.transfer_s * scale) for b in order]

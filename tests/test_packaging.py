@@ -49,9 +49,38 @@ def test_rooms_import_only_from_floors_below(folder):
         assert not climbing, f"{path} imports {climbing}"
 
 
-def test_the_checker_shares_no_code_with_the_solvers():
-    for name in ("checker", "simulator", "workload", "timeline", "bounds"):
-        assert not any("solvers" in n or "models" in n for n in imports(ROOT / "cappuccino" / f"{name}.py"))
+SHARED = {"costs", "instance", "plan", "errors", "files", "compiled", "catalogue", "seed_formats"}
+"""What checker and solvers both stand on: the file formats and the cost model."""
+
+
+def modules_behind(name: str) -> set[str]:
+    """Return the modules of the domain that one imports, directly or not, by their first name."""
+    found, left = set(), {name}
+    while left:
+        module = left.pop()
+        found.add(module)
+        base = ROOT / "cappuccino" / module
+        files = list(base.glob("*.py")) if base.is_dir() else [base.with_suffix(".py")]
+        used = {n.split(".")[1] for f in files for n in imports(f) if n.startswith("cappuccino.")}
+        left |= used - found
+    return found
+
+
+def test_the_checker_shares_only_formats_and_costs_with_the_solvers():
+    own = modules_behind("checker") - SHARED
+    assert own >= {"checker", "simulator", "workload", "timeline"}
+    for path in [*(ROOT / "solvers").rglob("*.py"), *(ROOT / "models").rglob("*.py")]:
+        checked = {n for n in imports(path) if n.startswith("cappuccino.") and n.split(".")[1] in own}
+        assert not checked or path.name == "verification.py", f"{path} imports {checked}"
+
+
+def test_plans_are_verified_in_the_last_step_of_planning_only():
+    users = {
+        str(path.relative_to(ROOT / "solvers"))
+        for path in (ROOT / "solvers").rglob("*.py")
+        if "cappuccino.solvers.verification" in imports(path)
+    }
+    assert users == {"planning.py", "pareto.py", "baselines/__init__.py"}
 
 
 @pytest.mark.parametrize(

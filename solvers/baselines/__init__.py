@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 
-from cappuccino.checker import check
 from cappuccino.costs import CostModel
 from cappuccino.instance import Instance
 from cappuccino.plan import Plan
@@ -14,6 +13,7 @@ from cappuccino.solvers.baselines.layout import Layout
 from cappuccino.solvers.baselines.mlora import mlora
 from cappuccino.solvers.baselines.reference import reference
 from cappuccino.solvers.baselines.sequential import sequential
+from cappuccino.solvers.verification import verified
 
 
 class Baseline(StrEnum):
@@ -55,7 +55,7 @@ def baseline_plan(name: Baseline | str, instance: Instance, costs: Mapping[str, 
         When the baseline cannot run on the instance; the message says why.
     ValueError
         When there is no baseline of this name.
-    InvalidPlanError
+    PlannerError
         When the checker refuses the plan: an error of this program.
     """
     baseline = Baseline(name)
@@ -69,5 +69,4 @@ def baseline_plan(name: Baseline | str, instance: Instance, costs: Mapping[str, 
         wall_time_s=time.monotonic() - begin,
         solver={"baseline": baseline.value},
     )
-    check(plan, instance, costs).raise_if_invalid(f"baseline {baseline}")
-    return plan
+    return verified(plan, instance, costs, f"baseline {baseline}")

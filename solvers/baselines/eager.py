@@ -27,7 +27,7 @@ class EagerReplica(BaselineReplica):
 
     @property
     def makespan_s(self) -> float:
-        """Makespan that the simulator will find, seconds."""
+        """Makespan of the schedule, seconds."""
         return self.simulated_s
 
     def operations(self) -> list[list[int]]:

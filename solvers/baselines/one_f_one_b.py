@@ -34,7 +34,7 @@ class OneFOneB(BaselineReplica):
 
     @cached_property
     def makespan_s(self) -> float:
-        """Makespan that the simulator will find, seconds."""
+        """Makespan of the schedule, seconds."""
         return _makespan(self.problem.num_stages, *self.times, self._released, *self.optimizer_times)
 
     def operations(self) -> list[list[int]]:

@@ -4,7 +4,7 @@ Adapters whose micro-batches have similar lengths share a replica (`clustering.p
 shallowest pipeline that fits its adapters; then single GPUs go where they save the most GPU time, as long as any saves
 some. Every batch of a replica is packed on its own and followed by a flush (`packed_batches.py`).
 
-In its favour: GPU time saved is judged by the simulator's times instead of the heuristics' own estimate, and where the
+In its favour: GPU time saved is judged by simulated times instead of the heuristics' own estimate, and where the
 pools have no room for the best number of clusters the next best is taken.
 """
 

@@ -26,7 +26,7 @@ class BaselineReplica(ABC):
     @property
     @abstractmethod
     def makespan_s(self) -> float:
-        """Makespan that the simulator will find, seconds."""
+        """Makespan of the schedule, seconds."""
 
     @abstractmethod
     def operations(self) -> list[list[int]]:
@@ -75,7 +75,7 @@ class BaselineReplica(ABC):
         return before * second, after * second, float(clipped.sum() * second)
 
     def schedule(self) -> ReplicaSchedule:
-        """Return the schedule as the simulator sees it."""
+        """Return the schedule."""
         samples, problem = self.samples, self.problem
         by_rank = np.argsort(self.rank, kind="stable")
         positions, numbers, steps = (x[by_rank].tolist() for x in (samples.position, samples.number, samples.step))

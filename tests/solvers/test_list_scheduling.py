@@ -54,7 +54,7 @@ def test_steps_wait_for_the_steps_before_and_the_optimizer():
     assert found.makespan_s == 12.5
     schedule = build_schedule(problem, found.order, found.operations)
     assert schedule.makespan_s == 13
-    assert schedule.timeline.programs[0] == (("F", 0), ("B", 0), ("S", 0, 0), ("F", 1), ("B", 1), ("S", 0, 1))
+    assert schedule.programs[0] == (("F", 0), ("B", 0), ("S", 0, 0), ("F", 1), ("B", 1), ("S", 0, 1))
     assert violations(schedule) == ()
 
 
