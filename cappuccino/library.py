@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cappuccino import instances
 from cappuccino.costs import CostModel
 from cappuccino.errors import CappuccinoError, InputError
 from cappuccino.files import parse_model, read_json, write_atomically
-from cappuccino.instance import Instance
+from cappuccino.instance import GpuPool, Instance
 from cappuccino.plan import Objective, objective_gap
 
 FORMAT = "cappuccino.index/1"
@@ -21,7 +22,9 @@ SHIPPED = Path(instances.__file__).parent
 """Folder of the library that comes with the package."""
 TOLERANCE = 1e-5
 """Relative difference that two machines' fits of one cost table may show; figures closer than this count as equal."""
-_PROBE_TOKENS = 1024
+PROBE_TOLERANCE = 1e-4
+"""The same of cost probes, which reach to the ends of what was profiled."""
+_PROBE_TOKENS = (64, 1024, 8192)
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -84,7 +87,7 @@ class EntryOptions(_Record):
 class Finding(_Record):
     """A figure and the run that found it."""
 
-    value: Positive
+    value: NonNegative
     """In the unit of the entry's objective."""
     cappuccino: str
     """Version."""
@@ -122,7 +125,7 @@ class BestKnown(_Record):
 class Reference(_Record):
     """What the baseline `reference` reaches."""
 
-    value: Positive | None
+    value: NonNegative | None
     """In the unit of the entry's objective; null where it has no plan to compare with."""
     reason: str | None = None
     """Why not."""
@@ -135,19 +138,24 @@ class Reference(_Record):
 
 
 class CostProbe(_Record):
-    """Two figures of a fitted cost model, by which a later fit is seen to be the same."""
+    """Some figures of a fitted cost model at one depth, by which a later fit is seen to be the same."""
 
     num_stages: Count
-    slot_s: Positive
-    """Forward and backward of one sample of 1,024 tokens on one of the stages, seconds."""
+    slots_s: Annotated[tuple[Positive, ...], Field(min_length=len(_PROBE_TOKENS), max_length=len(_PROBE_TOKENS))]
+    """Forward, backward and transfer of one sample of 64, 1,024 and 8,192 tokens, the instance's first adapter on it,
+    and an optimizer step: seconds on one of the stages."""
     max_tokens: Annotated[int, Field(ge=0, strict=True)]
     """Largest micro-batch that fits a stage."""
 
     def same(self, other: "CostProbe") -> bool:
-        """Return whether the two are of one cost model, within the tolerance of a fit."""
-        near = abs(self.slot_s - other.slot_s) <= TOLERANCE * self.slot_s
-        tokens = abs(self.max_tokens - other.max_tokens) <= max(1.0, TOLERANCE * self.max_tokens)
+        """Return whether the two are of one cost model, within what two machines' fits may differ."""
+        near = np.allclose(self.slots_s, other.slots_s, rtol=PROBE_TOLERANCE, atol=0)
+        tokens = abs(self.max_tokens - other.max_tokens) <= max(1.0, PROBE_TOLERANCE * self.max_tokens)
         return self.num_stages == other.num_stages and near and tokens
+
+
+Probes = tuple[CostProbe, ...]
+"""Of one cost model, by profiled depth."""
 
 
 class Entry(_Record):
@@ -159,7 +167,7 @@ class Entry(_Record):
     instance: InstanceFile
     size: Size
     options: EntryOptions
-    costs: dict[str, CostProbe] | None = None
+    costs: dict[str, Probes] | None = None
     """By GPU type, the cost models that the figures below were found with; null where there are none."""
     best_known: BestKnown | None = None
     reference: Reference | None = None
@@ -171,10 +179,13 @@ class Entry(_Record):
             raise ValueError("Figures need the `costs` that they were found with")
         return self
 
-    def stale(self, costs: Mapping[str, CostProbe]) -> bool:
+    def stale(self, costs: Mapping[str, Probes]) -> bool:
         """Return whether the figures were found with other costs than these."""
         known = self.costs
-        return known is not None and not (known.keys() == costs.keys() and all(known[g].same(costs[g]) for g in costs))
+        if known is None:
+            return False
+        same = known.keys() == costs.keys() and all(len(known[g]) == len(costs[g]) for g in costs)
+        return not (same and all(a.same(b) for g in costs for a, b in zip(known[g], costs[g], strict=True)))
 
 
 class _Index(_Record):
@@ -189,7 +200,7 @@ class RunResult:
     value: float
     """Objective, as the checker's simulation found it."""
     bound: float | None
-    costs: Mapping[str, CostProbe]
+    costs: Mapping[str, Probes]
     reference: Reference
     wall_time_s: float
     seed: int
@@ -259,19 +270,22 @@ def updated_entry(entry: Entry, run: RunResult) -> Entry:
     )
 
 
-def cost_probes(instance: Instance, costs: Mapping[str, CostModel]) -> dict[str, CostProbe]:
-    """Return the probes of an instance's cost models, by GPU type, at the deepest profiled pipeline."""
-    probes = {}
-    for pool in instance.gpu_pools:
-        model = costs[pool.gpu]
-        stages = model.profiled[-1]
-        curves = (model.forward_curve(stages), model.backward_curve(stages))
-        probes[pool.gpu] = CostProbe(
-            num_stages=stages,
-            slot_s=sum(float(curve(_PROBE_TOKENS, _PROBE_TOKENS**2)) for curve in curves),
-            max_tokens=model.max_tokens(stages, pool.memory_gib),
-        )
-    return probes
+def cost_probes(instance: Instance, costs: Mapping[str, CostModel]) -> dict[str, Probes]:
+    """Return the probes of an instance's cost models, by GPU type."""
+    return {p.gpu: tuple(_probe(instance, costs[p.gpu], p, g) for g in costs[p.gpu].profiled) for p in instance.gpu_pools}
+
+
+def _probe(instance: Instance, model: CostModel, pool: GpuPool, num_stages: int) -> CostProbe:
+    forward, backward = model.forward_curve(num_stages), model.backward_curve(num_stages)
+    adapter = model.adapter_costs(num_stages, instance.adapters[:1])
+    slots = []
+    for tokens in _PROBE_TOKENS:
+        more = adapter.of_micro_batch([0], [tokens], padded=False)
+        slot = forward(tokens, tokens**2, *more[:2]) + backward(tokens, tokens**2, *more[2:])
+        slots.append(float(slot + model.transfer_time(tokens)) + model.optimizer_s)
+    return CostProbe(
+        num_stages=num_stages, slots_s=tuple(slots), max_tokens=model.max_tokens(num_stages, pool.memory_gib)
+    )
 
 
 def least_gpus(instance: Instance, costs: Mapping[str, CostModel]) -> int:

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import shutil
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
 from builders import make_costs, make_instance
 
-from cappuccino.costs import MemoryModel, SmoothMaximum
+from cappuccino.costs import MemoryModel, SmoothMaximum, fit_costs, read_cost_table
 from cappuccino.errors import InputError
 from cappuccino.instances import generate_index
 from cappuccino.instances.generate_index import generate_library
@@ -23,6 +24,7 @@ from cappuccino.library import (
     Finding,
     InstanceFile,
     Library,
+    Probes,
     Reference,
     RunResult,
     Size,
@@ -33,12 +35,12 @@ from cappuccino.library import (
 )
 
 LIBRARY = Library.load()
-PROBES = {"x": CostProbe(num_stages=2, slot_s=1.0, max_tokens=1000)}
-OTHER_PROBES = {"x": CostProbe(num_stages=2, slot_s=1.01, max_tokens=1000)}
+PROBES = {"x": (CostProbe(num_stages=2, slots_s=(0.5, 1.0, 8.0), max_tokens=1000),)}
+OTHER_PROBES = {"x": (CostProbe(num_stages=2, slots_s=(0.5, 1.0, 8.1), max_tokens=1000),)}
 
 
 def run(
-    value: float, bound: float | None, seed: int = 0, probes: dict[str, CostProbe] = PROBES, reference: float = 1000.0
+    value: float, bound: float | None, seed: int = 0, probes: dict[str, Probes] = PROBES, reference: float = 1000.0
 ) -> RunResult:
     return RunResult(
         value=value,
@@ -101,6 +103,20 @@ def test_entry_and_instance_agree(name):
         assert all(p.price_per_hour is not None for p in instance.gpu_pools)
 
 
+@lru_cache
+def costs_of(table: Path, backbone: str, gpu: str):
+    return fit_costs(read_cost_table(table), backbone, gpu)
+
+
+@pytest.mark.parametrize("name", [e.name for e in LIBRARY.entries])
+def test_figures_of_an_entry_were_found_with_the_costs_of_today(name):
+    # where this fails, costs have changed: cappuccino bench --update finds new figures
+    instance, entry = LIBRARY.instance(name), LIBRARY.entry(name)
+    costs = {p.gpu: costs_of(instance.cost_table, instance.backbone, p.gpu) for p in instance.gpu_pools}
+    assert entry.best_known is not None
+    assert not entry.stale(cost_probes(instance, costs))
+
+
 def test_size_counts_what_is_trained():
     # 2 steps of 2 samples, and one pass over 5 samples in batches of 2: 2 steps
     instance = make_instance(([1, 2, 3], 2, 2), ([1, 2, 3, 4, 5], 2), gpus={"x": 3, "y": 1})
@@ -161,16 +177,29 @@ def test_rounding_is_no_contradiction():
 
 
 def test_probes_tell_cost_models_apart():
-    # forward 1 and backward 2 seconds per token at every depth: a slot of 1,024 tokens takes 3,072 s; 10 GiB and
-    # 2 per token of 30 GiB leave 10 tokens
+    # forward 1, backward 2 and transfer 0.5 seconds per token, 4 s an optimizer step, at every depth: a slot of 64
+    # tokens takes 224 + 4 s; 10 GiB and 2 per token of 30 GiB leave 10 tokens
     instance = make_instance(([1], 1))
-    (probe,) = cost_probes(instance, {"x": make_costs(usable=30.0)}).values()
-    assert probe == CostProbe(num_stages=4, slot_s=3072.0, max_tokens=10)
-    assert probe.same(CostProbe(num_stages=4, slot_s=3072.0 * (1 + 1e-7), max_tokens=10))
-    slower = make_costs(usable=30.0, forward=SmoothMaximum(0.0, 1.001, 0.0, 2.0))
-    assert not probe.same(cost_probes(instance, {"x": slower})["x"])
-    assert not probe.same(cost_probes(instance, {"x": make_costs(usable=50.0)})["x"])
-    assert not probe.same(cost_probes(instance, {"x": make_costs(usable=30.0, stages=(1, 2))})["x"])
+
+    def probes(**changes):
+        settings = {"usable": 30.0, "transfer": (0.0, 0.5), "optimizer_s": 4.0, **changes}
+        return cost_probes(instance, {"x": make_costs(**settings)})
+
+    found = probes()
+    slots = (228.0, 3588.0, 28676.0)
+    assert found["x"] == tuple(CostProbe(num_stages=g, slots_s=slots, max_tokens=10) for g in (1, 2, 3, 4))
+    known = KNOWN.model_copy(update={"costs": found})
+    assert not known.stale(probes(transfer=(0.0, 0.5 * (1 + 1e-7))))
+    for other in (
+        {"forward": SmoothMaximum(0.0, 1.01, 0.0, 2.0)},
+        {"forward": SmoothMaximum(0.0, 1.0, 1e-6, 2.0)},
+        {"backward": SmoothMaximum(50.0, 2.0, 0.0, 2.0)},
+        {"transfer": (1.0, 0.5)},
+        {"optimizer_s": 4.1},
+        {"usable": 50.0},
+        {"stages": (1, 2)},
+    ):
+        assert known.stale(probes(**other)), other
 
 
 def test_least_gpus_counts_those_that_hold_the_backbone_and_one_adapter():
@@ -206,7 +235,7 @@ def known_as_json(objective: float, bound: float, gap: float) -> dict:
 
 
 def costs_as_json() -> dict:
-    return {"a100-40gb": {"num_stages": 2, "slot_s": 1.0, "max_tokens": 5}}
+    return {"a100-40gb": [{"num_stages": 2, "slots_s": [0.5, 1.0, 8.0], "max_tokens": 5}]}
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def bench(
     limit = QUICK_LIMIT_S if quick else time_limit
     rows, failures = _run_all(loaded, chosen, limit, seed or 0, plans, update)
     mean = _geometric_mean([r["reference_ratio"] for r in rows if _counts_for_the_mean(r)])
-    note = _mean_note(mean, rows)
+    note = "\n".join([*_best_known_notes(rows), _mean_note(mean, rows)])
     if output is not None:
         write_atomically(output, _csv(rows) if output.suffix == ".csv" else f"{_markdown(rows)}\n{note}\n")
     if json:
@@ -181,13 +181,16 @@ def _row(entry: "Entry", run: "EntryRun | None", memory_gib: float | None, confi
         "checked": "valid" if confirmed else "FAILED",
     }
     known = entry.best_known
+    row["best_known_reason"] = None if known is not None else "none was found yet"
     if run is None:
         ran = ("objective", "bound", "gap", "ratio_to_best_known", "reference", "reference_ratio", "reference_reason")
         measured = ("least_gpus", "wall_time_s", "first_plan_s", "peak_memory_gib")
         best = None if known is None else known.objective.value
         return {**row, "best_known": best, **dict.fromkeys((*ran, *measured))}
     result = run.result
-    best = None if known is None or entry.stale(result.costs) else known.objective.value
+    best = None if known is None else known.objective.value
+    if best is not None and entry.stale(result.costs):
+        best, row["best_known_reason"] = None, "it was found with other costs than the cost table gives now"
     reference = result.reference.value
     return {
         **row,
@@ -195,9 +198,9 @@ def _row(entry: "Entry", run: "EntryRun | None", memory_gib: float | None, confi
         "bound": result.bound,
         "gap": objective_gap(result.value, result.bound),
         "best_known": best,
-        "ratio_to_best_known": None if best is None else result.value / best,
+        "ratio_to_best_known": _ratio(result.value, best),
         "reference": reference,
-        "reference_ratio": None if reference is None else reference / result.value,
+        "reference_ratio": _ratio(reference, result.value),
         "reference_reason": result.reference.reason,
         "least_gpus": run.least_gpus,
         "wall_time_s": result.wall_time_s,
@@ -206,12 +209,19 @@ def _row(entry: "Entry", run: "EntryRun | None", memory_gib: float | None, confi
     }
 
 
+def _ratio(value: float | None, other: float | None) -> float | None:
+    """Return `value / other`, None where there is none."""
+    if value is None or not other:
+        return 1.0 if value == other == 0 else None
+    return value / other
+
+
 def _said(row: Row, problem: str) -> str:
     if problem:
         return f"{row['instance']}: FAILED: {problem}"
-    best = "" if row["best_known"] is None else f", best known {_digits(row['best_known'])}"
+    best = f"{_digits(row['best_known'])}" if row["best_known_reason"] is None else f"- ({row['best_known_reason']})"
     gap = COLUMNS["gap"][1](row["gap"])
-    return f"{row['instance']}: {_digits(row['objective'])} {row['unit']}, gap {gap}{best}, {row['wall_time_s']:.1f} s"
+    return f"{row['instance']}: {_digits(row['objective'])} {row['unit']}, gap {gap}, best known {best}, {row['wall_time_s']:.1f} s"
 
 
 def _counts_for_the_mean(row: Row) -> bool:
@@ -228,6 +238,18 @@ def _mean_note(mean: float | None, rows: Sequence[Row]) -> str:
     count = sum(map(_counts_for_the_mean, rows))
     which = "plans for GPU time whose backbone needs two or more GPUs"
     return f"geometric mean of reference/ours over {count} {which}: {'-' if mean is None else f'{mean:.3f}'}"
+
+
+def _best_known_notes(rows: Sequence[Row]) -> list[str]:
+    """Return why entries have no best-known value, a line per reason."""
+    by_reason: dict[str, list[str]] = {}
+    for row in rows:
+        if row["best_known_reason"] is not None:
+            by_reason.setdefault(row["best_known_reason"], []).append(row["instance"])
+    return [
+        f"no best-known value for {', '.join(names)}: {reason}; cappuccino bench --update finds one"
+        for reason, names in by_reason.items()
+    ]
 
 
 def _cells(rows: Sequence[Row]) -> list[list[str]]:
