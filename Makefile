@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test test-slow bench lint types format clean
 
 demo: $(VENV)/.kernels
-	$(BIN)/cappuccino demo -o demo-out
+	$(BIN)/cappuccino demo
 
 test: lint types $(VENV)/.kernels
 	$(BIN)/pytest
@@ -48,4 +48,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build demo-out *.egg-info
+	rm -rf $(VENV) build out *.egg-info

@@ -1,21 +1,28 @@
-"""Where a plan rests on costs that nobody measured."""
+"""What to know about a plan before relying on it: costs that nobody measured, modules that nobody has."""
 
 from collections.abc import Iterator, Mapping
 
 from cappuccino.costs import CostModel
+from cappuccino.costs.adapters import MODULES_THERE_ARE, unknown_modules
 from cappuccino.instance import Instance
 from cappuccino.plan import Plan
 from cappuccino.workload import Workload
 
 
-def extrapolation_warnings(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]) -> Iterator[str]:
-    """Yield a sentence for every way in which a plan leaves the profiled range of its cost table.
+def plan_warnings(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]) -> Iterator[str]:
+    """Yield a sentence for every target module that no backbone has, and every cost outside the profiled range.
 
     Parameters
     ----------
     costs
         Cost model by GPU type.
     """
+    for i, adapter in enumerate(instance.adapters):
+        for name in unknown_modules(adapter.target_modules):
+            yield (
+                f'{instance.source}: adapters[{i}].target_modules: "{name}" is no linear layer of a supported '
+                f"backbone: its costs are guessed, and run refuses it; {MODULES_THERE_ARE}"
+            )
     for gpu in sorted({r.gpu for r in plan.replicas}):
         if costs[gpu].analytic:
             yield f"costs on {gpu} are analytic, computed from specifications: profile before you rely on them"

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,17 +16,18 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to `path` so that a reader sees the old file or the whole new one.
+    """Write `text` to `path`, making its folder, so that a reader sees the old file or the whole new one.
 
     Raises
     ------
     InputError
-        When the folder does not exist or cannot be written.
+        When the folder cannot be made or written.
     """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     except OSError as error:
-        raise InputError(path, "", f"cannot be written ({error.strerror})", "name a folder that exists") from error
+        raise InputError(path, "", f"cannot be written ({error.strerror})", "name another folder") from error
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             stream.write(text)
@@ -43,7 +45,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file.
+    """Return the text of a file, without the byte order mark that Windows tools put in front.
 
     Raises
     ------
@@ -51,7 +53,7 @@ def read_text(path: Path) -> str:
         When the file is missing, unreadable or no UTF-8 text.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise InputError(path, "", "file not found", "check the path") from error
     except UnicodeDecodeError as error:
@@ -70,7 +72,9 @@ def read_json(path: Path) -> Any:
     """
     text = read_text(path)
     try:
-        return json.loads(text, parse_constant=_reject_constant)
+        return json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_object)
+    except _RepeatedKeyError as error:
+        raise InputError(path, str(error), "is given twice in one object", "keep one of the two") from error
     except _NotANumberError as error:
         raise InputError(
             path, "", f"contains {error}", "JSON has no such number: write null or a finite value"
@@ -87,6 +91,17 @@ def read_json(path: Path) -> Any:
 
 class _NotANumberError(ValueError):
     """JSON text used NaN or Infinity."""
+
+
+class _RepeatedKeyError(ValueError):
+    """An object of JSON text has a key twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _RepeatedKeyError(Counter(key for key, _ in pairs).most_common(1)[0][0])
+    return found
 
 
 def _reject_constant(name: str) -> None:

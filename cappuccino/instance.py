@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cappuccino.errors import InputError
 from cappuccino.files import parse_model, read_json, write_atomically
@@ -21,7 +21,24 @@ PositiveInt = Annotated[int, Field(gt=0, lt=2**31, strict=True)]
 NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]*$")]
+MOST_NAME_LENGTH = 200
+"""Characters of a name: file systems take 255 bytes, and suffixes are added."""
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]*$", max_length=MOST_NAME_LENGTH)]
+
+
+def name_problem(name: str) -> str | None:
+    """Return why a dataset cannot have this name, which names its files in a folder; None where it can.
+
+    A name may have parts, like `organisation/dataset`: folders inside that one.
+    """
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        return "it has an empty part, or one that leads out of the data folder"
+    if any(ord(c) < 32 or ord(c) == 127 or c == "\\" for c in name):
+        return "it has a control character or a backslash"
+    if any(len(part.encode(errors="surrogatepass")) > MOST_NAME_LENGTH for part in parts):
+        return f"a part of it is longer than {MOST_NAME_LENGTH} bytes"
+    return None
 
 
 class _Record(BaseModel):
@@ -91,10 +108,10 @@ class DatasetSource(_Record):
     """Distribution file, relative to the instance file."""
     key: str | None = None
     """Dataset name inside the file."""
-    seed: int = 42
-    """Sampling seed inside the file."""
-    permutation: PositiveInt = 1
-    """Permutation inside the file."""
+    seed: int | None = None
+    """Sampling seed inside the file; by default the only one there, 42 where there are several."""
+    permutation: PositiveInt | None = None
+    """Permutation inside the file; by default the only one there, 1 where there are several."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "DatasetSource":
@@ -119,6 +136,15 @@ class InstanceFile(_Record):
     datasets: dict[str, DatasetSource]
     adapters: Annotated[tuple[Adapter, ...], Field(min_length=1)]
     layout: Literal["packed", "padded"] = "packed"
+
+    @field_validator("datasets")
+    @classmethod
+    def _names_of_files(cls, datasets: dict[str, DatasetSource]) -> dict[str, DatasetSource]:
+        for name in datasets:
+            problem = name_problem(name)
+            if problem is not None:
+                raise ValueError(f"Give dataset {name!r} another name: {problem}")
+        return datasets
 
 
 @dataclass(frozen=True)

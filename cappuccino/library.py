@@ -272,7 +272,8 @@ def updated_entry(entry: Entry, run: RunResult) -> Entry:
 
 def cost_probes(instance: Instance, costs: Mapping[str, CostModel]) -> dict[str, Probes]:
     """Return the probes of an instance's cost models, by GPU type."""
-    return {p.gpu: tuple(_probe(instance, costs[p.gpu], p, g) for g in costs[p.gpu].profiled) for p in instance.gpu_pools}
+    models = [(pool, costs[pool.gpu]) for pool in instance.gpu_pools]
+    return {pool.gpu: tuple(_probe(instance, model, pool, g) for g in model.profiled) for pool, model in models}
 
 
 def _probe(instance: Instance, model: CostModel, pool: GpuPool, num_stages: int) -> CostProbe:

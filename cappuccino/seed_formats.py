@@ -12,6 +12,7 @@ from cappuccino.errors import InputError
 from cappuccino.files import parse_model, read_json, write_atomically
 
 _Positive = Annotated[int, Field(gt=0, lt=2**31, strict=True)]
+_DEFAULT_SEED = 42
 _LENGTHS = TypeAdapter(Annotated[list[_Positive], Field(min_length=1)])
 
 
@@ -23,13 +24,30 @@ class LengthDistribution:
     entries: dict[tuple[str, int, int], np.ndarray]
     """Lengths in tokens, in file order: the seed's `dataset_idx` counts these entries."""
 
-    def lengths(self, name: str, seed: int, permutation: int) -> np.ndarray:
-        """Return the lengths of one entry; InputError naming what the file holds when it is not there."""
+    def lengths(self, name: str, seed: int | None = None, permutation: int | None = None) -> np.ndarray:
+        """Return the lengths of one entry; InputError naming what the file holds when it is not there.
+
+        Parameters
+        ----------
+        seed, permutation
+            By default the only ones that the file holds of the dataset; 42 and 1 where it holds several.
+        """
+        if seed is None:
+            seeds = {s for n, s, _ in self.entries if n == name}
+            seed = seeds.pop() if len(seeds) == 1 else _DEFAULT_SEED
+        if permutation is None:
+            permutations = {p for n, s, p in self.entries if (n, s) == (name, seed)}
+            permutation = permutations.pop() if len(permutations) == 1 else 1
         try:
             return self.entries[name, seed, permutation]
         except KeyError:
             wanted = f'no dataset "{name}" with seed {seed}, permutation {permutation}'
             raise InputError(self.source, name, wanted, f"the file holds {self._listing()}") from None
+
+    def label(self, name: str, seed: int, permutation: int) -> str:
+        """Return what to call the dataset of an entry: its name, with seed and permutation where there are several."""
+        several = sum(n == name for n, _, _ in self.entries) > 1
+        return f"{name}/{seed}/{permutation}" if several else name
 
     def entry(self, dataset_idx: int, source: object, field: str) -> tuple[str, int, int]:
         """Return the (name, seed, permutation) that a `dataset_idx` of `source` stands for."""

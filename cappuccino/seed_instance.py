@@ -7,7 +7,7 @@ import numpy as np
 
 from cappuccino.catalogue import GPUS
 from cappuccino.errors import InputError
-from cappuccino.instance import Adapter, GpuPool, Instance
+from cappuccino.instance import Adapter, GpuPool, Instance, name_problem
 from cappuccino.seed_formats import LengthDistribution, SeedAdapter
 
 
@@ -49,7 +49,11 @@ def seed_instance(
     jobs = []
     for i, adapter in enumerate(adapters):
         key = distribution.entry(adapter.dataset_idx, source, f"adapters[{i}].dataset_idx")
-        dataset = "/".join(map(str, key))
+        dataset = distribution.label(*key)
+        problem = name_problem(dataset)
+        if problem is not None:
+            remedy = "give the dataset another name in the file"
+            raise InputError(distribution.source, key[0], f"names no data file: {problem}", remedy)
         lengths[dataset] = np.minimum(distribution.lengths(*key), max_sequence_length)
         modules = adapter.target_modules
         jobs.append(

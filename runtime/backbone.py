@@ -140,12 +140,13 @@ def _read_tensors(
 
 
 def _files_by_tensor(path: Path) -> Mapping[str, Path]:
-    if (path / _INDEX).exists():
+    """Return the file of every tensor; a single file goes before an index, which may be left over from earlier."""
+    file = path / _SINGLE
+    if not file.exists() and (path / _INDEX).exists():
         index = read_json(path / _INDEX)
         if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
             raise InputError(path / _INDEX, "weight_map", "is missing", "download the checkpoint again")
-        return {name: path / file for name, file in index["weight_map"].items()}
-    file = path / _SINGLE
+        return {name: path / shard for name, shard in index["weight_map"].items()}
     try:
         with safe_open(file, framework="pt") as content:
             return dict.fromkeys(content.keys(), file)

@@ -1,23 +1,21 @@
 """Training samples from the user's folder, checked against the lengths that the plan was made for; needs no torch."""
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cappuccino.errors import InputError
 from cappuccino.instance import Instance
+from cappuccino.runtime.columns import NO_LOSS, column_problem, is_checked, refused_beside_text
+from cappuccino.runtime.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-NO_LOSS = -100
-"""Label of a token that carries no loss."""
 
 FORMATS = {".jsonl": "json", ".parquet": "parquet"}
 """Files of samples by suffix, and what `datasets` calls them."""
@@ -73,11 +71,18 @@ class AdapterSamples:
         return sum(int((self.tokens(n)[1][1:] != NO_LOSS).sum()) for n in samples)
 
 
-def load_datasets(instance: Instance, folder: Path, backbone: Path, vocab_size: int) -> dict[str, TokenizedDataset]:
+def load_datasets(
+    instance: Instance,
+    folder: Path,
+    backbone: Path,
+    vocab_size: int,
+    on_note: Callable[[str], None] | None = None,
+) -> dict[str, TokenizedDataset]:
     """Read and check the data of every dataset that an adapter of the instance trains on.
 
     A dataset is `<name>.jsonl` or `<name>.parquet`, row n being sample n: `input_ids` and optionally `labels`, or
-    `text`, which the backbone's tokenizer turns into tokens.
+    `text`, which the backbone's tokenizer turns into tokens, with an end-of-sequence token where the lengths count one.
+    Masks, positions and boundaries of samples are refused where they say something that training would not honour.
 
     Parameters
     ----------
@@ -89,6 +94,8 @@ def load_datasets(instance: Instance, folder: Path, backbone: Path, vocab_size: 
         Folder with the tokenizer.
     vocab_size
         Token ids must be below it.
+    on_note
+        Told what a file holds that is not used, and of texts without an end.
 
     Raises
     ------
@@ -105,8 +112,8 @@ def load_datasets(instance: Instance, folder: Path, backbone: Path, vocab_size: 
     datasets = {}
     for name, count in needed.items():
         file = _find(folder, name)
-        rows = _read_rows(file, count, backbone)
         lengths = instance.dataset_lengths[name][:count]
+        rows = _read_rows(file, lengths, instance.max_sequence_length, backbone, on_note or (lambda note: None))
         datasets[name] = _tokenized(file, rows, lengths, instance.max_sequence_length, vocab_size)
     for i, job in enumerate(instance.adapters):
         samples = adapter_samples(instance, i, datasets)
@@ -133,26 +140,74 @@ def _find(folder: Path, name: str) -> Path:
     raise InputError(folder, "", f"holds no {names}", f"put the samples of dataset {name} there")
 
 
-def _read_rows(file: Path, count: int, backbone: Path) -> Iterator[tuple[list[int], list[int] | None]]:
-    """Yield token ids and labels of the first `count` rows."""
+def _read_rows(
+    file: Path, lengths: np.ndarray, longest: int, backbone: Path, on_note: Callable[[str], None]
+) -> Iterator[tuple[list[int], list[int] | None]]:
+    """Yield token ids and labels of the first rows, as many as there are lengths."""
+    count = len(lengths)
     with open_table(file) as table:
+        columns = table.column_names
         if len(table) < count:
             problem = f"holds {len(table)} rows, the instance uses {count}"
             raise InputError(file, "", problem, "add rows, or correct the dataset's lengths in the instance")
-        if "input_ids" in table.column_names:
-            wanted = [c for c in ("input_ids", "labels") if c in table.column_names]
-            for row in table.select(range(count)).select_columns(wanted):
-                yield row["input_ids"], row.get("labels")
-        elif "text" in table.column_names:
-            tokenize = _tokenizer(backbone)
-            for number, row in enumerate(table.select(range(count)).select_columns(["text"])):
-                if not isinstance(row["text"], str):
-                    raise InputError(file, f"row {number}", f"text is {row['text']!r}", "give a string")
-                yield tokenize(row["text"])["input_ids"], None
-        else:
-            columns = ", ".join(table.column_names) or "none"
-            problem = f"has neither the field input_ids nor text (fields: {columns})"
+        form = next((c for c in ("input_ids", "text") if c in columns), None)
+        if form is None:
+            problem = f"has neither the field input_ids nor text (fields: {', '.join(columns) or 'none'})"
             raise InputError(file, "", problem, "add one of them to every row")
+        rows = table.select(range(count))
+        if form == "input_ids":
+            used = {c for c in columns if c in ("input_ids", "labels") or is_checked(c)}
+            yield from _token_rows(file, rows.select_columns([c for c in columns if c in used]))
+        else:
+            refused = refused_beside_text(columns)
+            if refused is not None:
+                problem = "belongs to tokens, the rows have text: it would be left out"
+                raise InputError(file, refused, problem, "give rows of input_ids with labels, or remove the column")
+            used = {"text"}
+            yield from _text_rows(file, rows["text"], lengths, longest, TextEncoder(backbone), on_note)
+        if not used.issuperset(columns):
+            on_note(f"{file}: not used: {', '.join(c for c in columns if c not in used)}")
+
+
+def _token_rows(file: Path, rows: "Dataset") -> Iterator[tuple[list[int], list[int] | None]]:
+    """Yield token ids and labels of rows of tokens."""
+    checked = [c for c in rows.column_names if c not in ("input_ids", "labels")]
+    labelled = None
+    for number, row in enumerate(rows):
+        ids, labels = row["input_ids"], row.get("labels")
+        labelled = labels is not None if labelled is None else labelled
+        if (labels is not None) != labelled and ids is not None:
+            problem = f"labels are {'missing' if labelled else 'given'}, of row 0 they are not"
+            raise InputError(file, f"row {number}", problem, "give labels in all rows or in none")
+        for column in checked if isinstance(ids, list) else ():
+            found = column_problem(column, row, ids if labels is None else labels)
+            if found is not None:
+                raise InputError(file, f"row {number}", *found)
+        yield ids, labels
+
+
+def _text_rows(
+    file: Path,
+    texts: Iterable[object],
+    lengths: np.ndarray,
+    longest: int,
+    encoder: TextEncoder,
+    on_note: Callable[[str], None],
+) -> Iterator[tuple[list[int], None]]:
+    """Yield the tokens of texts, with an end-of-sequence token if the first length that can tell counts one."""
+    checked = []
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(file, f"row {number}", f"text is {text!r}", "give a string")
+        checked.append(text)
+    bare, ended = encoder.encode(checked, end=False), encoder.encode(checked, end=True)
+    telling = (i for i in range(len(checked)) if min(len(bare[i]), longest) != min(len(ended[i]), longest))
+    first = next(telling, None)
+    if first is not None and lengths[first] == len(bare[first]):
+        note = f"no {encoder.end} is added, as the lengths of the instance count none"
+        on_note(f"{file}: {note}: adapters do not learn where to stop")
+        ended = bare
+    yield from ((ids, None) for ids in ended)
 
 
 @contextmanager
@@ -195,17 +250,6 @@ def innermost_message(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error) or type(error).__name__).splitlines()[0]
-
-
-@lru_cache(maxsize=1)
-def _tokenizer(backbone: Path) -> Any:
-    from transformers import AutoTokenizer  # noqa: PLC0415
-
-    try:
-        return AutoTokenizer.from_pretrained(backbone, local_files_only=True)
-    except (OSError, ValueError) as error:
-        remedy = "copy the checkpoint's tokenizer files there, or give rows with input_ids"
-        raise InputError(backbone, "", "holds no tokenizer, which rows with text need", remedy) from error
 
 
 def _tokenized(

@@ -14,6 +14,7 @@ from typing import Literal, cast, get_args
 
 import numpy as np
 
+from cappuccino.costs.adapters import MODULES_THERE_ARE, unknown_modules
 from cappuccino.errors import InputError
 from cappuccino.files import write_atomically
 from cappuccino.instance import Instance
@@ -71,6 +72,7 @@ def run_plan(
     dtype: str = "float32",
     measure_parts: bool = False,
     on_progress: Progress | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> RunResult:
     """Train the adapters of a plan, one process per stage.
 
@@ -96,6 +98,8 @@ def run_plan(
         Whether the parts of operations are measured too, which costs a little time.
     on_progress
         Called with the operations done and the operations in all.
+    on_note
+        Told what the data hold that is not used.
 
     Raises
     ------
@@ -117,7 +121,8 @@ def run_plan(
     layers = [_layers(replica, shape, backbone) for replica in plan.replicas]
     capacity = _capacity(device, plan)
     used = instance.subset([instance.adapter_index(name) for r in plan.replicas for name in r.adapters])
-    datasets = load_datasets(used, data, backbone, shape.vocab_size)
+    _require_modules(used, shape)
+    datasets = load_datasets(used, data, backbone, shape.vocab_size, on_note)
 
     with _gathered(out) as (folder, results):
         stems = {name: folder / f"data-{i}" for i, name in enumerate(datasets)}
@@ -178,6 +183,15 @@ def _layers(replica: Replica, shape: BackboneShape, backbone: Path) -> tuple[int
         problem = f"{shape.num_layers} layers on {replica.num_stages} stages leave a stage without layers"
         raise InputError("plan", at, problem, "plan with fewer stages")
     return tuple(split)
+
+
+def _require_modules(instance: Instance, shape: BackboneShape) -> None:
+    """Refuse target modules that the backbone does not have: PEFT would leave them out without a word."""
+    for adapter in instance.adapters:
+        for name in unknown_modules(adapter.target_modules, shape.num_layers):
+            field = f'target_modules of adapter "{adapter.name}"'
+            problem = f'"{name}" is no linear layer of the backbone'
+            raise InputError(instance.source, field, problem, f"correct or remove it: {MODULES_THERE_ARE}")
 
 
 def _as_json(losses: Mapping[str, list[float]]) -> str:

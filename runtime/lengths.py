@@ -9,7 +9,10 @@ import numpy as np
 
 from cappuccino.errors import InputError
 from cappuccino.files import write_atomically
+from cappuccino.instance import name_problem
+from cappuccino.runtime.columns import refused_beside_text
 from cappuccino.runtime.data import FORMATS, innermost_message, open_table, quiet_datasets
+from cappuccino.runtime.text_encoder import TextEncoder
 from cappuccino.seed_formats import length_statistics
 
 if TYPE_CHECKING:
@@ -26,8 +29,10 @@ def measure_lengths(
     text_fields: Sequence[str],
     split: str,
     seed: int,
+    end: bool = True,
     data: Path | None = None,
     on_progress: Callable[[float, str], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Tokenize samples drawn from every dataset and write the distribution file.
 
@@ -39,8 +44,12 @@ def measure_lengths(
         Fields whose texts, joined by line breaks, are a sample.
     seed
         Of the draw; it names the entry in the file.
+    end
+        Whether samples that were not cut end with the end-of-sequence token.
     data
         Folder for `<name>.jsonl` with the tokens of the drawn samples in order, which `run` trains on.
+    on_note
+        Told how samples end, and what a source holds that is not used.
 
     Returns
     -------
@@ -52,28 +61,26 @@ def measure_lengths(
     InputError
         When a source or the tokenizer cannot be read, or a field is missing.
     """
-    from transformers import AutoTokenizer  # noqa: PLC0415
-
     places = _places(sources)
-    try:
-        encode = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise InputError(tokenizer, "", f"holds no tokenizer ({error})", "name the backbone's folder") from error
+    encoder, note = TextEncoder(tokenizer), on_note or (lambda text: None)
     document: dict[str, Any] = {}
     records: dict[str, dict[str, Any]] = {}
     samples: dict[str, list[list[int]]] = {}
     for done, (name, place) in enumerate(places.items()):
         if on_progress:
             on_progress(done / len(places), name)
-        texts = _texts(name, place, text_fields, split, num_samples, seed)
-        samples[name] = [ids[:max_length] for ids in encode(texts)["input_ids"]]
-        lengths = np.array([len(ids) for ids in samples[name]])
-        if lengths.min() < 1:
+        texts, unused = _texts(name, place, text_fields, split, num_samples, seed)
+        encoded = encoder.encode(texts, end=end)
+        if not all(encoded):
             raise InputError(place, text_fields[0], "an empty text is not allowed", "remove it from the data")
+        samples[name] = [ids[:max_length] for ids in encoded]
+        lengths = np.array([len(ids) for ids in samples[name]])
+        note(f"{name}: {_ending(encoder, samples[name])}")
+        if unused:
+            note(f"{name}: not used: {', '.join(unused)}")
         records[name] = length_statistics(lengths)
         document[name] = {"seeds": [seed], f"seed_{seed}": records[name]}
     if data is not None:
-        data.mkdir(parents=True, exist_ok=True)
         for name, rows in samples.items():
             text = "".join(json.dumps({"input_ids": ids}) + "\n" for ids in rows)
             write_atomically(data / f"{name}.jsonl", text)
@@ -90,12 +97,24 @@ def _places(sources: Sequence[str]) -> dict[str, str]:
             raise InputError("lengths", "", f'"{source}" is not NAME=SOURCE', "give e.g. chat=data/chat.jsonl")
         if name in places:
             raise InputError("lengths", "", f'"{name}" is given twice', "use unique names")
+        problem = name_problem(name)
+        if problem is not None:
+            raise InputError("lengths", "", f'"{name}" names no data file: {problem}', "use another name")
         places[name] = place
     return places
 
 
-def _texts(name: str, place: str, fields: Sequence[str], split: str, count: int, seed: int) -> list[str]:
-    """Return the texts of samples drawn from a file or from the hub."""
+def _ending(encoder: TextEncoder, samples: Sequence[Sequence[int]]) -> str:
+    """Return a sentence on how many samples teach an adapter where to stop."""
+    if encoder.end is None:
+        return "the tokenizer has no end-of-sequence token: adapters do not learn where to stop"
+    return f"{sum(map(encoder.ends_itself, samples))} of {len(samples)} samples end with {encoder.end}"
+
+
+def _texts(
+    name: str, place: str, fields: Sequence[str], split: str, count: int, seed: int
+) -> tuple[list[str], list[str]]:
+    """Return the texts of samples drawn from a file or from the hub, and the columns that are not used."""
     path = Path(place)
     if path.suffix in FORMATS:
         if not path.is_file():
@@ -114,17 +133,22 @@ def _texts(name: str, place: str, fields: Sequence[str], split: str, count: int,
     return _drawn(rows, place, fields, count, seed)
 
 
-def _drawn(rows: "Dataset", place: str, fields: Sequence[str], count: int, seed: int) -> list[str]:
+def _drawn(rows: "Dataset", place: str, fields: Sequence[str], count: int, seed: int) -> tuple[list[str], list[str]]:
     missing = [field for field in fields if field not in rows.column_names]
     if missing:
         known = ", ".join(rows.column_names)
         raise InputError(place, missing[0], "is no field of the data", f"set --text-field to one of: {known}")
     if not len(rows):
         raise InputError(place, "", "holds no rows", "add samples")
+    unused = [c for c in rows.column_names if c not in fields]
+    refused = refused_beside_text(unused)
+    if refused is not None:
+        problem = "belongs to tokens, and these are made from the text: it would be left out"
+        raise InputError(place, refused, problem, "remove the column, or give `run` rows of input_ids with labels")
     texts = []
     for row in rows.shuffle(seed=seed).select(range(min(count, len(rows)))).select_columns(list(fields)):
         for field in fields:
             if not isinstance(row[field], str):
                 raise InputError(place, field, f"{str(row[field])[:60]} is no text", "name a field of strings")
         texts.append("\n".join(row[field] for field in fields))
-    return texts
+    return texts, unused

@@ -12,7 +12,8 @@ import torch
 
 from cappuccino.plan import MicroBatch
 from cappuccino.runtime.attention import Packing
-from cappuccino.runtime.data import NO_LOSS, AdapterSamples
+from cappuccino.runtime.columns import NO_LOSS
+from cappuccino.runtime.data import AdapterSamples
 from cappuccino.runtime.segment import Segment
 
 

@@ -106,7 +106,8 @@ def run_stage(specification: ReplicaSpecification, stage: int, progress: Progres
         torch.cuda.set_device(device)
     dist.init_process_group(
         backend="nccl" if on_gpu else "gloo",
-        init_method=specification.rendezvous.absolute().as_uri(),
+        # by its path: torch does not decode the URL of a file whose name has a space in it
+        store=dist.FileStore(str(specification.rendezvous.absolute()), specification.replica.num_stages),
         rank=stage,
         world_size=specification.replica.num_stages,
         timeout=_PATIENCE,

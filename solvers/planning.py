@@ -8,7 +8,7 @@ import numpy as np
 
 from cappuccino.costs import CostModel, fit_instance_costs
 from cappuccino.errors import InfeasibleError, InputError
-from cappuccino.instance import GpuPool, Instance
+from cappuccino.instance import Instance
 from cappuccino.plan import AdapterSaving, Objective, Plan
 from cappuccino.solvers.allocation import Allocation, Allocator
 from cappuccino.solvers.assembly import assemble_plan

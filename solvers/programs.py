@@ -38,7 +38,7 @@ class ReplicaSchedule:
     def programs(self) -> tuple[tuple[Operation, ...], ...]:
         """What every stage does, optimizer steps included."""
         count = len(self.order)
-        steps = [("S", a, j) for a, number in enumerate(self.problem.num_steps) for j in range(number)]
+        steps: list[Operation] = [("S", a, j) for a, number in enumerate(self.problem.num_steps) for j in range(number)]
 
         def operation(code: int) -> Operation:
             if code >= count:

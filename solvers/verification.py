@@ -10,7 +10,7 @@ from cappuccino.plan import Plan
 
 
 class PlannerError(InvalidPlanError):
-    """This program has made a plan that its own checker refuses: an error here, not in the input."""
+    """A plan of this program is refused by its own checker: an error of the program, not of the input."""
 
 
 def verified(plan: Plan, instance: Instance, costs: Mapping[str, CostModel], source: str) -> Plan:
@@ -39,10 +39,8 @@ def verified(plan: Plan, instance: Instance, costs: Mapping[str, CostModel], sou
         for replica, run in zip(plan.replicas, report.simulation.replicas, strict=True):
             found = run.timeline.makespan
             if abs(replica.makespan_s - found) > RELATIVE_TOLERANCE * max(replica.makespan_s, found):
-                what = (
-                    f"the search takes replica {replica.id} to end after {replica.makespan_s:.9g} s, the simulator after "
-                    f"{found:.9g} s"
-                )
+                times = f"{replica.makespan_s:.9g} s by the search, after {found:.9g} s by the simulator"
+                what = f"replica {replica.id} ends after {times}"
                 break
     raise PlannerError(
         f"{instance.source}: {source}: an error of this program, not of the input: {what}; no plan was written: please "

@@ -72,7 +72,7 @@ def _accepted(
 ) -> ReplicaSchedule | None:
     try:
         new = build_schedule(schedule.problem, order, operations)
-    except BlockedProgramsError:  # operations that tie on the grid can be sorted into a circle; such a window gains nothing
+    except BlockedProgramsError:  # operations that tie on the grid can be sorted into a circle: nothing gained
         return None
     limit = schedule.problem.costs.memory_limit(schedule.problem.memory_gib)
     fits = max(new.peak_memory_gib) <= limit * (1 + 1e-9)

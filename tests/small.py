@@ -5,7 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, Qwen2Config, Qwen2ForCausalLM
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from cappuccino.instance import Adapter, GpuPool, Instance
 
@@ -40,6 +48,22 @@ def _save(model_class: type, config: PreTrainedConfig, path: Path, shard: str = 
         torch.manual_seed(0)
         model = model_class(config)
     model.save_pretrained(path, max_shard_size=shard)
+    return path
+
+
+def save_tokenizer(path: Path, *, adds: tuple[str, ...] = (), end: str | None = "</s>") -> Path:
+    """Save a tokenizer of letters: <s> is 0, </s> 1, <pad> 2, a 3, b 4, the line break 5, all others 2.
+
+    `adds` says which of "bos" and "eos" it puts around every text by itself.
+    """
+    pieces = ["<s>", "</s>", "<pad>", "a", "b", "\n"]
+    letters = Tokenizer(models.BPE(vocab={p: i for i, p in enumerate(pieces)}, merges=[], unk_token="<pad>"))
+    letters.add_special_tokens(pieces[:3])
+    letters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    form = f"{'<s> ' if 'bos' in adds else ''}$A{' </s>' if 'eos' in adds else ''}"
+    letters.post_processor = processors.TemplateProcessing(single=form, special_tokens=[("<s>", 0), ("</s>", 1)])
+    marks = {"bos_token": "<s>", "eos_token": end, "pad_token": "<pad>", "unk_token": "<pad>"}
+    PreTrainedTokenizerFast(tokenizer_object=letters, **marks).save_pretrained(path)
     return path
 
 

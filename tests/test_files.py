@@ -65,9 +65,15 @@ def test_write_over_a_folder_is_an_error_and_leaves_nothing_behind(tmp_path):
     assert os.listdir(tmp_path) == ["out.json"]
 
 
-def test_write_into_a_missing_folder(tmp_path):
-    with pytest.raises(InputError, match=r"gone/out\.json: cannot be written .*; name a folder that exists"):
-        write_atomically(tmp_path / "gone" / "out.json", "text")
+def test_writing_makes_the_folder(tmp_path):
+    write_atomically(tmp_path / "new" / "folder" / "out.json", "text")
+    assert (tmp_path / "new" / "folder" / "out.json").read_text() == "text"
+
+
+def test_write_where_a_file_stands_for_the_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file/out\.json: cannot be written .*; name another folder"):
+        write_atomically(tmp_path / "file" / "out.json", "text")
 
 
 def test_missing_file(tmp_path):

@@ -220,8 +220,8 @@ def _said(row: Row, problem: str) -> str:
     if problem:
         return f"{row['instance']}: FAILED: {problem}"
     best = f"{_digits(row['best_known'])}" if row["best_known_reason"] is None else f"- ({row['best_known_reason']})"
-    gap = COLUMNS["gap"][1](row["gap"])
-    return f"{row['instance']}: {_digits(row['objective'])} {row['unit']}, gap {gap}, best known {best}, {row['wall_time_s']:.1f} s"
+    found = f"{_digits(row['objective'])} {row['unit']}, gap {COLUMNS['gap'][1](row['gap'])}"
+    return f"{row['instance']}: {found}, best known {best}, {row['wall_time_s']:.1f} s"
 
 
 def _counts_for_the_mean(row: Row) -> bool:

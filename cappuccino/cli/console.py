@@ -64,18 +64,20 @@ def end_invalid(path: Path, report: "CheckReport") -> None:
 
 def require_folder_of(path: Path) -> None:
     """Raise InputError when a file could not be written at `path`: before the work, not after it."""
+    require_folder(path.absolute().parent)
     if path.is_dir():
         raise InputError(path, "", "is a folder", "name a file")
-    if not path.absolute().parent.is_dir():
-        raise InputError(path, "", f'there is no folder "{path.absolute().parent}"', "create it or name another")
 
 
 def require_folder(path: Path) -> None:
     """Raise InputError when `path` is no folder and cannot become one: before the work, not after it."""
     existing = path.absolute()
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
+    try:
+        while not existing.exists():
+            existing = existing.parent
+    except OSError as error:
+        raise InputError(path, "", f"cannot be reached ({error.strerror})", "name another") from error
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(path, "", f'"{existing}" is no folder that can be written', "name another")
 
 

@@ -47,7 +47,7 @@ def pareto(
     """Show GPU time (or money) against deadline: a checked plan and a proven bound at every point."""
     from cappuccino.checker import check as check_plan  # noqa: PLC0415
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
-    from cappuccino.extrapolation import extrapolation_warnings  # noqa: PLC0415
+    from cappuccino.extrapolation import plan_warnings  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415
     from cappuccino.plan import Objective  # noqa: PLC0415
 
@@ -89,7 +89,7 @@ def pareto(
         if point.plan is not None and report is not None:
             report.raise_if_invalid(f"point {k}")
             at = f"deadline {point.deadline_s:.5g} s: "
-            warnings += [at + warning for warning in extrapolation_warnings(point.plan, loaded, costs)]
+            warnings += [at + warning for warning in plan_warnings(point.plan, loaded, costs)]
         rows.append(_row(point, None if report is None else report.valid, _plan_file(output, k, point)))
     if output is not None:
         _save(output, front, rows)

@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything the demo makes.")] = Path(
-        "demo-out"
+        "out/demo"
     ),
     time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds for planning.")] = 20.0,
     json: JsonFlag = False,
@@ -55,6 +55,9 @@ def lengths(
     text_field: Annotated[str, typer.Option(help="Field of the text; several joined by +.")] = "text",
     split: Annotated[str, typer.Option(help="Split of a dataset from the hub.")] = "train",
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 42,
+    end: Annotated[
+        bool, typer.Option("--end/--no-end", help="End samples that were not cut with the end-of-sequence (eos) token.")
+    ] = True,
     data_out: Annotated[Path | None, typer.Option(help="Folder for the samples' tokens: the data of `run`.")] = None,
     json: JsonFlag = False,
 ) -> None:
@@ -64,6 +67,7 @@ def lengths(
     console.require_folder_of(output)
     if data_out is not None:
         console.require_folder(data_out)
+    notes: list[str] = []
     with console.progress_bar("tokenizing") as show:
         measured = measure_lengths(
             data,
@@ -74,15 +78,19 @@ def lengths(
             text_fields=text_field.split("+"),
             split=split,
             seed=seed,
+            end=end,
             data=data_out,
             on_progress=show,
+            on_note=notes.append,
         )
     summary = {n: {k: v for k, v in s.items() if not k.startswith("permutation")} for n, s in measured.items()}
     if json:
-        console.print_json({"output": str(output), "datasets": summary})
+        console.print_json({"output": str(output), "datasets": summary, "notes": notes})
         return
     for dataset, record in summary.items():
         print(f"{dataset}: {record['num_samples']} samples, median {record['p50']}, p99 {record['p99']} tokens")
+    for note in notes:
+        print(note)
     print(f"lengths in {output}")
 
 
@@ -123,6 +131,7 @@ def run(
             device=device,
             dtype=used,
             on_progress=lambda done, total: show(done / total, f"{done} of {total} operations"),
+            on_note=console.warn,
         )
     replicas: list[dict[str, Any]] = [
         {

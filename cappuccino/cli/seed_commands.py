@@ -45,7 +45,7 @@ def provision(
     adapter_config: Annotated[Path, typer.Option("--adapter_config", help="Adapter configuration file.")],
     total_gpus: Annotated[int, typer.Option("--total_gpus", min=1, help="GPUs there are.")],
     gpu_type: GpuType = "a100-40gb",
-    output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder of the result.")] = Path("results"),
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder of the result.")] = Path("out"),
     cost_table: Table = None,
     num_steps: Steps = 10,
     time_limit: TimeLimit = 30.0,
@@ -80,7 +80,6 @@ def provision(
     )
     console.require_folder(output_dir)
     made, costs = _plan(instance, None, time_limit, seed)
-    output_dir.mkdir(parents=True, exist_ok=True)
     result = [
         ProvisionedReplica(
             replica_id=r.id,
@@ -106,7 +105,7 @@ def schedule(
     ],
     adapter_to_microbatch_size: Annotated[str, typer.Option("--adapter_to_microbatch_size", help='E.g. "1,2,4,1".')],
     output_name: Annotated[str, typer.Option("--output_name", help="Name of the files written.")],
-    output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder of the files.")] = Path("schedules"),
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder of the files.")] = Path("out"),
     gpu_type: GpuType = "a100-40gb",
     cost_table: Table = None,
     num_steps: Steps = 10,
@@ -157,7 +156,6 @@ def schedule(
     )
     console.require_folder(output_dir)
     made, costs = _plan(instance, num_pipeline_stages, time_limit, seed)
-    output_dir.mkdir(parents=True, exist_ok=True)
     paths = {
         "schedule": output_dir / f"{output_name}.json",
         "instance": output_dir / f"{output_name}.instance.json",
@@ -206,10 +204,10 @@ def _report(
     made: "Plan", instance: "Instance", costs: "dict[str, CostModel]", paths: dict[str, str], json: bool
 ) -> None:
     from cappuccino.checker import check  # noqa: PLC0415
-    from cappuccino.extrapolation import extrapolation_warnings  # noqa: PLC0415
+    from cappuccino.extrapolation import plan_warnings  # noqa: PLC0415
 
     report = check(made, instance, costs)
-    warnings = list(extrapolation_warnings(made, instance, costs))
+    warnings = list(plan_warnings(made, instance, costs))
     for warning in warnings:
         console.warn(warning)
     if json:

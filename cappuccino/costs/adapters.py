@@ -1,8 +1,42 @@
 """How large a LoRA adapter is in a decoder layer: what its share of a micro-batch's time depends on."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+ALL_LINEAR = "all-linear"
+ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP_MODULES = ("gate_proj", "up_proj", "down_proj")
+HEAD = "lm_head"
+MODULES_THERE_ARE = f"there are {', '.join((*ATTENTION_MODULES, *MLP_MODULES, HEAD))}, or {ALL_LINEAR} alone"
+
+
+def unknown_modules(
+    target_modules: Sequence[str] | Literal["all-linear"], num_layers: int | None = None
+) -> tuple[str, ...]:
+    """Return the entries of `target_modules` that match no linear layer of a Llama-like backbone, in their order.
+
+    An entry is the name of a module or the end of it, at a dot, as PEFT has it. Anything in a list is a name.
+
+    Parameters
+    ----------
+    num_layers
+        Decoder layers; None takes any number in a name to be one.
+    """
+    if isinstance(target_modules, str):
+        return ()
+    blocks = [f"self_attn.{m}" for m in ATTENTION_MODULES] + [f"mlp.{m}" for m in MLP_MODULES]
+
+    def known(entry: str) -> bool:
+        number = re.search(r"(?:^|\.)layers\.(\d+)\.|^(\d+)\.", entry)
+        layer = "0" if number is None else number[1] or number[2]
+        if num_layers is not None and int(layer) >= num_layers:
+            return False
+        names = [HEAD, *(f"model.layers.{layer}.{block}" for block in blocks)]
+        return any(name == entry or name.endswith(f".{entry}") for name in names)
+
+    return tuple(entry for entry in target_modules if not known(entry))
 
 
 @dataclass(frozen=True)

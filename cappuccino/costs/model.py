@@ -243,10 +243,14 @@ class CostModel:
         curves = self.forward_curve(num_stages), self.backward_curve(num_stages)
         clipped = np.array([a.max_grad_norm is not None for a in adapters], dtype=bool)
         if self.layer_shape is None:
-            return AdapterCosts(*np.zeros((4, len(adapters))), clipped)
+            nothing = np.zeros(len(adapters))
+            return AdapterCosts(nothing, nothing, nothing, nothing, clipped)
         sizes = [AdapterSize.of(self.layer_shape, a.rank, a.target_modules) for a in adapters]
-        by_curve = ([[c.adapter_floor(x) for x in sizes], [c.adapter_work(x) for x in sizes]] for c in curves)
-        return AdapterCosts(*(np.array(values) for pair in by_curve for values in pair), clipped)
+        forward, backward = (
+            (np.array([c.adapter_floor(x) for x in sizes]), np.array([c.adapter_work(x) for x in sizes]))
+            for c in curves
+        )
+        return AdapterCosts(*forward, *backward, clipped)
 
     def layers_per_stage(self, num_stages: int) -> tuple[int, ...] | None:
         """Return the decoder layers by stage that the costs are of; None where nobody knows how many there are."""

@@ -27,6 +27,8 @@ OPTIONAL_COUNTS = ("num_layers", "held_micro_batches", "num_adapters", *LAYER_SH
 LAYERS = "layers_per_stage"
 """Decoder layers by stage, joined by +."""
 OK = "OK"
+STATUSES = (OK, "OOM", "OOM_OR_INVALID")
+"""The row ran, or it did not fit the memory, under one of two names."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,12 @@ def read_cost_table(path: Path) -> CostTable:
     missing = [c for c in REQUIRED if c not in frame.columns]
     if missing:
         raise InputError(path, missing[0], "column is missing", f"a cost table needs the columns {', '.join(REQUIRED)}")
+    frame["status"] = frame["status"].str.strip()
+    unknown = frame.index[~frame["status"].isin(STATUSES)]
+    if len(unknown):
+        problem = f'"{frame["status"][unknown[0]]}" is no status'
+        remedy = f"write {OK} where the row ran, {STATUSES[1]} where memory ran out, and remove other rows"
+        raise InputError(path, f"line {unknown[0] + 2}, status", problem, remedy)
     ran = frame["status"] == OK
     for column in (*COUNTS, *(c for c in OPTIONAL_COUNTS if c in frame.columns)):
         frame[column] = _numbers(path, frame, column, pd.Series(True, frame.index), least=1, whole=True)

@@ -345,7 +345,7 @@ def test_bad_input_is_one_error_before_the_work(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(bench_commands, "run_isolated", must_not_run)
     one_clear_error(bench(folder, "nothing"), 'no entry "nothing"', "toy-deep")
     one_clear_error(bench(folder, "-o", tmp_path / "table.txt"), "table.txt", ".csv or .md")
-    one_clear_error(bench(folder, "-o", tmp_path / "absent" / "table.md"), "absent")
+    one_clear_error(bench(folder, "-o", folder / "index.json" / "table.md"), "index.json", "no folder")
     one_clear_error(bench(tmp_path / "absent"), "index.json", "file not found")
 
 

@@ -245,12 +245,13 @@ def test_files_that_are_no_configuration(text, word, folder):
         ({"--num-stages": "two"}, ["--num-stages", "two"]),
         ({"--name": " "}, ["--name"]),
         ({"--calibrate": "absent.csv"}, ["absent.csv", "not found"]),
-        ({"-o": "absent/t.csv"}, ["absent"]),
+        ({"-o": "file/t.csv"}, ["file", "no folder"]),
         ({"--backbone": "Llama-3.1-70B", "--num-stages": "1"}, ["--num-stages", "Llama-3.1-70B", "more stages"]),
     ],
 )
 def test_wrong_options_are_one_clear_error(changed, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
     options = {"--backbone": "Llama-3.1-8B", "--gpu": "a100-40gb", "-o": "t.csv"} | changed
     refused(estimate(*(word for pair in options.items() for word in pair)), *words)
     assert not (tmp_path / "t.csv").exists()

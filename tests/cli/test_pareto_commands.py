@@ -92,7 +92,7 @@ def test_the_depth_can_be_fixed(workspace):
     ("arguments", "words"),
     [
         (("--plot", "front.png"), (".png", ".svg or .html")),
-        (("--plot", "absent/front.svg"), ("absent",)),
+        (("--plot", "instance.json/front.svg"), ("instance.json", "no folder")),
         (("--objective", "makespan"), ("makespan", "gpu_time")),
         (("--objective", "cost"), ("price_per_hour",)),
         (("--deadline", "-3"), ("-3.0", "seconds above 0")),

@@ -136,8 +136,8 @@ def test_wrong_usage_exits_2(workspace):
 
 
 def test_the_output_folder_is_checked_before_the_search(workspace):
-    done = cappuccino("plan", workspace / "instance.json", "-o", workspace / "absent" / "plan.json")
-    one_clear_error(done, "absent")
+    done = cappuccino("plan", workspace / "instance.json", "-o", workspace / "instance.json" / "plan.json")
+    one_clear_error(done, "instance.json", "no folder")
 
 
 def test_the_number_of_stages_can_be_fixed(workspace):

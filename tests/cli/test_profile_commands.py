@@ -28,7 +28,7 @@ def test_a_bad_grid_is_one_error_and_nothing_is_written(backbone: Path, tmp_path
     one_clear_error(cappuccino(*arguments, "--num-stages", "1,3"), "--num-stages", "3 stages for 2 layers")
     one_clear_error(cappuccino(*arguments, "--num-adapters", "3"), "--num-adapters", "3 is in no point")
     one_clear_error(cappuccino(*arguments, "--device", "tpu"), "device", '"tpu" is not known')
-    one_clear_error(cappuccino(*arguments[:-1], tmp_path / "absent" / "table.csv"), "absent")
+    one_clear_error(cappuccino(*arguments[:-1], backbone / "config.json" / "table.csv"), "config.json", "no folder")
     assert cappuccino(*arguments[:-2]).code == 2
     assert not list(tmp_path.iterdir())
 

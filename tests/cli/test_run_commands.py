@@ -79,7 +79,8 @@ def test_a_planned_instance_is_trained_and_peft_loads_the_adapters(planned: Path
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    done = run(planned, tmp_path / "out", "--json")
+    out = tmp_path / "my résultats 50%25"  # names that URLs would spell another way
+    done = run(planned, out, "--json")
     assert done.code == 0, done.err
     said = done.json  # stdout holds one JSON object and nothing else
     assert said["checked"] is True
@@ -90,11 +91,11 @@ def test_a_planned_instance_is_trained_and_peft_loads_the_adapters(planned: Path
     assert replica["difference"] == pytest.approx(replica["measured_s"] / replica["predicted_s"] - 1)
     assert 0 <= replica["measured_bubble"] < 1
     assert len(replica["peak_memory_gib"]) == 2
-    losses = json.loads((tmp_path / "out" / "losses.json").read_text())
+    losses = json.loads((out / "losses.json").read_text())
     assert {name: len(values) for name, values in losses.items()} == {"a": 2, "b": 3}
     for name, rank in (("a", 2), ("b", 16)):
         entry = said["adapters"][name]
-        assert Path(entry["path"]) == tmp_path / "out" / name
+        assert Path(entry["path"]) == out / name
         assert (entry["first_loss"], entry["last_loss"]) == (losses[name][0], losses[name][-1])
         assert all(math.isfinite(loss) for loss in losses[name])
         backbone = AutoModelForCausalLM.from_pretrained(planned / "backbone")
@@ -106,6 +107,22 @@ def test_a_planned_instance_is_trained_and_peft_loads_the_adapters(planned: Path
     events = [e for e in json.loads(Path(said["trace"]).read_text())["traceEvents"] if e["ph"] == "X"]
     assert len(events) == sum(len(p) for r in plan["replicas"] for p in r["programs"])
     assert "training: " in done.err
+
+
+@pytest.mark.usefixtures("no_processes")
+@pytest.mark.parametrize("wrong", ["vproj", "all-linear"])
+def test_a_target_module_that_matches_nothing_is_refused(planned: Path, tmp_path: Path, wrong: str) -> None:
+    instance = read_instance(planned)
+    instance["adapters"][0]["target_modules"] = ["q_proj", wrong]
+    instance["cost_table"] = str(planned / "table.csv")
+    write_instance(tmp_path, instance)
+    options = ("--num-stages", 2, "--time-limit", 1)
+    made = cappuccino("plan", tmp_path / "instance.json", "-o", tmp_path / "plan.json", *options)
+    assert made.code == 0
+    assert f'adapters[0].target_modules: "{wrong}" is no linear layer' in made.err
+    files = {name: tmp_path / f"{name}.json" for name in ("plan", "instance")}
+    one_clear_error(run(planned, tmp_path / "out", **files), 'adapter "a"', f'"{wrong}" is no linear layer', "q_proj")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("no_processes")

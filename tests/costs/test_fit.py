@@ -130,7 +130,7 @@ def test_rows_out_of_memory_limit_what_is_usable(tmp_path):
 
 def test_a_row_that_failed_below_what_ran_does_not_push_the_limit_under_it(tmp_path):
     rows = synthetic_rows()
-    failed = {**rows.iloc[0], "status": "ERROR", "peak_memory_mb": "", "time_per_step_s": ""}
+    failed = {**rows.iloc[0], "status": "OOM", "peak_memory_mb": "", "time_per_step_s": ""}
     model = fit_costs(read(pd.concat([rows.astype(object), pd.DataFrame([failed])]), tmp_path), "b", "x")
     assert model.usable_memory_gib == pytest.approx(rows["peak_memory_mb"].max() / 1024)
 

@@ -55,12 +55,23 @@ def test_every_required_column_is_missed_by_name(tmp_path, column):
         ("b,2.5,4,8,256,16,2048,1.5,OK", r"t\.csv: line 3, pp_size: \"2\.5\" is not a positive integer"),
         ("b,2,4,8,1e30,16,2048,1.5,OK", r"t\.csv: line 3, seqlen: \"1e30\""),
         ("b,0,4,8,256,16,2048,1.5,OK", r"t\.csv: line 3, pp_size: \"0\" is not a positive integer"),
-        ("b,2,4,8,long,16,2048,OOM,FAILED", r"t\.csv: line 3, seqlen: \"long\" is not a positive integer"),
+        ("b,2,4,8,long,16,2048,OOM,OOM", r"t\.csv: line 3, seqlen: \"long\" is not a positive integer"),
     ],
 )
 def test_bad_values_name_line_column_and_value(tmp_path, row, message):
     with pytest.raises(InputError, match=message):
         read_cost_table(save(tmp_path, ROW, row))
+
+
+@pytest.mark.parametrize("status", ["ok", "TIMEOUT", "oom", ""])
+def test_a_status_that_is_not_known_is_not_taken_for_out_of_memory(tmp_path, status):
+    bad = ROW.rsplit(",", 1)[0] + f",{status}"
+    with pytest.raises(InputError, match=rf't\.csv: line 3, status: "{status}" is no status; write OK'):
+        read_cost_table(save(tmp_path, ROW, bad))
+
+
+def test_blanks_around_a_status_are_no_part_of_it(tmp_path):
+    assert len(read_cost_table(save(tmp_path, ROW, ROW.rsplit(",", 1)[0] + ", OK ")).ok) == 2
 
 
 def test_lines_are_counted_as_an_editor_does_past_blank_lines(tmp_path):

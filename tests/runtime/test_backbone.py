@@ -48,6 +48,21 @@ def test_parts_in_a_row_equal_the_whole_model(kind: str, tmp_path: Path) -> None
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-6)  # norms and rotations are float32 in both
 
 
+@pytest.mark.parametrize("shards", ["gone", "old"])
+def test_a_single_file_goes_before_an_index_of_earlier_shards(shards: str, tmp_path: Path) -> None:
+    # as transformers reads a folder into which a checkpoint was saved again, or copied
+    save_llama(tmp_path)
+    torch.manual_seed(1)
+    config = AutoConfig.from_pretrained(tmp_path)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "new")
+    (tmp_path / "new" / "model.safetensors").rename(tmp_path / "model.safetensors")
+    if shards == "gone":
+        for file in tmp_path.glob("model-*.safetensors"):
+            file.unlink()
+    expected = AutoModelForCausalLM.from_pretrained(tmp_path).lm_head.weight
+    torch.testing.assert_close(parts(tmp_path, [4])[0].model.lm_head.weight, expected.double(), rtol=0, atol=0)
+
+
 def test_a_part_holds_its_layers_only(tmp_path: Path) -> None:
     first, last = parts(save_llama(tmp_path), [3, 4])
     assert [isinstance(layer, nn.Identity) for layer in first.model.model.layers] == [False] * 3 + [True]

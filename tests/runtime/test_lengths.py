@@ -7,6 +7,7 @@ from pathlib import Path
 import datasets
 import pytest
 from datasets import Dataset
+from small import save_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -125,6 +126,29 @@ def test_bad_rows_are_named(rows: list[object], message: str, tokenizer: Path, t
     assert not (tmp_path / "out.json").exists()
 
 
+def test_what_is_not_used_and_how_samples_end_is_said(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path / "letters")
+    file = write(tmp_path / "chat.jsonl", [{"question": "a" * n, "id": n} for n in (1, 2, 9)])
+
+    def told(end: bool) -> tuple[list[str], list[int]]:
+        notes: list[str] = []
+        measure_lengths(
+            [f"org/chat={file}"], tmp_path / "letters", tmp_path / "out.json", num_samples=9, max_length=8,
+            text_fields=["question"], split="train", seed=42, end=end, data=tmp_path / "data", on_note=notes.append,
+        )  # fmt: skip
+        return notes, sorted(read_length_distribution(tmp_path / "out.json").lengths("org/chat").tolist())
+
+    assert told(True) == (["org/chat: 2 of 3 samples end with </s>", "org/chat: not used: id"], [2, 3, 8])
+    assert told(False) == (["org/chat: 0 of 3 samples end with </s>", "org/chat: not used: id"], [1, 2, 8])
+    assert (tmp_path / "data" / "org" / "chat.jsonl").exists()
+
+
+def test_columns_of_tokens_are_refused(tokenizer: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "chat.jsonl", [{"question": "w w", "labels": [1, 2]}])
+    with pytest.raises(InputError, match=r"chat\.jsonl: labels: belongs to tokens"):
+        measure([f"chat={file}"], tokenizer, tmp_path / "out.json")
+
+
 @pytest.mark.parametrize("content", ['{"question": "w\n', ""])
 def test_unreadable_files_are_named(content: str, tokenizer: Path, tmp_path: Path) -> None:
     file = tmp_path / "chat.jsonl"
@@ -141,6 +165,7 @@ def test_unreadable_files_are_named(content: str, tokenizer: Path, tmp_path: Pat
         (["chat="], '"chat=" is not NAME=SOURCE'),
         (["chat=a.jsonl", "chat=b.jsonl"], '"chat" is given twice'),
         (["chat=absent.jsonl"], "absent.jsonl: file not found"),
+        (["../chat=a.jsonl"], '"../chat" names no data file: it has an empty part, or one that leads out'),
     ],
 )
 def test_bad_sources_are_named(sources: list[str], message: str, tokenizer: Path, tmp_path: Path) -> None:
@@ -172,7 +197,7 @@ def test_the_samples_drawn_are_what_a_run_trains_on(tmp_path, tokenizer) -> None
         seed=1,
         data=tmp_path / "data",
     )
-    lengths = read_length_distribution(tmp_path / "lengths.json").lengths("d", 1, 1)
+    lengths = read_length_distribution(tmp_path / "lengths.json").lengths("d")
     rows = [json.loads(line) for line in (tmp_path / "data" / "d.jsonl").read_text().splitlines()]
     assert [len(row["input_ids"]) for row in rows] == lengths.tolist()
     assert len(rows) == 6

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Dataset
-from small import VOCABULARY, instance_of
+from small import VOCABULARY, instance_of, save_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -85,6 +85,120 @@ def test_reading_leaves_no_cache_behind(tmp_path: Path) -> None:
     write(tmp_path, ROWS)
     load(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["d.jsonl"]
+
+
+def notes_of(folder: Path, of: Instance) -> tuple[TokenizedDataset, list[str]]:
+    notes: list[str] = []
+    return load_datasets(of, folder, folder, VOCABULARY, notes.append)["d"], notes
+
+
+@pytest.mark.parametrize(
+    ("lengths", "ids", "words"),
+    [
+        ([3, 5, 2], [3, 4, 1, 3, 4, 3, 4, 3, 3, 1], []),  # the second of 6 letters is cut at 5
+        ([2, 5, 1], [3, 4, 3, 4, 3, 4, 3, 3], ["no </s> is added", "where to stop"]),
+    ],
+)
+def test_texts_end_where_the_lengths_count_an_end(tmp_path: Path, lengths, ids, words) -> None:
+    save_tokenizer(tmp_path)
+    write(tmp_path, [{"text": "ab"}, {"text": "ababab"}, {"text": "a"}])
+    job = Adapter(name="a", dataset="d", global_batch_size=3, num_steps=1)
+    data, notes = notes_of(tmp_path, instance_of([job], {"d": lengths}, longest=5))
+    assert data.input_ids.tolist() == ids
+    assert len(notes) == (1 if words else 0)
+    assert all(word in notes[0] for word in words)
+
+
+def test_columns_that_are_not_used_are_said(tmp_path: Path) -> None:
+    write(tmp_path, [{**row, "id": 7, "source": "web", "special_tokens_mask": [1] * 9} for row in ROWS])
+    _, notes = notes_of(tmp_path, instance())
+    assert notes == [f"{tmp_path / 'd.jsonl'}: not used: id, source, special_tokens_mask"]
+
+
+BARE = [{"input_ids": [3, 4, 5]}, {"input_ids": [6, 7, 8, 9, 10]}, {"input_ids": [13, 14]}]
+
+
+def beside(column: str, first: object) -> list[object]:
+    """Rows without labels, the first with a value in a column where the others say nothing."""
+    return [{**BARE[0], column: first}, *({**row, column: None} for row in BARE[1:])]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("attention_mask", [1, 1, 1]),
+        ("completion_mask", [1, 1, 1]),
+        ("assistant_masks", [1, 1, 1]),
+        ("position_ids", [0, 1, 2]),
+        ("seq_lengths", [3]),
+        ("cu_seqlens", [0, 3]),
+        ("loss_weights", [1.0, 1.0, 1.0]),
+    ],
+)
+def test_columns_that_say_what_training_does_are_fine(tmp_path: Path, column: str, value: object) -> None:
+    write(tmp_path, beside(column, value))
+    data, notes = notes_of(tmp_path, instance())
+    assert data.labels.tolist() == data.input_ids.tolist()
+    assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("attention_mask", [1, 1, 0], "attention_mask is 0 at token 2, where padding would be trained on"),
+        ("completion_mask", [0, 1, 1], "completion_mask is 0 at token 0, which would be learnt; give labels"),
+        ("assistant_masks", [False, True, True], "assistant_masks is 0 at token 0"),
+        ("position_ids", [0, 1, 0], "position_ids does not count from 0, as in a row of several samples"),
+        ("position_ids", [0, 1], "position_ids is not one number for each of the 3 input_ids"),
+        ("seq_lengths", [2, 1], "seq_lengths says that several samples are in one row"),
+        ("cu_seqlens", [0, 2, 3], "cu_seqlens says that several samples are in one row"),
+        ("loss_weights", [0.5, 1.0, 1.0], "loss_weights is not honoured"),
+        ("sample_weight", 2.0, "sample_weight is not honoured"),
+    ],
+)
+def test_columns_that_would_change_what_is_learnt_are_refused(tmp_path, column, value, words) -> None:
+    write(tmp_path, beside(column, value))
+    with pytest.raises(InputError, match=rf"d\.jsonl: row 0: {words}"):
+        load(tmp_path)
+
+
+def test_labels_that_agree_with_a_mask_are_trained_on(tmp_path: Path) -> None:
+    rows = [{**BARE[0], "labels": [-100, 4, 5], "completion_mask": [0, 1, 1], "attention_mask": [1, 1, 1]}, *ROWS[1:]]
+    write(tmp_path, rows)
+    assert load(tmp_path).labels[:3].tolist() == [-100, 4, 5]
+    # padding behind the sample carries no loss and is seen by nothing; before it, it would be seen
+    rows[0] = {**BARE[0], "labels": [3, 4, -100], "attention_mask": [1, 1, 0]}
+    write(tmp_path, rows)
+    assert load(tmp_path).labels[:3].tolist() == [3, 4, -100]
+    rows[0] = {**BARE[0], "labels": [-100, 4, 5], "attention_mask": [0, 1, 1]}
+    write(tmp_path, rows)
+    with pytest.raises(InputError, match="attention_mask is 0 at token 0"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(("first", "later"), [(True, False), (False, True)])
+def test_labels_in_some_rows_only_are_refused(tmp_path: Path, first: bool, later: bool) -> None:
+    rows = [{"input_ids": row["input_ids"], "labels": row["labels"] if kept else None}
+            for row, kept in zip(ROWS, (first, later, first), strict=True)]  # fmt: skip
+    write(tmp_path, rows)
+    with pytest.raises(InputError, match=r"row 1: labels are (missing|given), of row 0 they are not"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("column", ["labels", "completion_mask"])
+def test_columns_of_tokens_beside_texts_are_refused(tmp_path: Path, column: str) -> None:
+    write(tmp_path, [{"text": "ab", column: [1, 1]}] * 3)
+    with pytest.raises(InputError, match=rf"{column}: belongs to tokens, the rows have text"):
+        load(tmp_path)
+
+
+def test_a_dataset_name_with_parts_is_a_path_in_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "org").mkdir()
+    write(tmp_path, ROWS)
+    (tmp_path / "d.jsonl").rename(tmp_path / "org" / "d.jsonl")
+    job = Adapter(name="a", dataset="org/d", global_batch_size=3, num_steps=1)
+    found = load_datasets(instance_of([job], {"org/d": LENGTHS}, longest=5), tmp_path, tmp_path, VOCABULARY)
+    assert found["org/d"].offsets.tolist() == [0, 3, 8, 10]
 
 
 def changed(row: int, **fields: object) -> list[object]:
