@@ -76,6 +76,12 @@ def test_write_where_a_file_stands_for_the_folder(tmp_path):
         write_atomically(tmp_path / "file" / "out.json", "text")
 
 
+def test_repeated_keys_are_refused(tmp_path):
+    (tmp_path / "f.json").write_text('{"a": {"rank": 8, "alpha": 1, "rank": 16}}')
+    with pytest.raises(InputError, match=r"f\.json: rank: is given twice in one object; keep one of the two"):
+        read_json(tmp_path / "f.json")
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(InputError, match=r"none\.json: file not found; check the path"):
         read_json(tmp_path / "none.json")

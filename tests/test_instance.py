@@ -56,6 +56,32 @@ def test_load_resolves_datasets_and_paths(save, tmp_path):
     assert instance.dataset_lengths["e"].tolist() == [7, 8, 9, 100]
 
 
+def test_files_of_windows_tools_are_read(save):
+    path = save()
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b",", b",\r\n"))
+    assert Instance.load(path).name == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, [1, 2]), ({"seed": 7}, [1, 2]), ({"seed": 7, "permutation": 1}, [1, 2])],
+)
+def test_the_only_seed_and_permutation_of_a_file_are_the_default(save, given, expected):
+    data = edited("datasets.e", {"file": "lengths.json", "key": "wiki", **given})
+    distribution = {"wiki": {"seeds": [7], "seed_7": {"permutation_1": [1, 2]}}}
+    assert Instance.load(save(data, distribution)).dataset_lengths["e"].tolist() == expected
+
+
+def test_of_several_seeds_and_permutations_42_and_1_are_the_default(save):
+    seeds = {
+        "seed_7": {"permutation_1": [1]},
+        "seed_42": {"num_permutations": 2, "permutation_1": [2], "permutation_2": [3]},
+    }
+    data = edited("adapters.1.global_batch_size", 1)
+    found = Instance.load(save(data, {"wiki": {"seeds": [7, 42], **seeds}})).dataset_lengths["e"]
+    assert found.tolist() == [2]
+
+
 def test_sample_numbers_wrap_around_the_dataset(save):
     instance = Instance.load(save())
     # samples 0..5 of 4: positions 0 1 2 | 3 0 1
@@ -154,6 +180,23 @@ def test_digest_does_not_change_with_paths_names_and_unused_data(save, tmp_path)
             "datasets.e.key",
             "gone",
             r"lengths\.json: gone: no dataset \"gone\".*; the file holds wiki/seed 42/permutation 1",
+        ),
+        (
+            "adapters.0.name",
+            "a" * 201,
+            r"i\.json: adapters\[0\]\.name: .* is not allowed; string should have at most 200",
+        ),
+        (
+            "datasets",
+            {"../d": {"lengths": [1]}},
+            r"i\.json: datasets: .*give dataset '\.\./d' another name: it has an empty",
+        ),
+        ("datasets", {"/d": {"lengths": [1]}}, r"i\.json: datasets: .*another name: it has an empty part"),
+        ("datasets", {"d\0": {"lengths": [1]}}, r"i\.json: datasets: .*another name: it has a control character"),
+        (
+            "datasets",
+            {"d" * 201: {"lengths": [1]}},
+            r"i\.json: datasets: .*another name: a part of it is longer than 200",
         ),
         ("datasets.e.permutation", 2, r"lengths\.json: wiki: no dataset \"wiki\" with seed 42, permutation 2; "),
         ("datasets.e.file", "gone.json", r"gone\.json: file not found; check the path"),

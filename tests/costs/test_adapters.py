@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cappuccino.costs import AdapterCosts, CostModel, MemoryModel, SmoothMaximum, fit_costs
-from cappuccino.costs.adapters import AdapterSize, LayerShape
+from cappuccino.costs.adapters import AdapterSize, LayerShape, unknown_modules
 from cappuccino.costs.fit import predicted_step_time
 from cappuccino.costs.table import CostTable
 from cappuccino.errors import InputError
@@ -117,3 +117,20 @@ def test_rows_of_two_types_contradict_each_other() -> None:
     mixed.ok.loc[0, "dtype"] = "bfloat16"
     with pytest.raises(InputError, match=r"t.csv: dtype: rows of bfloat16 and float32"):
         fit_costs(mixed, "b", "x")
+
+
+@pytest.mark.parametrize(
+    ("targets", "unknown"),
+    [
+        (("q_proj", "down_proj", "lm_head"), ()),
+        ("all-linear", ()),
+        (("q_proj", "all-linear"), ("all-linear",)),
+        (("vproj", "k_proj", "c_attn"), ("vproj", "c_attn")),
+        (("self_attn.q_proj", "mlp.q_proj"), ("mlp.q_proj",)),
+        (("layers.3.mlp.up_proj", "model.layers.7.self_attn.o_proj", "7.mlp.up_proj"), ()),
+        (("model.layers.8.self_attn.o_proj", "18.mlp.up_proj"), ("model.layers.8.self_attn.o_proj", "18.mlp.up_proj")),
+        (("proj", "", "embed_tokens"), ("proj", "", "embed_tokens")),
+    ],
+)
+def test_entries_that_match_no_linear_layer(targets, unknown):
+    assert unknown_modules(targets, num_layers=8) == unknown
