@@ -8,6 +8,7 @@ from naive import is_valid
 
 from cappuccino.checker import check
 from cappuccino.costs import MemoryModel, SmoothMaximum, fit_instance_costs
+from cappuccino.costs.adapters import LayerShape
 from cappuccino.errors import InfeasibleError, InputError
 from cappuccino.instance import Adapter, GpuPool, Instance
 from cappuccino.plan import Objective, Plan, Status
@@ -54,6 +55,52 @@ def test_adapters_below_the_knee_share_a_replica():
     assert [r.adapters for r in plan.replicas] == [("a0", "a1")]
     assert plan.gpu_time_s == pytest.approx(30, rel=1e-3)
     assert plan.status is Status.OPTIMAL
+
+
+def test_adapters_that_differ_in_rank_alone_have_savings_of_their_own():
+    # on one data set: rank 1 and 64 of the same modules, work per token 1 + 0.2 and 1 + 12.8 seconds forward
+    charged = {g: replace(c, per_parameter_s=0.025) for g, c in LINEAR.stage_forward.items()}
+    shape = LayerShape(hidden=4, intermediate=8, query=4, key_value=2)
+    costs = {"x": replace(LINEAR, stage_forward=charged, layer_shape=shape)}
+    instance = make_instance(([3, 5, 4], 1), ([3, 5, 4], 1), ([3, 5, 4], 1))
+    ranks = (1, 64, 1)
+    adapters = [
+        a.model_copy(update={"rank": r, "target_modules": ("q_proj",)})
+        for a, r in zip(instance.adapters, ranks, strict=True)
+    ]
+    plan = make_plan(replace(instance, adapters=tuple(adapters)), REPEATABLE, costs)
+    said = {name: s for r in plan.replicas for name, s in zip(r.adapters, r.savings, strict=True)}
+    # 12 tokens at 3.2 and 15.8 seconds
+    assert [said[f"a{i}"].alone_gpu_time_s for i in range(3)] == pytest.approx([38.4, 189.6, 38.4])
+    assert [said[f"a{i}"].added_gpu_time_s for i in range(3)] == pytest.approx([38.4, 189.6, 38.4])
+
+
+COST = replace(REPEATABLE, objective=Objective.COST)
+
+
+def test_gpus_that_cost_nothing_are_planned_by_gpu_time():
+    instance = several(gpus={"x": 4}, prices={"x": 0.0})
+    plan = make_plan(instance, COST, {"x": FLAT})
+    assert (plan.cost, plan.lower_bound_s, plan.gap, plan.status) == (0.0, 0.0, 0.0, Status.OPTIMAL)
+    assert plan.gpu_time_s == make_plan(instance, REPEATABLE, {"x": FLAT}).gpu_time_s
+
+
+def test_gpus_that_cost_nothing_are_used_before_rented_ones():
+    costs = {"x": FLAT, "y": replace(FLAT, gpu="y")}
+    instance = several(gpus={"x": 1, "y": 4}, prices={"x": 0.0, "y": 1.0})
+    plan = make_plan(instance, COST, costs)
+    assert (plan.cost, plan.lower_bound_s, {r.gpu for r in plan.replicas}) == (0.0, 0.0, {"x"})
+
+
+def test_where_free_gpus_are_too_few_for_the_deadline_the_rest_is_rented():
+    # three jobs of 120 s each, one of which the free GPU can do in time
+    costs = {"x": LINEAR, "y": replace(LINEAR, gpu="y")}
+    instance = make_instance(*[([10] * 4, 1, 4)] * 3, gpus={"x": 1, "y": 4}, prices={"x": 0.0, "y": 3600.0})
+    plan = make_plan(instance, replace(COST, deadline_s=125.0), costs)
+    assert check(plan, instance, costs).violations == ()
+    assert plan.cost == pytest.approx(240)
+    assert plan.lower_bound_s == pytest.approx(240)
+    assert sorted(r.gpu for r in plan.replicas) == ["x", "y", "y"]
 
 
 def test_the_makespan_uses_all_gpus():
