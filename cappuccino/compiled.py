@@ -34,8 +34,8 @@ def _compiled(function: F, cache: bool) -> F:
 def _private_folder() -> Path | None:
     """Return a folder for machine code that no other user can put anything into; None where there is none."""
     user = os.getuid() if hasattr(os, "getuid") else 0
-    folder = Path(tempfile.gettempdir()) / f"cappuccino-kernels-{user}"
     try:
+        folder = Path(tempfile.gettempdir()) / f"cappuccino-kernels-{user}"
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
     except OSError:

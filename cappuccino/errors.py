@@ -30,5 +30,9 @@ class InfeasibleError(CappuccinoError):
     """The input is well formed, but no plan can exist; the message says why and what would help."""
 
 
+class NoPlanFoundError(InfeasibleError):
+    """No plan was found, though bounds exclude none; the message says what would help."""
+
+
 class InvalidPlanError(CappuccinoError):
     """A plan breaks a rule of validity; the message names the rules."""

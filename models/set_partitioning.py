@@ -62,6 +62,8 @@ class SetPartitioning:
     at_least
         Cover adapters once or more: easier to solve, and whoever may leave adapters out of a replica at no cost loses
         nothing.
+    most_cost
+        Money that the chosen columns may cost at most; None: any.
 
     Raises
     ------
@@ -76,6 +78,7 @@ class SetPartitioning:
         pools: Mapping[str, int],
         objective: Objective,
         at_least: bool = False,
+        most_cost: float | None = None,
     ) -> None:
         self.columns, self.pools = columns, pools
         self.demand = Counter(kinds)
@@ -88,6 +91,8 @@ class SetPartitioning:
         self._may_repeat_columns()
         self._cover_adapters(at_least)
         self._respect_pools()
+        if most_cost is not None:
+            self._respect_budget(most_cost)
         self._minimise(weights)
 
     def _may_repeat_columns(self) -> None:
@@ -125,6 +130,12 @@ class SetPartitioning:
             return pyo.quicksum(terms) <= self.pools[gpu] if terms else pyo.Constraint.Skip
 
         self.model.within_pool = pyo.Constraint(self.model.pool, rule=rule)
+
+    def _respect_budget(self, most_cost: float) -> None:
+        """`sum over columns c of cost_c chosen[c] <= most_cost`."""
+        spent = pyo.quicksum(c.cost * self.model.chosen[k] for k, c in enumerate(self.columns) if c.cost > 0)
+        if not isinstance(spent, int | float):  # else all columns are free
+            self.model.within_budget = pyo.Constraint(expr=spent <= most_cost)
 
     def _minimise(self, weights: Sequence[float]) -> None:
         """`sum of g_c T_c chosen[c]`, or the same in money."""

@@ -1,68 +1,130 @@
-"""What rows of samples hold besides tokens and labels: refused where leaving it out would change what is learnt."""
+"""What rows of samples hold besides their tokens: refused where leaving it out would change what is learnt."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 NO_LOSS = -100
 """Label of a token that carries no loss."""
 
 _ATTENTION = "attention_mask"
+_LEARNT_MASKS = (
+    "completion_mask",
+    "assistant_masks",
+    "assistant_mask",
+    "response_mask",
+    "loss_mask",
+    "loss_masks",
+    "target_mask",
+)
+"""1 where a token is learnt."""
+_HARMLESS_MASKS = ("special_tokens_mask",)
+_LENGTHS = ("seq_lengths", "sequence_lengths", "sample_lengths")
+_EDGES = ("cu_seqlens", "cu_seq_lens", "cu_seq_lens_q")
+_SEGMENTS = ("segment_ids", "document_ids", "doc_ids", "seq_idx", "sequence_ids", "sample_ids")
+"""One number per token, another one for every sample of the row."""
 _POSITIONS = "position_ids"
-_BOUNDARIES = ("seq_lengths", "sequence_lengths", "cu_seqlens", "cu_seq_lens")
-_WEIGHTS = ("loss_weight", "loss_weights", "sample_weight", "sample_weights", "token_weights")
-_HARMLESS = ("special_tokens_mask",)
-
-
-def is_checked(column: str) -> bool:
-    """Return whether `column_problem` says something about a column."""
-    mask = column.endswith(("_mask", "_masks")) and column not in _HARMLESS
-    return mask or column in (_POSITIONS, *_BOUNDARIES, *_WEIGHTS)
-
-
-def column_problem(column: str, row: Mapping[str, Any], labels: Sequence[int]) -> tuple[str, str] | None:
-    """Return what a column says that training would not honour, and what to do about it; None for nothing.
-
-    Parameters
-    ----------
-    labels
-        Of the row, where it has none its tokens.
-    """
-    value, count = row[column], len(row["input_ids"])
-    if value is None:
-        return None
-    if column in _BOUNDARIES:
-        whole = [0, count] if column.startswith("cu_") else [count]
-        if list(value) == whole:
-            return None
-        return f"{column} says that several samples are in one row, where each would see those before it", _APART
-    if column in _WEIGHTS:
-        weights = value if isinstance(value, list) else [value]
-        if all(w == 1 for w in weights):
-            return None
-        return f"{column} is not honoured", "remove it; leave tokens out of the loss by labels of -100"
-    if not isinstance(value, list) or len(value) != count:
-        return f"{column} is not one number for each of the {count} input_ids", "correct it, or remove the column"
-    if column == _POSITIONS:
-        if value == list(range(count)):
-            return None
-        return f"{column} does not count from 0, as in a row of several samples", _APART
-    hidden = [i for i, kept in enumerate(value) if not kept]
-    if column == _ATTENTION:
-        # what stands behind a token does not change it
-        padding = hidden == list(range(count - len(hidden), count)) and all(labels[i] == NO_LOSS for i in hidden)
-        if not hidden or padding:
-            return None
-        return f"{column} is 0 at token {hidden[0]}, where padding would be trained on", _UNPADDED
-    learnt = [i for i in hidden if labels[i] != NO_LOSS]
-    if not learnt:
-        return None
-    return f"{column} is 0 at token {learnt[0]}, which would be learnt", "give labels, -100 where the mask is 0"
-
+_WEIGHTS = tuple(f"{of}weight{s}" for of in ("", "loss_", "sample_", "example_", "token_") for s in ("", "s"))
+_OTHER_LABELS = ("label", "label_ids", "target", "targets", "target_ids")
 
 _APART = "give every sample a row of its own: micro-batches are packed by the plan"
 _UNPADDED = "give rows without padding: micro-batches are packed, so there is none"
 
 
-def refused_beside_text(columns: Collection[str]) -> str | None:
-    """Return a column that is of tokens and cannot be honoured where rows hold text; None for none."""
-    return next((c for c in columns if c == "labels" or is_checked(c)), None)
+def is_mask(column: str) -> bool:
+    """Return whether a column says something of every token that is no label of it."""
+    named = column.endswith(("_mask", "_masks")) or column in ("mask", "masks")
+    return named and column not in _HARMLESS_MASKS
+
+
+def is_checked(column: str) -> bool:
+    """Return whether `token_problem` or `text_problem` may say something about a column."""
+    known = (_POSITIONS, *_LENGTHS, *_EDGES, *_SEGMENTS, *_WEIGHTS, *_OTHER_LABELS)
+    return column in known or is_mask(column)
+
+
+def is_honoured(column: str) -> bool:
+    """Return whether a column that `token_problem` finds nothing in says what training does anyway."""
+    return is_checked(column) and column not in _OTHER_LABELS
+
+
+def token_problem(
+    column: str, row: Mapping[str, Any], labels: Sequence[int] | None, longest: int
+) -> tuple[str, str] | None:
+    """Return what a column of a row of tokens says that training would not honour, and what to do; None for nothing.
+
+    Parameters
+    ----------
+    row
+        Its `input_ids` are a list.
+    labels
+        As many as tokens; None where the row has none, and every token is learnt.
+    longest
+        Tokens behind it are cut, and what is said of them does not count.
+    """
+    value, count = row[column], len(row["input_ids"])
+    kept = min(count, longest)
+    if value is None:
+        return None
+    if column in _WEIGHTS:
+        return _weight_problem(column, value)
+    if column in _LENGTHS:
+        first = value[0] if isinstance(value, list) and value else value
+        return None if first == count or (isinstance(first, int) and first >= kept) else _several(column)
+    if column in _EDGES:
+        inside = isinstance(value, list) and all(e == 0 or e >= kept for e in value)
+        return None if inside else _several(column)
+    if not isinstance(value, list):
+        return None if column in _SEGMENTS or column in _OTHER_LABELS else _shapeless(column, count)
+    if len(value) != count:
+        return None if column in _OTHER_LABELS else _shapeless(column, count)
+    value = value[:kept]
+    learnt = [labels is None or label != NO_LOSS for label in (labels or value)[:kept]]
+    if column in _OTHER_LABELS:
+        return f"{column} is not used, and has a number for every token", "call it labels, or remove it"
+    if column in _SEGMENTS:
+        return None if len(set(value)) <= 1 else _several(column)
+    if column == _POSITIONS:
+        return None if value == list(range(kept)) else _several(column)
+    hidden = [i for i, visible in enumerate(value) if not visible]
+    if column == _ATTENTION:
+        # what stands behind a token does not change it
+        behind = hidden == list(range(kept - len(hidden), kept))
+        if not hidden or (behind and not any(learnt[i] for i in hidden)):
+            return None
+        return f"{column} is 0 at token {hidden[0]}, where padding would be trained on", _UNPADDED
+    if column in _LEARNT_MASKS:
+        wrong = [i for i in hidden if learnt[i]]
+        if not wrong:
+            return None
+        return f"{column} is 0 at token {wrong[0]}, which would be learnt", f"give labels, {NO_LOSS} where it is 0"
+    if labels is not None or len(set(value)) <= 1:
+        return None
+    return f"{column} is not understood, and not the same for all tokens", "give labels instead, or remove it"
+
+
+def text_problem(column: str, value: Any) -> tuple[str, str] | None:
+    """Return what a column beside a text says that training would not honour, and what to do; None for nothing."""
+    if value is None:
+        return None
+    if column in _WEIGHTS:
+        return _weight_problem(column, value)
+    if not isinstance(value, list) or not value:
+        return None
+    return (
+        f"{column} belongs to tokens, and these are made of the text",
+        "give rows of input_ids with labels, or remove it",
+    )
+
+
+def _weight_problem(column: str, value: Any) -> tuple[str, str] | None:
+    if all(weight == 1 for weight in (value if isinstance(value, list) else [value])):
+        return None
+    return f"{column} is not honoured: all samples and tokens count alike", "remove it"
+
+
+def _several(column: str) -> tuple[str, str]:
+    return f"{column} says that several samples are in one row, where each would see those before it", _APART
+
+
+def _shapeless(column: str, count: int) -> tuple[str, str]:
+    return f"{column} is not one number for each of the {count} input_ids", "correct it, or remove the column"

@@ -1,7 +1,7 @@
 """Training samples from the user's folder, checked against the lengths that the plan was made for; needs no torch."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 
 from cappuccino.errors import InputError
 from cappuccino.instance import Instance
-from cappuccino.runtime.columns import NO_LOSS, column_problem, is_checked, refused_beside_text
+from cappuccino.runtime.columns import NO_LOSS, is_checked, is_honoured, text_problem, token_problem
 from cappuccino.runtime.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
@@ -154,60 +154,70 @@ def _read_rows(
         if form is None:
             problem = f"has neither the field input_ids nor text (fields: {', '.join(columns) or 'none'})"
             raise InputError(file, "", problem, "add one of them to every row")
-        rows = table.select(range(count))
+        used = {"input_ids", "labels"} if form == "input_ids" else {"text"}
+        checked = [c for c in columns if c not in used and (is_checked(c) or c == "labels")]
+        rows = table.select(range(count)).select_columns([c for c in columns if c in used or c in checked])
         if form == "input_ids":
-            used = {c for c in columns if c in ("input_ids", "labels") or is_checked(c)}
-            yield from _token_rows(file, rows.select_columns([c for c in columns if c in used]))
+            yield from _token_rows(file, rows, checked, longest)
         else:
-            refused = refused_beside_text(columns)
-            if refused is not None:
-                problem = "belongs to tokens, the rows have text: it would be left out"
-                raise InputError(file, refused, problem, "give rows of input_ids with labels, or remove the column")
-            used = {"text"}
-            yield from _text_rows(file, rows["text"], lengths, longest, TextEncoder(backbone), on_note)
-        if not used.issuperset(columns):
-            on_note(f"{file}: not used: {', '.join(c for c in columns if c not in used)}")
+            yield from _text_rows(file, rows, checked, lengths, longest, TextEncoder(backbone), on_note)
+        unused = [c for c in columns if c not in used and not (form == "input_ids" and is_honoured(c))]
+        if unused:
+            on_note(f"{file}: not used: {', '.join(unused)}")
 
 
-def _token_rows(file: Path, rows: "Dataset") -> Iterator[tuple[list[int], list[int] | None]]:
+def _token_rows(
+    file: Path, rows: "Dataset", checked: Sequence[str], longest: int
+) -> Iterator[tuple[list[int], list[int] | None]]:
     """Yield token ids and labels of rows of tokens."""
-    checked = [c for c in rows.column_names if c not in ("input_ids", "labels")]
     labelled = None
     for number, row in enumerate(rows):
-        ids, labels = row["input_ids"], row.get("labels")
-        labelled = labels is not None if labelled is None else labelled
-        if (labels is not None) != labelled and ids is not None:
-            problem = f"labels are {'missing' if labelled else 'given'}, of row 0 they are not"
-            raise InputError(file, f"row {number}", problem, "give labels in all rows or in none")
-        for column in checked if isinstance(ids, list) else ():
-            found = column_problem(column, row, ids if labels is None else labels)
-            if found is not None:
-                raise InputError(file, f"row {number}", *found)
+        at, ids, labels = f"row {number}", row["input_ids"], row.get("labels")
+        if isinstance(ids, list):
+            if labels is not None and (not isinstance(labels, list) or len(labels) != len(ids)):
+                problem = (
+                    f"{len(labels)} labels for {len(ids)} input_ids"
+                    if isinstance(labels, list)
+                    else "labels is no list"
+                )
+                raise InputError(file, at, problem, "give a label for every token, -100 for no loss")
+            labelled = labels is not None if labelled is None else labelled
+            if (labels is not None) != labelled:
+                problem = f"labels are {'missing' if labelled else 'given'}, of row 0 they are not"
+                raise InputError(file, at, problem, "give labels in all rows or in none")
+            for column in checked:
+                found = token_problem(column, row, labels, longest)
+                if found is not None:
+                    raise InputError(file, at, *found)
         yield ids, labels
 
 
 def _text_rows(
     file: Path,
-    texts: Iterable[object],
+    rows: "Dataset",
+    checked: Sequence[str],
     lengths: np.ndarray,
     longest: int,
     encoder: TextEncoder,
     on_note: Callable[[str], None],
 ) -> Iterator[tuple[list[int], None]]:
     """Yield the tokens of texts, with an end-of-sequence token if the first length that can tell counts one."""
-    checked = []
-    for number, text in enumerate(texts):
+    counted: bool | None = None
+    for number, (row, expected) in enumerate(zip(rows, lengths.tolist(), strict=True)):
+        at, text = f"row {number}", row["text"]
         if not isinstance(text, str):
-            raise InputError(file, f"row {number}", f"text is {text!r}", "give a string")
-        checked.append(text)
-    bare, ended = encoder.encode(checked, end=False), encoder.encode(checked, end=True)
-    telling = (i for i in range(len(checked)) if min(len(bare[i]), longest) != min(len(ended[i]), longest))
-    first = next(telling, None)
-    if first is not None and lengths[first] == len(bare[first]):
-        note = f"no {encoder.end} is added, as the lengths of the instance count none"
-        on_note(f"{file}: {note}: adapters do not learn where to stop")
-        ended = bare
-    yield from ((ids, None) for ids in ended)
+            raise InputError(file, at, f"text is {text!r}", "give a string")
+        for column in checked:
+            found = text_problem(column, row[column])
+            if found is not None:
+                raise InputError(file, at, *found)
+        (sample,) = encoder.encode([text])
+        if counted is None and sample.end_added and len(sample.ids) <= longest:
+            counted = expected != len(sample.ids) - 1
+            if not counted:
+                note = f"no {encoder.end} is added, as the lengths of the instance count none"
+                on_note(f"{file}: {note}: adapters do not learn where to stop")
+        yield sample.ids if counted in (None, True) else sample.bare, None
 
 
 @contextmanager
@@ -265,9 +275,6 @@ def _tokenized(
         at = f"row {number}"
         ids = _integers(raw_ids, file, f"{at}: input_ids")
         labels = ids if raw_labels is None else _integers(raw_labels, file, f"{at}: labels")
-        if len(labels) != len(ids):
-            problem = f"{len(labels)} labels for {len(ids)} input_ids"
-            raise InputError(file, at, problem, "give a label for every token, -100 for no loss")
         ids, labels = ids[:longest], labels[:longest]
         if len(ids) != expected:
             problem = f"has {len(ids)} tokens (cut at {longest}), the instance says {expected}"

@@ -10,7 +10,7 @@ import numpy as np
 from cappuccino.errors import InputError
 from cappuccino.files import write_atomically
 from cappuccino.instance import name_problem
-from cappuccino.runtime.columns import refused_beside_text
+from cappuccino.runtime.columns import is_checked, text_problem
 from cappuccino.runtime.data import FORMATS, innermost_message, open_table, quiet_datasets
 from cappuccino.runtime.text_encoder import TextEncoder
 from cappuccino.seed_formats import length_statistics
@@ -70,7 +70,7 @@ def measure_lengths(
         if on_progress:
             on_progress(done / len(places), name)
         texts, unused = _texts(name, place, text_fields, split, num_samples, seed)
-        encoded = encoder.encode(texts, end=end)
+        encoded = [sample.ids if end else sample.bare for sample in encoder.encode(texts)]
         if not all(encoded):
             raise InputError(place, text_fields[0], "an empty text is not allowed", "remove it from the data")
         samples[name] = [ids[:max_length] for ids in encoded]
@@ -140,15 +140,16 @@ def _drawn(rows: "Dataset", place: str, fields: Sequence[str], count: int, seed:
         raise InputError(place, missing[0], "is no field of the data", f"set --text-field to one of: {known}")
     if not len(rows):
         raise InputError(place, "", "holds no rows", "add samples")
-    unused = [c for c in rows.column_names if c not in fields]
-    refused = refused_beside_text(unused)
-    if refused is not None:
-        problem = "belongs to tokens, and these are made from the text: it would be left out"
-        raise InputError(place, refused, problem, "remove the column, or give `run` rows of input_ids with labels")
     texts = []
-    for row in rows.shuffle(seed=seed).select(range(min(count, len(rows)))).select_columns(list(fields)):
+    others = [c for c in rows.column_names if c not in fields]
+    checked = [c for c in others if is_checked(c) or c == "labels"]
+    for row in rows.shuffle(seed=seed).select(range(min(count, len(rows)))).select_columns([*fields, *checked]):
+        for column in checked:
+            found = text_problem(column, row[column])
+            if found is not None:
+                raise InputError(place, column, *found)
         for field in fields:
             if not isinstance(row[field], str):
                 raise InputError(place, field, f"{str(row[field])[:60]} is no text", "name a field of strings")
         texts.append("\n".join(row[field] for field in fields))
-    return texts, unused
+    return texts, others

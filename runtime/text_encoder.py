@@ -1,10 +1,25 @@
 """Texts as the tokens that training sees; transformers is imported when a tokenizer is loaded."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cappuccino.errors import InputError
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """The tokens of a text."""
+
+    ids: list[int]
+    end_added: bool
+    """Whether the last one is an end-of-sequence token that the text does not have."""
+
+    @property
+    def bare(self) -> list[int]:
+        """The tokens without an end that was added."""
+        return self.ids[:-1] if self.end_added else self.ids
 
 
 class TextEncoder:
@@ -42,14 +57,8 @@ class TextEncoder:
         token = self._tokenizer.eos_token
         return None if token is None else str(token)
 
-    def encode(self, texts: Sequence[str], *, end: bool = True) -> list[list[int]]:
-        """Return the tokens of every text.
-
-        Parameters
-        ----------
-        end
-            Whether an end-of-sequence token is added where a text has none at its end.
-        """
+    def encode(self, texts: Sequence[str]) -> list[EncodedText]:
+        """Return the tokens of every text, an end-of-sequence token added where a text has none at its end."""
         tokenizer = self._tokenizer
         first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
         result = []
@@ -60,9 +69,8 @@ class TextEncoder:
             ends = 0 if last is None else _marks(text, tokenizer.eos_token)[1]
             if ends == 1 and ids[-2:] == [last, last]:
                 del ids[-1]
-            if end and last is not None and ids and not ends and ids[-1] != last:
-                ids.append(last)
-            result.append(ids)
+            missing = bool(ids) and last is not None and not ends and ids[-1] != last
+            result.append(EncodedText([*ids, last] if missing else ids, missing))
         return result
 
     def ends_itself(self, ids: Sequence[int]) -> bool:

@@ -104,10 +104,12 @@ def run_stage(specification: ReplicaSpecification, stage: int, progress: Progres
     device = torch.device("cuda", specification.device_indices[stage]) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
+    # by its path: torch does not decode the URL of a file whose name has a space in it
+    store = dist.FileStore(str(specification.rendezvous.absolute()), specification.replica.num_stages)
+    store.set_timeout(_PATIENCE)
     dist.init_process_group(
         backend="nccl" if on_gpu else "gloo",
-        # by its path: torch does not decode the URL of a file whose name has a space in it
-        store=dist.FileStore(str(specification.rendezvous.absolute()), specification.replica.num_stages),
+        store=store,
         rank=stage,
         world_size=specification.replica.num_stages,
         timeout=_PATIENCE,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from cappuccino.errors import InfeasibleError
+from cappuccino.errors import NoPlanFoundError
 from cappuccino.plan import Objective
 from cappuccino.solvers.budget import Budget, Clock, InterruptedSearchError, interrupted
 from cappuccino.solvers.candidates import find_candidates, why_no_partition
@@ -136,7 +136,7 @@ class Allocator:
 
         Raises
         ------
-        InfeasibleError
+        NoPlanFoundError
             When none was found that meets the deadline.
         InterruptedSearchError
             When the user has ended the search before there was one.
@@ -147,7 +147,7 @@ class Allocator:
         if not self.state.chosen and interrupted():
             raise InterruptedSearchError()
         if not self.state.chosen:
-            raise InfeasibleError(
+            raise NoPlanFoundError(
                 f"{self.space.instance.source}: no schedule found that meets the deadline of {self.deadline_s:g} s "
                 "(bounds do not exclude one); give a longer deadline or more --time-limit"
             )
@@ -206,8 +206,9 @@ class Allocator:
             if clock is None:
                 raise
             return []
-        if found is None and not self.state.schedules:
-            raise InfeasibleError(why_no_partition(self.space, self.deadline_s, proven=self.space.enumerates_all))
+        if found is None and not self.state.schedules and not self.state.chosen:
+            # what was found in the way of bounds would have been told before
+            raise NoPlanFoundError(why_no_partition(self.space, self.deadline_s, proven=False))
         return found or []
 
     def _schedule(self, replicas: Sequence[Replica]) -> None:

@@ -225,7 +225,7 @@ class _Search:
         if self.share_only:
             return np.ones(len(self.prices))
         single = np.eye(len(self.prices), dtype=np.int64)
-        alone = [
+        alone = [np.full(len(self.prices), np.inf)] + [
             np.where(p.admits(self.limit_s), p.rate * _finite(p.makespans(single)), np.inf)
             for p in self.pricing.places
             if p.rate > 0

@@ -120,17 +120,11 @@ class ReplicaSpace:
         """Return the price of a GPU-second; 0 where the pool has none."""
         return (self.instance.pool(gpu).price_per_hour or 0.0) / 3600
 
-    def column(self, place: int, numbers: np.ndarray, makespan_s: float, free_price: float = 0.0) -> Column:
-        """Return the column of a set, standing for all that hold as many adapters of each kind.
-
-        Parameters
-        ----------
-        free_price
-            Price per GPU-second where the pool has none or is free.
-        """
+    def column(self, place: int, numbers: np.ndarray, makespan_s: float) -> Column:
+        """Return the column of a set, standing for all that hold as many adapters of each kind."""
         pool, bounds = self.bounds[place]
-        price = self.price_per_second(pool.gpu) or free_price
-        return Column(self.kinds.adapters(numbers), pool.gpu, bounds.num_stages, float(makespan_s), price)
+        adapters = self.kinds.adapters(numbers)
+        return Column(adapters, pool.gpu, bounds.num_stages, float(makespan_s), self.price_per_second(pool.gpu))
 
     def objective_bound(self, objective: Objective) -> float:
         """Return a bound on the objective that holds for every partition, from the work alone.

@@ -27,6 +27,8 @@ class SearchLimits:
     seed: int
     iterations: int | None
     """CP-SAT windows per replica where no time limits the search; None where one does."""
+    target: float = 0.0
+    """Objective that is good enough."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def improve(
 
 
 def _good_enough(state: Allocation, limits: SearchLimits) -> bool:
-    return state.best * (1 - limits.gap) <= state.bound
+    return state.best <= limits.target or state.best * (1 - limits.gap) <= state.bound
 
 
 def _tasks(state: Allocation, workers: int, seed: int, limits: SearchLimits) -> list[_Task]:

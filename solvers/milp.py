@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyomo.environ as pyo
 from pyomo.contrib.appsi.base import TerminationCondition
@@ -77,7 +77,10 @@ class PartitionProblem:
         """
         if self.objective is Objective.MAKESPAN:
             return _least_makespan(self, columns, clock, start, low_s)
-        return _solve(self, range(len(columns)), columns, self.objective, self.gap, clock, start)
+        found = _solve(self, range(len(columns)), columns, self.objective, self.gap, clock, start)
+        if found is None or self.objective is not Objective.COST or all(c.price_per_second > 0 for c in columns):
+            return found
+        return _least_gpu_time(self, columns, found, clock)
 
 
 def _solve(
@@ -88,13 +91,14 @@ def _solve(
     gap: float,
     clock: Clock,
     start: Sequence[int],
+    most_cost: float | None = None,
 ) -> PartitionResult | None:
-    """Solve over some of the columns."""
+    """Solve over some of the columns, at no more than a given cost where one is given."""
     offered = [columns[c] for c in candidates]
     held = {problem.kinds[i] for column in offered for i in column.adapters}
     if len(held) < len(set(problem.kinds)):
         return None
-    model = SetPartitioning(offered, problem.kinds, problem.pools, objective, problem.at_least)
+    model = SetPartitioning(offered, problem.kinds, problem.pools, objective, problem.at_least, most_cost)
     solver = Highs()
     solver.config.load_solution = False
     solver.config.time_limit = None if clock.left is None else max(0.1, clock.left)
@@ -117,6 +121,19 @@ def _solve(
     value = float(result.best_feasible_objective)
     bound = result.best_objective_bound
     return PartitionResult(tuple(chosen), value, None if bound is None else min(value, float(bound)))
+
+
+def _least_gpu_time(
+    problem: PartitionProblem, columns: Sequence[Column], found: PartitionResult, clock: Clock
+) -> PartitionResult:
+    """Return the solution of least GPU time among those that cost no more: where GPUs are free, many do."""
+    everything = range(len(columns))
+    most = sum(columns[c].cost for c in found.chosen) * (1 + 1e-9)
+    try:
+        best = _solve(problem, everything, columns, Objective.GPU_TIME, _TIE_GAP, clock, found.chosen, most)
+    except TimeUpError:
+        return found
+    return found if best is None else replace(found, chosen=best.chosen)
 
 
 def _least_makespan(

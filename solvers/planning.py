@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cappuccino.costs import CostModel, fit_instance_costs
-from cappuccino.errors import InfeasibleError, InputError
+from cappuccino.errors import InfeasibleError, InputError, NoPlanFoundError
 from cappuccino.instance import Instance
 from cappuccino.plan import AdapterSaving, Objective, Plan
 from cappuccino.solvers.allocation import Allocation, Allocator
@@ -27,6 +27,8 @@ _ALLOCATION_SHARE_BY_MAKESPAN = 0.5
 """The same where makespans count, so that which adapters share a replica matters more."""
 _FIRST_IMPROVEMENT_SHARE = 0.3
 """There, part of the time left that goes into improving them before they are chosen again."""
+_FREE_SHARE = 0.6
+"""Of the time, what looking for a plan on free GPUs may take where there are others."""
 _IMPROVEMENT_SHARE = 0.92
 """Part of the time left that goes into improving them; the rest shows what sharing saves, adapter by adapter."""
 
@@ -90,7 +92,7 @@ def make_plan(
     space = ReplicaSpace.of(instance, costs, options.num_stages, options.profiled_only)
     _compile(space)
     clock = Clock(options.time_limit_s)
-    found = _free_plan(instance, costs, options, clock, on_progress)
+    found = _free_plan(space, options, clock, on_progress)
     bound = 0.0
     if found is None:
         found = _search(space, options, clock, on_progress)
@@ -119,19 +121,17 @@ class _Found:
 
 
 def _free_plan(
-    instance: Instance,
-    costs: Mapping[str, CostModel],
-    options: PlanOptions,
-    clock: Clock,
-    on_progress: Callable[[Progress], None] | None,
+    space: ReplicaSpace, options: PlanOptions, clock: Clock, on_progress: Callable[[Progress], None] | None
 ) -> _Found | None:
     """Return a plan on GPUs that cost nothing where money is the objective; None where there is none.
 
     It costs nothing, so it is optimal, and what remains to be chosen is the one of least GPU time.
     """
+    instance = space.instance
     free = tuple(p for p in instance.gpu_pools if p.price_per_hour == 0)
     if options.objective is not Objective.COST or not free:
         return None
+    no_other = all(pool.price_per_hour == 0 for pool, _ in space.bounds)
 
     def report(state: Progress) -> None:
         if on_progress:
@@ -139,10 +139,11 @@ def _free_plan(
 
     try:
         part = replace(instance, gpu_pools=free)
-        space = ReplicaSpace.of(part, costs, options.num_stages, options.profiled_only)
-        return _search(space, replace(options, objective=Objective.GPU_TIME), clock, report)
+        free_space = ReplicaSpace.of(part, space.costs, options.num_stages, options.profiled_only)
+        time = clock if no_other else clock.part(_FREE_SHARE)
+        return _search(free_space, replace(options, objective=Objective.GPU_TIME), time, report)
     except (InfeasibleError, TimeUpError):
-        if len(free) == len(instance.gpu_pools):
+        if no_other:
             raise
         return None
 
@@ -159,15 +160,28 @@ def _search(
     binding = options.deadline_s is not None or options.objective is Objective.MAKESPAN
     share = clock.part(_ALLOCATION_SHARE_BY_MAKESPAN if binding else _ALLOCATION_SHARE)
     allocator = Allocator(space, options.objective, options.deadline_s, share, clock, options.gap, options.seed, report)
-    state = allocator.run()
+    limits = SearchLimits(options.gap, options.seed, None if options.time_limit_s is not None else options.iterations)
+    try:
+        state = allocator.run()
+    except NoPlanFoundError:
+        state = allocator.state
+        if options.deadline_s is None or not _meet_deadline(state, options.deadline_s, limits, clock):
+            raise
     report(state)
     search = clock.part(_IMPROVEMENT_SHARE) if options.compare_separate else clock
-    limits = SearchLimits(options.gap, options.seed, None if options.time_limit_s is not None else options.iterations)
     if binding:
         improve(state, limits, search.part(_FIRST_IMPROVEMENT_SHARE), report)
         allocator.resume(search.part(0.5))
     improve(state, limits, search, report)
     return _Found(state, _savings(state, options, clock, report) if options.compare_separate else {})
+
+
+def _meet_deadline(state: Allocation, deadline_s: float, limits: SearchLimits, clock: Clock) -> bool:
+    """Offer the shortest plan that is found, where no other was that meets the deadline; return whether it does."""
+    share = clock.part(_ALLOCATION_SHARE_BY_MAKESPAN)
+    shortest = Allocator(state.space, Objective.MAKESPAN, None, share, clock, limits.gap, limits.seed).run()
+    improve(shortest, replace(limits, target=deadline_s), clock.part(_ALLOCATION_SHARE_BY_MAKESPAN))
+    return state.offer(shortest.chosen, shortest.chosen_gpus)
 
 
 def _compile(space: ReplicaSpace) -> None:

@@ -21,7 +21,7 @@ OPTIMISM, CAUTION, MORE_CAUTION = 0.9, 1.3, 1.25
 """Factors on the expected excess of columns that nobody has scheduled: once there is a plan, so that columns are tried;
 before there is one that meets the deadline; and on the latter whenever a choice has missed it."""
 TIE_PRICE = 1e-6
-"""What a GPU-second that is free counts in choices, relative to the cheapest one that is not: ties go by GPU time."""
+"""What a second of a free replica counts where replicas are compared one by one, relative to the cheapest other."""
 NEARLY_EQUAL = 2e-3
 """Partitions whose objectives differ relatively by less are equally good: the shorter one is taken."""
 
@@ -81,8 +81,8 @@ class Selection:
         self.places = space.places(objective)
         self.expectation = Expectation(self.places)
         self.rates = np.array([p.rate for p in self.places])
-        paid = [space.price_per_second(gpu) for gpu in space.pools if space.price_per_second(gpu) > 0]
-        self._tie_price = TIE_PRICE * min(paid, default=1.0) if objective is Objective.COST else 1.0
+        paid = self.rates[self.rates > 0]
+        self._tie_rate = TIE_PRICE * float(paid.min()) if len(paid) else 1.0
         self.problem = PartitionProblem(
             space.kinds.of_adapter.tolist(), space.pools, objective, gap, seed, not space.enumerates_all
         )
@@ -165,7 +165,7 @@ class Selection:
         found, expected = self.candidates, self.expected()
         start = self._best_partition(expected)
         useful = self._promising(expected, start)
-        columns = [self.space.column(found.place[c], found.numbers[c], expected[c], self._tie_price) for c in useful]
+        columns = [self.space.column(found.place[c], found.numbers[c], expected[c]) for c in useful]
         position = {int(c): k for k, c in enumerate(useful)}
         begin = [position[c] for c in start if c in position]
         solved = self.problem.solve(columns, clock, begin if len(begin) == len(start) else ())
@@ -197,8 +197,8 @@ class Selection:
         if late.all():  # the one that bounds leave most room
             bounds = [self.candidates.bounds_s[list(p)].max() for p in partitions]
             return partitions[int(np.argmin(bounds))]
-        values = np.array([self._value(expected, p) for p in partitions])
-        values = np.where(late, np.inf, values)
+        pairs = zip(partitions, late, strict=True)
+        values = np.array([np.inf if missed else self._value(expected, p) for p, missed in pairs])
         equal = np.flatnonzero(values <= values.min() * (1 + NEARLY_EQUAL))
         return partitions[int(equal[ends[equal].argmin()])]
 
@@ -206,7 +206,7 @@ class Selection:
         chosen = list(partition)
         if self.objective is Objective.MAKESPAN:
             return float(expected[chosen].max())
-        return float((self.rates[self.candidates.place] * expected)[chosen].sum())
+        return float((self.rates[self.candidates.place[chosen]] * expected[chosen]).sum())
 
     def _promising(self, expected: np.ndarray, start: tuple[int, ...]) -> np.ndarray:
         """Return the columns of least reduced cost at expected makespans, those of the start and scheduled ones."""
@@ -252,7 +252,7 @@ class Selection:
 
     def _weight(self, place: int) -> float:
         """Return what a second of a replica counts where replicas are compared one by one, ties by GPU time."""
-        return float(self.rates[place]) or self._tie_price * self.places[place].num_stages
+        return float(self.rates[place]) or self._tie_rate * self.places[place].num_stages
 
     def _replica(self, column: int) -> Replica:
         return Replica(int(self.candidates.place[column]), self.candidates.numbers[column])

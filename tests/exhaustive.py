@@ -81,8 +81,10 @@ def best_programs(work: Workload, costs: CostModel, stages: int, limit: float, b
                     continue
                 yield ("B", m), (b_end[s + 1][m] + transfer[m] if s < last else f_end[s][m]), backward[m]
         for a, j in keys:
-            if (a, j) not in stepped[s] and all(m in b_end[s] for m in range(count) if (a, j) in work.steps[m]):
-                yield ("S", a, j), 0.0, work.optimizer_s
+            stages_waited_for = range(stages) if a in work.clipped else (s,)
+            batches = [(r, m) for m in range(count) if (a, j) in work.steps[m] for r in stages_waited_for]
+            if (a, j) not in stepped[s] and all(m in b_end[r] for r, m in batches):
+                yield ("S", a, j), max(b_end[r][m] for r, m in batches), work.optimizer_s
 
     def search(reached: tuple[float, int]) -> None:
         nonlocal best

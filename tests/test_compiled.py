@@ -48,3 +48,12 @@ def test_a_folder_that_others_may_have_filled_is_not_used(nowhere, tmp_path, kin
     assert module.compiled(abs) is abs
     assert numba.config.CACHE_DIR == ""
     assert nowhere == [False]
+
+
+def test_without_any_folder_every_process_compiles_anew(nowhere, monkeypatch):
+    def none():
+        raise FileNotFoundError("no usable temporary directory")
+
+    monkeypatch.setattr(module.tempfile, "gettempdir", none)
+    assert module.compiled(abs) is abs
+    assert nowhere == [False]

@@ -65,7 +65,11 @@ def end_invalid(path: Path, report: "CheckReport") -> None:
 def require_folder_of(path: Path) -> None:
     """Raise InputError when a file could not be written at `path`: before the work, not after it."""
     require_folder(path.absolute().parent)
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:
+        raise InputError(path, "", f"cannot be written ({error.strerror})", "name another file") from error
+    if is_folder:
         raise InputError(path, "", "is a folder", "name a file")
 
 

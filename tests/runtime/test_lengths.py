@@ -145,7 +145,7 @@ def test_what_is_not_used_and_how_samples_end_is_said(tmp_path: Path) -> None:
 
 def test_columns_of_tokens_are_refused(tokenizer: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "chat.jsonl", [{"question": "w w", "labels": [1, 2]}])
-    with pytest.raises(InputError, match=r"chat\.jsonl: labels: belongs to tokens"):
+    with pytest.raises(InputError, match=r"chat\.jsonl: labels: labels belongs to tokens"):
         measure([f"chat={file}"], tokenizer, tmp_path / "out.json")
 
 

@@ -128,11 +128,16 @@ def beside(column: str, first: object) -> list[object]:
     [
         ("attention_mask", [1, 1, 1]),
         ("completion_mask", [1, 1, 1]),
-        ("assistant_masks", [1, 1, 1]),
+        ("assistant_masks", [True, True, True]),
+        ("prompt_mask", [0, 0, 0]),
         ("position_ids", [0, 1, 2]),
         ("seq_lengths", [3]),
+        ("seq_lengths", 3),
         ("cu_seqlens", [0, 3]),
+        ("segment_ids", [7, 7, 7]),
+        ("document_ids", 12),
         ("loss_weights", [1.0, 1.0, 1.0]),
+        ("weight", 1),
     ],
 )
 def test_columns_that_say_what_training_does_are_fine(tmp_path: Path, column: str, value: object) -> None:
@@ -148,18 +153,50 @@ def test_columns_that_say_what_training_does_are_fine(tmp_path: Path, column: st
         ("attention_mask", [1, 1, 0], "attention_mask is 0 at token 2, where padding would be trained on"),
         ("completion_mask", [0, 1, 1], "completion_mask is 0 at token 0, which would be learnt; give labels"),
         ("assistant_masks", [False, True, True], "assistant_masks is 0 at token 0"),
-        ("position_ids", [0, 1, 0], "position_ids does not count from 0, as in a row of several samples"),
+        (
+            "prompt_mask",
+            [1, 0, 0],
+            "prompt_mask is not understood, and not the same for all tokens; give labels instead",
+        ),
+        ("mask", [1, 0, 0], "mask is not understood"),
+        ("position_ids", [0, 1, 0], "position_ids says that several samples are in one row"),
         ("position_ids", [0, 1], "position_ids is not one number for each of the 3 input_ids"),
+        ("attention_mask", 1, "attention_mask is not one number for each of the 3 input_ids"),
         ("seq_lengths", [2, 1], "seq_lengths says that several samples are in one row"),
+        ("seq_lengths", 2, "seq_lengths says that several samples are in one row"),
         ("cu_seqlens", [0, 2, 3], "cu_seqlens says that several samples are in one row"),
+        ("segment_ids", [0, 0, 1], "segment_ids says that several samples are in one row"),
         ("loss_weights", [0.5, 1.0, 1.0], "loss_weights is not honoured"),
-        ("sample_weight", 2.0, "sample_weight is not honoured"),
+        ("weight", 2.0, "weight is not honoured"),
+        ("target_ids", [-100, -100, 5], "target_ids is not used, and has a number for every token; call it labels"),
     ],
 )
 def test_columns_that_would_change_what_is_learnt_are_refused(tmp_path, column, value, words) -> None:
     write(tmp_path, beside(column, value))
     with pytest.raises(InputError, match=rf"d\.jsonl: row 0: {words}"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("attention_mask", [1, 1, 1, 1, 1, 0, 0]),
+        ("completion_mask", [1, 1, 1, 1, 1, 0, 1]),
+        ("position_ids", [0, 1, 2, 3, 4, 0, 1]),
+        ("seq_lengths", [5, 2]),
+        ("cu_seqlens", [0, 5, 7]),
+        ("segment_ids", [1, 1, 1, 1, 1, 2, 2]),
+    ],
+)
+def test_what_is_said_of_tokens_that_are_cut_does_not_count(tmp_path: Path, column: str, value: object) -> None:
+    rows = [BARE[0], {"input_ids": ROWS[1]["input_ids"], column: value}, BARE[2]]  # cut at 5
+    write(tmp_path, [{column: None, **row} for row in rows])
+    assert load(tmp_path).offsets.tolist() == [0, 3, 8, 10]
+
+
+def test_a_class_label_is_said_not_to_be_used(tmp_path: Path) -> None:
+    write(tmp_path, [{**row, "label": 1} for row in BARE])
+    assert notes_of(tmp_path, instance())[1] == [f"{tmp_path / 'd.jsonl'}: not used: label"]
 
 
 def test_labels_that_agree_with_a_mask_are_trained_on(tmp_path: Path) -> None:
@@ -185,11 +222,26 @@ def test_labels_in_some_rows_only_are_refused(tmp_path: Path, first: bool, later
         load(tmp_path)
 
 
-@pytest.mark.parametrize("column", ["labels", "completion_mask"])
-def test_columns_of_tokens_beside_texts_are_refused(tmp_path: Path, column: str) -> None:
-    write(tmp_path, [{"text": "ab", column: [1, 1]}] * 3)
-    with pytest.raises(InputError, match=rf"{column}: belongs to tokens, the rows have text"):
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("labels", [1, 1], "labels belongs to tokens, and these are made of the text"),
+        ("completion_mask", [0, 1], "completion_mask belongs to tokens"),
+        ("sample_weight", 0.5, "sample_weight is not honoured"),
+    ],
+)
+def test_columns_of_tokens_beside_texts_are_refused(tmp_path: Path, column: str, value: object, words: str) -> None:
+    save_tokenizer(tmp_path)
+    write(tmp_path, [{"text": "ab", column: value}] * 3)
+    with pytest.raises(InputError, match=rf"d\.jsonl: row 0: {words}"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(("column", "value"), [("labels", None), ("labels", 1), ("sample_weight", 1.0)])
+def test_columns_beside_texts_that_say_nothing_of_tokens_are_said(tmp_path: Path, column: str, value: object) -> None:
+    save_tokenizer(tmp_path)
+    write(tmp_path, [{"text": "ab", column: value}, {"text": "abab", column: value}, {"text": "a", column: value}])
+    assert notes_of(tmp_path, instance())[1] == [f"{tmp_path / 'd.jsonl'}: not used: {column}"]
 
 
 def test_a_dataset_name_with_parts_is_a_path_in_the_folder(tmp_path: Path) -> None:
@@ -210,6 +262,10 @@ def changed(row: int, **fields: object) -> list[object]:
     [
         (changed(2, input_ids=[1, 2, 3], labels=[1, 2, 3]), "row 2: has 3 tokens (cut at 5), the instance says 2"),
         (changed(0, labels=[4, 5]), "row 0: 2 labels for 3 input_ids"),
+        (
+            [{**row, "labels": 1, "attention_mask": [0] * len(row["input_ids"])} for row in ROWS],
+            "row 0: labels is no list",
+        ),
         (changed(0, input_ids=[3, 4, VOCABULARY]), f"row 0: input_ids: {VOCABULARY} is no token"),
         (changed(1, labels=[-1] * 7), "row 1: labels: -1 is no token"),
         ([{"input_ids": [1.5, 2.5]}] * 3, "row 0: input_ids: is no list of integers"),
