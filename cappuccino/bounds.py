@@ -78,7 +78,7 @@ class PackedPassages(NamedTuple):
 class ReplicaBounds:
     """Bounds for any set of adapters of an instance on `num_stages` GPUs of one type.
 
-    A set may hold an adapter several times: that is as many adapters of the same samples.
+    A set may hold an adapter several times: that is as many adapters of the same samples and costs.
     """
 
     instance: Instance

@@ -22,7 +22,7 @@ NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 MOST_NAME_LENGTH = 200
-"""Characters of a name: file systems take 255 bytes, and suffixes are added."""
+"""Bytes of a name: file systems take 255, and suffixes are added."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]*$", max_length=MOST_NAME_LENGTH)]
 
 

@@ -13,23 +13,29 @@ from cappuccino import instances
 from cappuccino.costs import CostModel
 from cappuccino.errors import CappuccinoError, InputError
 from cappuccino.files import parse_model, read_json, write_atomically
-from cappuccino.instance import GpuPool, Instance
+from cappuccino.instance import Adapter, GpuPool, Instance
 from cappuccino.plan import Objective, objective_gap
 
-FORMAT = "cappuccino.index/1"
+FORMAT = "cappuccino.index/2"
 INDEX_NAME = "index.json"
 SHIPPED = Path(instances.__file__).parent
 """Folder of the library that comes with the package."""
 TOLERANCE = 1e-5
 """Relative difference that two machines' fits of one cost table may show; figures closer than this count as equal."""
 PROBE_TOLERANCE = 1e-4
-"""The same of cost probes, which reach to the ends of what was profiled."""
+"""The same of cost probes: curves differ most at the ends of what was profiled."""
 _PROBE_TOKENS = (64, 1024, 8192)
+_PROBE_ADAPTERS = (
+    Adapter(name="small", dataset="probe", global_batch_size=1),
+    Adapter(name="large", dataset="probe", global_batch_size=1, rank=64, target_modules="all-linear"),
+)
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0, strict=True)]
 EntryName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")]
+
+_PROBES = len(_PROBE_TOKENS) * len(_PROBE_ADAPTERS)
 
 
 class ContradictionError(CappuccinoError):
@@ -141,9 +147,9 @@ class CostProbe(_Record):
     """Some figures of a fitted cost model at one depth, by which a later fit is seen to be the same."""
 
     num_stages: Count
-    slots_s: Annotated[tuple[Positive, ...], Field(min_length=len(_PROBE_TOKENS), max_length=len(_PROBE_TOKENS))]
-    """Forward, backward and transfer of one sample of 64, 1,024 and 8,192 tokens, the instance's first adapter on it,
-    and an optimizer step: seconds on one of the stages."""
+    slots_s: Annotated[tuple[Positive, ...], Field(min_length=_PROBES, max_length=_PROBES)]
+    """Forward, backward, transfer and optimizer step of one sample of 64, 1,024 and 8,192 tokens, seconds on one of the
+    stages: first of an adapter of rank 16 on q, k, v and o, then of one of rank 64 on all linear modules."""
     max_tokens: Annotated[int, Field(ge=0, strict=True)]
     """Largest micro-batch that fits a stage."""
 
@@ -189,7 +195,7 @@ class Entry(_Record):
 
 
 class _Index(_Record):
-    format: Literal["cappuccino.index/1"]
+    format: Literal["cappuccino.index/2"]
     entries: Annotated[tuple[Entry, ...], Field(min_length=1)]
 
 
@@ -273,17 +279,18 @@ def updated_entry(entry: Entry, run: RunResult) -> Entry:
 def cost_probes(instance: Instance, costs: Mapping[str, CostModel]) -> dict[str, Probes]:
     """Return the probes of an instance's cost models, by GPU type."""
     models = [(pool, costs[pool.gpu]) for pool in instance.gpu_pools]
-    return {pool.gpu: tuple(_probe(instance, model, pool, g) for g in model.profiled) for pool, model in models}
+    return {pool.gpu: tuple(_probe(model, pool, g) for g in model.profiled) for pool, model in models}
 
 
-def _probe(instance: Instance, model: CostModel, pool: GpuPool, num_stages: int) -> CostProbe:
+def _probe(model: CostModel, pool: GpuPool, num_stages: int) -> CostProbe:
     forward, backward = model.forward_curve(num_stages), model.backward_curve(num_stages)
-    adapter = model.adapter_costs(num_stages, instance.adapters[:1])
+    adapters = model.adapter_costs(num_stages, _PROBE_ADAPTERS)
     slots = []
-    for tokens in _PROBE_TOKENS:
-        more = adapter.of_micro_batch([0], [tokens], padded=False)
-        slot = forward(tokens, tokens**2, *more[:2]) + backward(tokens, tokens**2, *more[2:])
-        slots.append(float(slot + model.transfer_time(tokens)) + model.optimizer_s)
+    for adapter in range(len(_PROBE_ADAPTERS)):
+        for tokens in _PROBE_TOKENS:
+            more = adapters.of_micro_batch([adapter], [tokens], padded=False)
+            slot = forward(tokens, tokens**2, *more[:2]) + backward(tokens, tokens**2, *more[2:])
+            slots.append(float(slot + model.transfer_time(tokens)) + model.optimizer_s)
     return CostProbe(
         num_stages=num_stages, slots_s=tuple(slots), max_tokens=model.max_tokens(num_stages, pool.memory_gib)
     )

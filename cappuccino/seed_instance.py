@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from cappuccino.catalogue import GPUS
+from cappuccino.costs.adapters import ALL_LINEAR
 from cappuccino.errors import InputError
 from cappuccino.instance import Adapter, GpuPool, Instance, name_problem
 from cappuccino.seed_formats import LengthDistribution, SeedAdapter
@@ -46,6 +47,7 @@ def seed_instance(
             raise InputError("--gpu_type", "", f'"{gpu}" is not in the catalogue', remedy)
         gpu_memory_gib = GPUS[gpu].memory_gib
     lengths: dict[str, np.ndarray] = {}
+    keys: dict[str, tuple[str, int, int]] = {}
     jobs = []
     for i, adapter in enumerate(adapters):
         key = distribution.entry(adapter.dataset_idx, source, f"adapters[{i}].dataset_idx")
@@ -54,6 +56,9 @@ def seed_instance(
         if problem is not None:
             remedy = "give the dataset another name in the file"
             raise InputError(distribution.source, key[0], f"names no data file: {problem}", remedy)
+        if keys.setdefault(dataset, key) != key:
+            remedy = "give one of the datasets another name in the file"
+            raise InputError(distribution.source, dataset, "is a dataset, and seed and permutation of another", remedy)
         lengths[dataset] = np.minimum(distribution.lengths(*key), max_sequence_length)
         modules = adapter.target_modules
         jobs.append(
@@ -66,7 +71,7 @@ def seed_instance(
                 rank=adapter.rank,
                 alpha=adapter.alpha,
                 dropout=adapter.dropout,
-                target_modules="all-linear" if modules == "all-linear" else tuple(modules.split("+")),
+                target_modules=ALL_LINEAR if modules == ALL_LINEAR else tuple(modules.split("+")),
             )
         )
     return Instance(

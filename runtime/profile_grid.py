@@ -4,13 +4,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from cappuccino.costs.adapters import ALL_LINEAR, ATTENTION_MODULES
 from cappuccino.errors import InputError
 
 Targets = tuple[str, ...] | Literal["all-linear"]
-RANK = 16
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
+RANK, TARGETS = 16, ATTENTION_MODULES
 """Rank and target modules of the adapter that tokens and sequence lengths are measured with."""
-ALL_LINEAR: Literal["all-linear"] = "all-linear"
 
 
 @dataclass(frozen=True)

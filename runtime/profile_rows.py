@@ -10,10 +10,10 @@ from functools import cached_property
 import numpy as np
 
 from cappuccino.costs import CostModel
-from cappuccino.costs.adapters import AdapterSize
+from cappuccino.costs.adapters import ALL_LINEAR, AdapterSize
 from cappuccino.runtime.backbone_config import BackboneShape
 from cappuccino.runtime.launch import RunResult
-from cappuccino.runtime.profile_grid import ALL_LINEAR, Point, ProfileGrid
+from cappuccino.runtime.profile_grid import Point, ProfileGrid
 from cappuccino.runtime.profile_plan import ProfilePlan
 from cappuccino.timeline import Timeline
 

@@ -51,8 +51,8 @@ def fill_replicas(
     rates = np.array([p.rate for p in places], dtype=float)
     weights = rates if rates.any() else depths.astype(float)
     gpus = list(pools)
-    alone = np.where(admitted, weights[:, None] * np.where(admitted, shares, 0.0), np.inf)
-    ranking = np.lexsort((np.broadcast_to(depths[:, None], shares.shape), alone), axis=0)
+    work_costs = np.where(admitted, weights[:, None] * np.where(admitted, shares, 0.0), np.inf)
+    ranking = np.lexsort((np.broadcast_to(depths[:, None], shares.shape), work_costs), axis=0)
     if preferred is not None:
         others = ranking.T[preferred != ranking.T].reshape(len(counts), -1).T
         ranking = np.concatenate([np.full((1, len(counts)), preferred), others])

@@ -1,7 +1,7 @@
 """Which set of adapters is paid more than a replica of it costs: a knapsack per pool and depth.
 
-Legend: K kinds of adapters (of equal samples, hence equal bounds), N sets, given by how many adapters of each kind they
-hold.
+Legend: K kinds of adapters (of equal samples and costs, hence equal bounds), N sets, given by how many adapters of each
+kind they hold.
 
 A replica S of depth g costs at least `rate max(head + sum of shares, longest path)` (`ReplicaBounds.additive`) and is
 charged for its GPUs. Among sets whose longest path is that of kind l only the sum of shares matters: with kinds in the

@@ -60,8 +60,7 @@ class _Rest:
 class SharingEvaluator:
     """Evaluates the adapters of scheduled replicas and keeps what it found for the next call.
 
-    Adapters of equal samples and steps are evaluated once, and so are replicas that hold as many of each and have the
-    same makespan.
+    Adapters of one kind are evaluated once, and so are replicas that hold as many of each and have the same makespan.
 
     Parameters
     ----------

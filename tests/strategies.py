@@ -237,7 +237,7 @@ def sweeps(
 
 @st.composite
 def plan_options(draw: st.DrawFn, sweep: Sweep) -> tuple[PlanOptions, float | None]:
-    """Options of a plan, and its deadline in multiples of the least makespan that bounds allow."""
+    """Options of a plan, and its deadline in multiples of the least makespan that bounds allow; None for none."""
     priced = all(price is not None for _, price in sweep.gpus.values())
     objectives = [Objective.GPU_TIME, Objective.MAKESPAN, *([Objective.COST] if priced else [])]
     options = PlanOptions(

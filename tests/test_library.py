@@ -35,8 +35,8 @@ from cappuccino.library import (
 )
 
 LIBRARY = Library.load()
-PROBES = {"x": (CostProbe(num_stages=2, slots_s=(0.5, 1.0, 8.0), max_tokens=1000),)}
-OTHER_PROBES = {"x": (CostProbe(num_stages=2, slots_s=(0.5, 1.0, 8.1), max_tokens=1000),)}
+PROBES = {"x": (CostProbe(num_stages=2, slots_s=(0.5, 1.0, 8.0) * 2, max_tokens=1000),)}
+OTHER_PROBES = {"x": (CostProbe(num_stages=2, slots_s=(0.5, 1.0, 8.1) * 2, max_tokens=1000),)}
 
 
 def run(
@@ -186,7 +186,7 @@ def test_probes_tell_cost_models_apart():
         return cost_probes(instance, {"x": make_costs(**settings)})
 
     found = probes()
-    slots = (228.0, 3588.0, 28676.0)
+    slots = (228.0, 3588.0, 28676.0) * 2
     assert found["x"] == tuple(CostProbe(num_stages=g, slots_s=slots, max_tokens=10) for g in (1, 2, 3, 4))
     known = KNOWN.model_copy(update={"costs": found})
     assert not known.stale(probes(transfer=(0.0, 0.5 * (1 + 1e-7))))
@@ -235,7 +235,7 @@ def known_as_json(objective: float, bound: float, gap: float) -> dict:
 
 
 def costs_as_json() -> dict:
-    return {"a100-40gb": [{"num_stages": 2, "slots_s": [0.5, 1.0, 8.0], "max_tokens": 5}]}
+    return {"a100-40gb": [{"num_stages": 2, "slots_s": [0.5, 1.0, 8.0] * 2, "max_tokens": 5}]}
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return names
 
 
@@ -62,7 +62,9 @@ def modules_behind(name: str) -> set[str]:
         base = ROOT / "cappuccino" / module
         files = list(base.glob("*.py")) if base.is_dir() else [base.with_suffix(".py")]
         used = {n.split(".")[1] for f in files for n in imports(f) if n.startswith("cappuccino.")}
-        left |= used - found
+        left |= {
+            n for n in used if (ROOT / "cappuccino" / n).is_dir() or (ROOT / "cappuccino" / f"{n}.py").exists()
+        } - found
     return found
 
 
@@ -81,6 +83,18 @@ def test_plans_are_verified_in_the_last_step_of_planning_only():
         if "cappuccino.solvers.verification" in imports(path)
     }
     assert users == {"planning.py", "pareto.py", "baselines/__init__.py"}
+
+
+def test_costs_are_the_only_ones_to_read_what_an_adapter_costs():
+    # whoever else did would not be told apart by the kinds of adapters
+    settings = {"target_modules", "max_grad_norm", "dropout", "alpha"}
+    files = [*(ROOT / "solvers").rglob("*.py"), *(ROOT / "models").rglob("*.py")]
+    files += [
+        ROOT / "cappuccino" / f"{name}.py" for name in ("bounds", "passage", "last_stage", "simulator", "workload")
+    ]
+    for path in files:
+        read = {n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)}
+        assert not read & settings, f"{path} reads {read & settings}"
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ def _said(row: Row, problem: str) -> str:
 
 def _counts_for_the_mean(row: Row) -> bool:
     """Return whether a row is of the GPU time of a backbone that needs two or more GPUs, with a baseline beside it."""
-    compared = row["reference_ratio"] is not None and row["checked"] == "valid"
+    compared = bool(row["reference_ratio"]) and row["checked"] == "valid"
     return compared and row["unit"] == "GPU-s" and row["least_gpus"] >= 2
 
 

@@ -77,6 +77,7 @@ def compare(
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415
     from cappuccino.plan import Plan  # noqa: PLC0415
+    from cappuccino.plan_warnings import instance_warnings  # noqa: PLC0415
 
     loaded = Instance.load(instance)
     given = None if plan is None else Plan.load(plan)
@@ -102,12 +103,16 @@ def compare(
             else:
                 rows.append(_row(name.value, made, loaded, costs, ours.gpu_time_s, time.monotonic() - begin))
         show(1, f"{len(BASELINES)} baselines")
+    warnings = list(instance_warnings(loaded))
+    for warning in warnings:
+        console.warn(warning)
     if json:
         console.print_json(
             {
                 "instance": loaded.name,
                 "plan": None if plan is None else str(plan),
                 "rows": [asdict(row) for row in rows],
+                "warnings": warnings,
             }
         )
     else:

@@ -47,9 +47,9 @@ def pareto(
     """Show GPU time (or money) against deadline: a checked plan and a proven bound at every point."""
     from cappuccino.checker import check as check_plan  # noqa: PLC0415
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
-    from cappuccino.extrapolation import plan_warnings  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415
     from cappuccino.plan import Objective  # noqa: PLC0415
+    from cappuccino.plan_warnings import instance_warnings, plan_warnings  # noqa: PLC0415
 
     if plot is not None:
         if plot.suffix not in (".svg", ".html"):
@@ -83,7 +83,7 @@ def pareto(
 
         front = pareto_front(loaded, options, points, costs, on_progress, tuple(deadline or ()))
     rows = []
-    warnings: list[str] = []
+    warnings = list(instance_warnings(loaded))
     for k, point in enumerate(front, start=1):
         report = None if point.plan is None else check_plan(point.plan, loaded, costs)
         if point.plan is not None and report is not None:

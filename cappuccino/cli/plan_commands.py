@@ -46,9 +46,9 @@ def plan(
     """
     from cappuccino.checker import check as check_plan  # noqa: PLC0415
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
-    from cappuccino.extrapolation import plan_warnings  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415
     from cappuccino.plan import Objective, objective_gap  # noqa: PLC0415
+    from cappuccino.plan_warnings import instance_warnings, plan_warnings  # noqa: PLC0415
 
     console.require_folder_of(output)
     loaded = Instance.load(instance)
@@ -77,7 +77,7 @@ def plan(
     report = check_plan(made, loaded, costs)
     report.raise_if_invalid(output)
     made.save(output)
-    warnings = list(plan_warnings(made, loaded, costs))
+    warnings = [*instance_warnings(loaded), *plan_warnings(made, loaded, costs)]
     for warning in warnings:
         console.warn(warning)
     if json:

@@ -204,10 +204,10 @@ def _report(
     made: "Plan", instance: "Instance", costs: "dict[str, CostModel]", paths: dict[str, str], json: bool
 ) -> None:
     from cappuccino.checker import check  # noqa: PLC0415
-    from cappuccino.extrapolation import plan_warnings  # noqa: PLC0415
+    from cappuccino.plan_warnings import instance_warnings, plan_warnings  # noqa: PLC0415
 
     report = check(made, instance, costs)
-    warnings = list(plan_warnings(made, instance, costs))
+    warnings = [*instance_warnings(instance), *plan_warnings(made, instance, costs)]
     for warning in warnings:
         console.warn(warning)
     if json:

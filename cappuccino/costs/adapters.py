@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-ALL_LINEAR = "all-linear"
+ALL_LINEAR: Literal["all-linear"] = "all-linear"
+TargetModules = Sequence[str] | Literal["all-linear"]
+"""As an instance and PEFT name them."""
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_MODULES = ("gate_proj", "up_proj", "down_proj")
 HEAD = "lm_head"
 MODULES_THERE_ARE = f"there are {', '.join((*ATTENTION_MODULES, *MLP_MODULES, HEAD))}, or {ALL_LINEAR} alone"
 
 
-def unknown_modules(
-    target_modules: Sequence[str] | Literal["all-linear"], num_layers: int | None = None
-) -> tuple[str, ...]:
+def unknown_modules(target_modules: TargetModules, num_layers: int | None = None) -> tuple[str, ...]:
     """Return the entries of `target_modules` that match no linear layer of a Llama-like backbone, in their order.
 
     An entry is the name of a module or the end of it, at a dot, as PEFT has it. Anything in a list is a name.
@@ -29,8 +29,8 @@ def unknown_modules(
     blocks = [f"self_attn.{m}" for m in ATTENTION_MODULES] + [f"mlp.{m}" for m in MLP_MODULES]
 
     def known(entry: str) -> bool:
-        number = re.search(r"(?:^|\.)layers\.(\d+)\.|^(\d+)\.", entry)
-        layer = "0" if number is None else number[1] or number[2]
+        number = re.match(r"(?:(?:model\.)?layers\.)?(0|[1-9][0-9]{0,8})\.", entry)
+        layer = "0" if number is None else number[1]
         if num_layers is not None and int(layer) >= num_layers:
             return False
         names = [HEAD, *(f"model.layers.{layer}.{block}" for block in blocks)]
@@ -81,7 +81,7 @@ class AdapterSize:
     """Weights of the adapter."""
 
     @classmethod
-    def of(cls, shape: LayerShape, rank: int, target_modules: Sequence[str] | Literal["all-linear"]) -> "AdapterSize":
+    def of(cls, shape: LayerShape, rank: int, target_modules: TargetModules) -> "AdapterSize":
         """Return the size of an adapter; a module that the shape does not know counts as one of average widths.
 
         Parameters
@@ -91,6 +91,6 @@ class AdapterSize:
         """
         known = {name: sum(widths) for name, widths in shape.modules.items()}
         average = sum(known.values()) / len(known)
-        names = known if target_modules == "all-linear" else dict.fromkeys(n.rsplit(".", 1)[-1] for n in target_modules)
+        names = known if target_modules == ALL_LINEAR else dict.fromkeys(n.rsplit(".", 1)[-1] for n in target_modules)
         widths = sum(known.get(name, average) for name in names)
         return cls(len(names), widths, rank * widths)

@@ -8,7 +8,7 @@ import pandas as pd
 from scipy.optimize import least_squares, nnls
 
 from cappuccino.catalogue import BACKBONES
-from cappuccino.costs.adapters import AdapterSize, LayerShape
+from cappuccino.costs.adapters import ALL_LINEAR, AdapterSize, LayerShape
 from cappuccino.costs.model import CostModel, MemoryModel, SmoothMaximum
 from cappuccino.costs.stages import StageParts
 from cappuccino.costs.table import LAYER_SHAPE, LAYERS, MIXED, PARTS, CostTable, read_cost_table
@@ -189,7 +189,7 @@ def _adapter_columns(rows: pd.DataFrame) -> dict[str, list[float]]:
         return {}
     sizes = []
     for rank, names in zip(rows["rank"], rows["target_modules"], strict=True):
-        sizes.append(AdapterSize.of(shape, int(rank), "all-linear" if names == ["all-linear"] else names))
+        sizes.append(AdapterSize.of(shape, int(rank), ALL_LINEAR if names == [ALL_LINEAR] else names))
     if len(set(zip(sizes, rows["num_adapters"], strict=True))) < _FEWEST_ADAPTER_KINDS:
         return {}
     columns = {name: [getattr(size, name) for size in sizes] for name in ADAPTER_COLUMNS}
@@ -356,7 +356,7 @@ def predicted_step_time(model: CostModel, row: pd.Series) -> float:
     for curve, factor in zip((model.forward_curve(g), model.backward_curve(g)), factors, strict=True):
         floor, work = 0.0, 0.0
         if model.layer_shape is not None and "target_modules" in row:
-            names = "all-linear" if row["target_modules"] == ["all-linear"] else row["target_modules"]
+            names = ALL_LINEAR if row["target_modules"] == [ALL_LINEAR] else row["target_modules"]
             size = AdapterSize.of(model.layer_shape, int(row["rank"]), names)
             floor = curve.adapter_floor(size) * float(row.get("num_adapters", 1))
             work = curve.adapter_work(size) * float(row["tokens"])

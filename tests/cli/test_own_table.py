@@ -63,12 +63,6 @@ def walk(folder: Path, backbone: Path, grid: tuple[object, ...], longest: int) -
     assert planned["lower_bound"] <= planned["value"] * (1 + 1e-9)
     assert len(planned["replicas"]) == 2
     assert done("check", folder / "plan.json", *instance)["checked"]
-    said = {}
-    for replica in json.loads((folder / "plan.json").read_text())["replicas"]:
-        said |= dict(zip(replica["adapters"], replica["savings"], strict=True))
-    alone = [said[f"job-{i}"]["alone_gpu_time_s"] for i in range(3)]  # alike but for rank and modules
-    assert None in alone or len(set(alone)) == 3
-
     run = done(
         "run", folder / "plan.json", *instance, "--backbone", backbone, "--data", folder / "data", "-o", folder / "out"
     )

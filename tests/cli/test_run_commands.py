@@ -119,7 +119,7 @@ def test_a_target_module_that_matches_nothing_is_refused(planned: Path, tmp_path
     options = ("--num-stages", 2, "--time-limit", 1)
     made = cappuccino("plan", tmp_path / "instance.json", "-o", tmp_path / "plan.json", *options)
     assert made.code == 0
-    assert f'adapters[0].target_modules: "{wrong}" is no linear layer' in made.err
+    assert f'target_modules of a: "{wrong}" is no linear layer' in made.err
     files = {name: tmp_path / f"{name}.json" for name in ("plan", "instance")}
     one_clear_error(run(planned, tmp_path / "out", **files), 'adapter "a"', f'"{wrong}" is no linear layer', "q_proj")
     assert not (tmp_path / "out").exists()

@@ -8,6 +8,7 @@ from cappuccino.bounds import ReplicaBounds
 from cappuccino.costs.adapters import LayerShape
 from cappuccino.instance import Adapter
 from cappuccino.solvers.kinds import AdapterKinds
+from cappuccino.solvers.programs import build_schedule
 from cappuccino.solvers.replica_problem import ReplicaProblem
 
 
@@ -59,7 +60,8 @@ def test_adapters_of_one_kind_cost_alike_whatever_field_of_theirs_differs():
     }  # fmt: skip
     assert others.keys() == Adapter.model_fields.keys()
     rates = {"per_module_s": 0.3, "per_width_s": 0.01, "per_parameter_s": 0.005}
-    costs = make_costs(forward=replace(FORWARD, floor_s=1.0, **rates), backward=replace(BACKWARD, **rates))
+    curves = {"forward": replace(FORWARD, floor_s=1.0, **rates), "backward": replace(BACKWARD, **rates)}
+    costs = make_costs(**curves, optimizer_s=0.5, transfer=(1.0, 0.5))
     costs = replace(costs, layer_shape=LayerShape(hidden=4, intermediate=8, query=4, key_value=2))
     plain = make_instance(([3, 5, 7, 2], 2), ([3, 6, 7, 2], 2))
     told_apart = set()
@@ -76,15 +78,20 @@ def test_adapters_of_one_kind_cost_alike_whatever_field_of_theirs_differs():
 
 
 def _costs_alone(instance, costs, adapter):
-    """All figures of the adapter alone, in two depths: its micro-batches, one sample each, and its bounds."""
+    """All figures of the adapter alone, in two depths: its micro-batches, one sample each, a schedule, its bounds."""
     figures = []
     for g in (1, 2):
         problem = ReplicaProblem(instance, costs, (adapter,), g, 1e6)
         for n in range(problem.lengths[0].size):
             batch = problem.batch([(0, n)])
             figures += [batch.tokens, batch.forward_s, batch.backward_s, batch.transfer_s]
+        one_by_one = [op for k in range(problem.lengths[0].size) for op in (k, ~k)]
+        order = [problem.batch([(0, n)]) for n in range(problem.lengths[0].size)]
+        schedule = build_schedule(problem, order, [one_by_one] * g)
+        figures += [schedule.makespan_s, *schedule.peak_memory_gib, problem.max_tokens, problem.held_room_gib]
         alone = ReplicaBounds(instance.subset([adapter]), costs, g, 1e6)
-        figures += [*alone.paths, *alone.shares, *alone.work(np.ones((1, 1), dtype=int)), len(problem.clipped)]
+        figures += [*alone.paths, *alone.shares, *alone.work(np.ones((1, 1), dtype=int)), alone.max_tokens]
+        figures += [alone.head_s, len(problem.clipped)]
     return figures
 
 

@@ -103,6 +103,32 @@ def test_where_free_gpus_are_too_few_for_the_deadline_the_rest_is_rented():
     assert sorted(r.gpu for r in plan.replicas) == ["x", "y", "y"]
 
 
+def test_where_only_free_places_are_deep_enough_a_missed_deadline_is_no_crash():
+    # three jobs one after the other on three stages, a deadline that bounds allow and no schedule meets
+    rng = np.random.default_rng(3)
+    jobs = [(rng.integers(5, 40, size=6).tolist(), 3, 2) for _ in range(3)]
+    costs = make_costs(stages=(1, 2, 3), transfer=(1.0, 0.1), optimizer_s=2.0)
+    instance = make_instance(*jobs, gpus={"x": 3, "y": 2}, prices={"x": 0.0, "y": 1.0})
+    options = replace(COST, num_stages=3)
+    found = make_plan(instance, options, {"x": costs, "y": replace(costs, gpu="y")})
+    bound = found.replicas[0].lower_bound_s
+    with pytest.raises(InfeasibleError, match="deadline"):
+        make_plan(instance, replace(options, deadline_s=bound * 1.0001), {"x": costs, "y": replace(costs, gpu="y")})
+
+
+def test_a_deadline_that_the_shortest_plan_meets_gets_a_plan():
+    # 16 jobs of which four fit side by side: choices by GPU time, made at expected makespans, find none in time
+    rng = np.random.default_rng(5)
+    jobs = [(rng.integers(5, 60, size=12).tolist(), 4, 6) for _ in range(16)]
+    curves = {"forward": SmoothMaximum(30.0, 1.0, 0.0, 3.0), "backward": SmoothMaximum(30.0, 2.0, 0.0, 3.0)}
+    costs = {"x": make_costs(stages=(1, 2, 4), transfer=(1.0, 0.1), optimizer_s=2.0, **curves)}
+    instance = make_instance(*jobs, gpus=4)
+    options = PlanOptions(time_limit_s=2, compare_separate=False)
+    shortest = make_plan(instance, replace(options, objective=Objective.MAKESPAN), costs)
+    deadline = 1.02 * shortest.makespan_s
+    assert make_plan(instance, replace(options, deadline_s=deadline), costs).makespan_s <= deadline
+
+
 def test_the_makespan_uses_all_gpus():
     # 10 tokens each take 30 s on a GPU of their own, 60 s on one
     instance = make_instance(([10], 1), ([10], 1), gpus=2)

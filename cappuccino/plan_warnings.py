@@ -1,4 +1,4 @@
-"""What to know about a plan before relying on it: costs that nobody measured, modules that nobody has."""
+"""What to know before relying on a plan: costs that nobody measured, modules that nobody has."""
 
 from collections.abc import Iterator, Mapping
 
@@ -8,21 +8,32 @@ from cappuccino.instance import Instance
 from cappuccino.plan import Plan
 from cappuccino.workload import Workload
 
+_NAMED = 3
+"""Adapters that a warning names."""
+
+
+def instance_warnings(instance: Instance) -> Iterator[str]:
+    """Yield a sentence for every target module that no supported backbone has."""
+    adapters: dict[str, list[str]] = {}
+    for adapter in instance.adapters:
+        for module in dict.fromkeys(unknown_modules(adapter.target_modules)):
+            adapters.setdefault(module, []).append(adapter.name)
+    for module, names in adapters.items():
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        yield (
+            f'{instance.source}: target_modules of {", ".join(names[:_NAMED])}{more}: "{module}" is no linear layer '
+            f"of a supported backbone: its costs are guessed, and run refuses it; {MODULES_THERE_ARE}"
+        )
+
 
 def plan_warnings(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]) -> Iterator[str]:
-    """Yield a sentence for every target module that no backbone has, and every cost outside the profiled range.
+    """Yield a sentence for every way in which a plan leaves the profiled range of its cost table.
 
     Parameters
     ----------
     costs
         Cost model by GPU type.
     """
-    for i, adapter in enumerate(instance.adapters):
-        for name in unknown_modules(adapter.target_modules):
-            yield (
-                f'{instance.source}: adapters[{i}].target_modules: "{name}" is no linear layer of a supported '
-                f"backbone: its costs are guessed, and run refuses it; {MODULES_THERE_ARE}"
-            )
     for gpu in sorted({r.gpu for r in plan.replicas}):
         if costs[gpu].analytic:
             yield f"costs on {gpu} are analytic, computed from specifications: profile before you rely on them"
