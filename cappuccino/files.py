@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 from cappuccino.errors import InputError
 
 M = TypeVar("M", bound=BaseModel)
+_MOST_BYTES = 255
+"""Of a name in a path."""
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -25,7 +28,7 @@ def write_atomically(path: Path, text: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".cappuccino-", suffix=".tmp")
     except OSError as error:
         raise InputError(path, "", f"cannot be written ({error.strerror})", "name another folder") from error
     try:
@@ -42,6 +45,38 @@ def write_atomically(path: Path, text: str) -> None:
                 path, "", f"cannot be written ({error.strerror})", "free the path or name another"
             ) from error
         raise
+
+
+def require_writable(path: Path) -> None:
+    """Raise InputError when a file could not be written at `path`: before the work, not after it."""
+    _require_short_parts(path)
+    require_folder(path.absolute().parent)
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:
+        raise InputError(path, "", f"cannot be written ({error.strerror})", "name another file") from error
+    if is_folder:
+        raise InputError(path, "", "is a folder", "name a file")
+
+
+def require_folder(path: Path) -> None:
+    """Raise InputError when `path` is no folder and cannot become one: before the work, not after it."""
+    _require_short_parts(path)
+    existing = path.absolute()
+    try:
+        while not existing.exists():
+            existing = existing.parent
+    except OSError as error:
+        raise InputError(path, "", f"cannot be reached ({error.strerror})", "name another") from error
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(path, "", f'"{existing}" is no folder that can be written', "name another")
+
+
+def _require_short_parts(path: Path) -> None:
+    """Refuse a name that is too long for a file system, also in a folder that is not there yet."""
+    for part in path.parts:
+        if len(os.fsencode(part)) > _MOST_BYTES:
+            raise InputError(path, "", f"File name too long (over {_MOST_BYTES} bytes)", "name another")
 
 
 def read_text(path: Path) -> str:
@@ -72,6 +107,9 @@ def read_json(path: Path) -> Any:
     """
     text = read_text(path)
     try:
+        strange = _NO_TEXT.search(text)
+        if strange is not None:
+            raise _NoTextError(strange["escape"])
         return json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_object)
     except _RepeatedKeyError as error:
         raise InputError(path, str(error), "is given twice in one object", "keep one of the two") from error
@@ -85,12 +123,23 @@ def read_json(path: Path) -> Any:
             f"is {'truncated' if cut else 'not valid JSON'} at line {error.lineno} column {error.colno} ({error.msg})"
         )
         raise InputError(path, "", problem, "write the file again" if cut else "correct it there") from error
+    except _NoTextError as error:
+        raise InputError(path, "", f"holds {error}, which is no text", "write the character itself, or none") from error
     except (ValueError, RecursionError) as error:
         raise InputError(path, "", f"is JSON that cannot be held ({error})", "correct the file") from error
 
 
 class _NotANumberError(ValueError):
     """JSON text used NaN or Infinity."""
+
+
+_HIGH, _LOW = r"\\u[dD][89abAB][0-9a-fA-F]{2}", r"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_NO_TEXT = re.compile(rf"(?<!\\)(?:\\\\)*(?P<escape>\\u0000|{_HIGH}(?!{_LOW})|(?<!{_HIGH}){_LOW})")
+"""Escapes of the character NUL and of half characters: no name, path or digest can hold these."""
+
+
+class _NoTextError(ValueError):
+    """JSON text has an escape that stands for no character of a text."""
 
 
 class _RepeatedKeyError(ValueError):

@@ -119,6 +119,8 @@ class DatasetSource(_Record):
             raise ValueError("Give either `lengths` or `file` with `key`")
         if self.file is not None and self.key is None:
             raise ValueError("Give the `key` of the dataset in `file`")
+        if self.lengths is not None and not (self.key is None and self.seed is None and self.permutation is None):
+            raise ValueError("Give `key`, `seed` and `permutation` with `file` only")
         if self.lengths is not None and not self.lengths:
             raise ValueError("Give at least one length")
         return self

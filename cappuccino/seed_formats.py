@@ -75,8 +75,13 @@ def read_length_distribution(path: Path) -> LengthDistribution:
     entries: dict[tuple[str, int, int], np.ndarray] = {}
     for name, body in data.items():
         seeds = body.get("seeds") if isinstance(body, dict) else None
-        if not isinstance(seeds, list) or not all(isinstance(s, int) for s in seeds):
-            raise InputError(path, f"{name}.seeds", "is missing or no list of integers", 'add e.g. "seeds": [42]')
+        if not isinstance(seeds, list) or not seeds or not all(type(s) is int for s in seeds):
+            raise InputError(
+                path, f"{name}.seeds", "is missing, empty or no list of integers", 'add e.g. "seeds": [42]'
+            )
+        unlisted = [k for k in body if k.startswith("seed_") and k not in {f"seed_{s}" for s in seeds}]
+        if unlisted:
+            raise InputError(path, f"{name}.{unlisted[0]}", "is not among the seeds", "add it to seeds, or remove it")
         for seed in seeds:
             record = body.get(f"seed_{seed}")
             if not isinstance(record, dict):
@@ -85,6 +90,12 @@ def read_length_distribution(path: Path) -> LengthDistribution:
             if not isinstance(permutations, int) or permutations < 1:
                 field = f"{name}.seed_{seed}.num_permutations"
                 raise InputError(path, field, f"{permutations!r} is not allowed", "give a positive integer")
+            surplus = f"permutation_{permutations + 1}"
+            if surplus in record:
+                remedy = "correct num_permutations (by default 1), or remove it"
+                raise InputError(
+                    path, f"{name}.seed_{seed}.{surplus}", f"is beyond the {permutations} there are", remedy
+                )
             for number in range(1, permutations + 1):
                 field = f"{name}.seed_{seed}.permutation_{number}"
                 try:
@@ -139,7 +150,7 @@ class SeedAdapter(BaseModel):
     target_modules: Annotated[str, Field(min_length=1)]
     """Module names joined by `+`."""
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    alpha: Annotated[float, Field(gt=0)]
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _SeedAdapters(BaseModel):

@@ -8,6 +8,7 @@ import numpy as np
 from cappuccino.catalogue import GPUS
 from cappuccino.costs.adapters import ALL_LINEAR
 from cappuccino.errors import InputError
+from cappuccino.files import parse_model
 from cappuccino.instance import Adapter, GpuPool, Instance, name_problem
 from cappuccino.seed_formats import LengthDistribution, SeedAdapter
 
@@ -61,24 +62,24 @@ def seed_instance(
             raise InputError(distribution.source, dataset, "is a dataset, and seed and permutation of another", remedy)
         lengths[dataset] = np.minimum(distribution.lengths(*key), max_sequence_length)
         modules = adapter.target_modules
-        jobs.append(
-            Adapter(
-                name=f"adapter-{i}",
-                dataset=dataset,
-                global_batch_size=adapter.global_batch_size,
-                micro_batch_size=adapter.microbatch_size,
-                num_steps=num_steps,
-                rank=adapter.rank,
-                alpha=adapter.alpha,
-                dropout=adapter.dropout,
-                target_modules=ALL_LINEAR if modules == ALL_LINEAR else tuple(modules.split("+")),
-            )
-        )
+        job = {
+            "name": f"adapter-{i}",
+            "dataset": dataset,
+            "global_batch_size": adapter.global_batch_size,
+            "micro_batch_size": adapter.microbatch_size,
+            "num_steps": num_steps,
+            "rank": adapter.rank,
+            "alpha": adapter.alpha,
+            "dropout": adapter.dropout,
+            "target_modules": ALL_LINEAR if modules == ALL_LINEAR else tuple(modules.split("+")),
+        }
+        jobs.append(parse_model(Adapter, job, f"{source}: adapter {i}"))
+    pool = parse_model(GpuPool, {"gpu": gpu, "count": gpus, "memory_gib": gpu_memory_gib}, f"GPUs of {gpu}")
     return Instance(
         name="seed",
         backbone=backbone,
         cost_table=cost_table,
-        gpu_pools=(GpuPool(gpu=gpu, count=gpus, memory_gib=gpu_memory_gib),),
+        gpu_pools=(pool,),
         max_sequence_length=max_sequence_length,
         dataset_lengths=lengths,
         adapters=tuple(jobs),

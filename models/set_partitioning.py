@@ -8,6 +8,9 @@ import pyomo.environ as pyo
 
 from cappuccino.plan import Objective
 
+MOST_WEIGHT = 1000.0
+"""Weight of the dearest column in the model: solvers have absolute tolerances."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -84,6 +87,8 @@ class SetPartitioning:
         self.demand = Counter(kinds)
         self.held = [Counter(kinds[i] for i in column.adapters) for column in columns]
         weights = [column.weight(objective) for column in columns]
+        self.unit = max(weights, default=0.0) / MOST_WEIGHT or 1.0
+        """What one in the model's objective stands for, GPU-seconds or money."""
         model = self.model = pyo.ConcreteModel("set_partitioning")
         model.column = pyo.RangeSet(0, len(columns) - 1)
         model.kind = pyo.Set(initialize=sorted(self.demand))
@@ -93,7 +98,7 @@ class SetPartitioning:
         self._respect_pools()
         if most_cost is not None:
             self._respect_budget(most_cost)
-        self._minimise(weights)
+        self._minimise([weight / self.unit for weight in weights])
 
     def _may_repeat_columns(self) -> None:
         """`0 <= chosen[c] <= adapters there are / adapters held` of every kind, and `<= count_p / g_c`, integer."""
@@ -132,12 +137,13 @@ class SetPartitioning:
         self.model.within_pool = pyo.Constraint(self.model.pool, rule=rule)
 
     def _respect_budget(self, most_cost: float) -> None:
-        """`sum over columns c of cost_c chosen[c] <= most_cost`."""
-        spent = pyo.quicksum(c.cost * self.model.chosen[k] for k, c in enumerate(self.columns) if c.cost > 0)
-        if not isinstance(spent, int | float):  # else all columns are free
-            self.model.within_budget = pyo.Constraint(expr=spent <= most_cost)
+        """`sum over columns c of cost_c chosen[c] <= most_cost`, in units of the dearest column."""
+        unit = max((c.cost for c in self.columns), default=0.0) / MOST_WEIGHT
+        if unit > 0:
+            spent = pyo.quicksum(c.cost / unit * self.model.chosen[k] for k, c in enumerate(self.columns))
+            self.model.within_budget = pyo.Constraint(expr=spent <= most_cost / unit)
 
     def _minimise(self, weights: Sequence[float]) -> None:
-        """`sum of g_c T_c chosen[c]`, or the same in money."""
+        """`sum of g_c T_c chosen[c]`, or the same in money, in the model's unit."""
         total = pyo.quicksum(w * self.model.chosen[c] for c, w in enumerate(weights))
         self.model.objective = pyo.Objective(expr=total)

@@ -128,11 +128,15 @@ def _read_tensors(
         if stored not in files:
             raise InputError(path, stored, "is missing in the checkpoint", "download the checkpoint again")
         wanted[files[stored]][stored].append(name)
-    tensors = {}
+    tensors, shapes = {}, {name: tuple(value.shape) for name, value in model.state_dict().items()}
     for file, names in wanted.items():
         try:
             with safe_open(file, framework="pt", device=str(device)) as content:
                 for stored, targets in names.items():
+                    found = tuple(content.get_slice(stored).get_shape())
+                    if found != shapes[targets[0]]:
+                        problem = f"has shape {found}, by config.json {shapes[targets[0]]}"
+                        raise InputError(file, stored, problem, "give weights and config.json of one checkpoint")
                     tensors.update(dict.fromkeys(targets, content.get_tensor(stored).to(dtype)))
         except (OSError, SafetensorError) as error:
             raise InputError(file, "", f"cannot be read ({error})", "download the checkpoint again") from error
@@ -144,9 +148,14 @@ def _files_by_tensor(path: Path) -> Mapping[str, Path]:
     file = path / _SINGLE
     if not file.exists() and (path / _INDEX).exists():
         index = read_json(path / _INDEX)
-        if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
+        shards = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(shards, dict):
             raise InputError(path / _INDEX, "weight_map", "is missing", "download the checkpoint again")
-        return {name: path / shard for name, shard in index["weight_map"].items()}
+        for name, shard in shards.items():
+            if not isinstance(shard, str) or Path(shard).name != shard:
+                problem = f"{shard!r} is no name of a file in the folder"
+                raise InputError(path / _INDEX, f"weight_map.{name}", problem, "download the checkpoint again")
+        return {name: path / shard for name, shard in shards.items()}
     try:
         with safe_open(file, framework="pt") as content:
             return dict.fromkeys(content.keys(), file)

@@ -24,14 +24,15 @@ _SEGMENTS = ("segment_ids", "document_ids", "doc_ids", "seq_idx", "sequence_ids"
 """One number per token, another one for every sample of the row."""
 _POSITIONS = "position_ids"
 _WEIGHTS = tuple(f"{of}weight{s}" for of in ("", "loss_", "sample_", "example_", "token_") for s in ("", "s"))
-_OTHER_LABELS = ("label", "label_ids", "target", "targets", "target_ids")
+_OTHER_LABELS = ("labels", "label", "label_ids", "target", "targets", "target_ids")
+"""The first is none of the others where rows hold tokens."""
 
 _APART = "give every sample a row of its own: micro-batches are packed by the plan"
 _UNPADDED = "give rows without padding: micro-batches are packed, so there is none"
 
 
 def is_mask(column: str) -> bool:
-    """Return whether a column says something of every token that is no label of it."""
+    """Return whether a column says of every token whether it counts."""
     named = column.endswith(("_mask", "_masks")) or column in ("mask", "masks")
     return named and column not in _HARMLESS_MASKS
 
@@ -39,12 +40,12 @@ def is_mask(column: str) -> bool:
 def is_checked(column: str) -> bool:
     """Return whether `token_problem` or `text_problem` may say something about a column."""
     known = (_POSITIONS, *_LENGTHS, *_EDGES, *_SEGMENTS, *_WEIGHTS, *_OTHER_LABELS)
-    return column in known or is_mask(column)
+    return column.lower() in known or is_mask(column.lower())
 
 
 def is_honoured(column: str) -> bool:
     """Return whether a column that `token_problem` finds nothing in says what training does anyway."""
-    return is_checked(column) and column not in _OTHER_LABELS
+    return is_checked(column) and column.lower() not in _OTHER_LABELS
 
 
 def token_problem(
@@ -63,36 +64,44 @@ def token_problem(
     """
     value, count = row[column], len(row["input_ids"])
     kept = min(count, longest)
+    kind = column.lower()
     if value is None:
         return None
-    if column in _WEIGHTS:
+    if kind in _WEIGHTS:
         return _weight_problem(column, value)
-    if column in _LENGTHS:
+    if kind in _LENGTHS:
         first = value[0] if isinstance(value, list) and value else value
         return None if first == count or (isinstance(first, int) and first >= kept) else _several(column)
-    if column in _EDGES:
+    if kind in _EDGES:
         inside = isinstance(value, list) and all(e == 0 or e >= kept for e in value)
         return None if inside else _several(column)
     if not isinstance(value, list):
-        return None if column in _SEGMENTS or column in _OTHER_LABELS else _shapeless(column, count)
+        return None if kind in _SEGMENTS or kind in _OTHER_LABELS else _shapeless(column, count)
     if len(value) != count:
-        return None if column in _OTHER_LABELS else _shapeless(column, count)
+        return None if kind in _OTHER_LABELS else _shapeless(column, count)
     value = value[:kept]
+    if is_mask(kind):
+        strange = [v for v in value if isinstance(v, str | list) or v not in (0, 1)]
+        if strange:
+            return (
+                f"{column} holds {strange[0]!r}, and only 0 and 1 are understood",
+                "give labels instead, or remove it",
+            )
     learnt = [labels is None or label != NO_LOSS for label in (labels or value)[:kept]]
-    if column in _OTHER_LABELS:
+    if kind in _OTHER_LABELS:
         return f"{column} is not used, and has a number for every token", "call it labels, or remove it"
-    if column in _SEGMENTS:
+    if kind in _SEGMENTS:
         return None if len(set(value)) <= 1 else _several(column)
-    if column == _POSITIONS:
+    if kind == _POSITIONS:
         return None if value == list(range(kept)) else _several(column)
     hidden = [i for i, visible in enumerate(value) if not visible]
-    if column == _ATTENTION:
+    if kind == _ATTENTION:
         # what stands behind a token does not change it
         behind = hidden == list(range(kept - len(hidden), kept))
         if not hidden or (behind and not any(learnt[i] for i in hidden)):
             return None
         return f"{column} is 0 at token {hidden[0]}, where padding would be trained on", _UNPADDED
-    if column in _LEARNT_MASKS:
+    if kind in _LEARNT_MASKS:
         wrong = [i for i in hidden if learnt[i]]
         if not wrong:
             return None
@@ -106,7 +115,7 @@ def text_problem(column: str, value: Any) -> tuple[str, str] | None:
     """Return what a column beside a text says that training would not honour, and what to do; None for nothing."""
     if value is None:
         return None
-    if column in _WEIGHTS:
+    if column.lower() in _WEIGHTS:
         return _weight_problem(column, value)
     if not isinstance(value, list) or not value:
         return None

@@ -1,8 +1,6 @@
 """Training samples from the user's folder, checked against the lengths that the plan was made for; needs no torch."""
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,13 +10,11 @@ import numpy as np
 from cappuccino.errors import InputError
 from cappuccino.instance import Instance
 from cappuccino.runtime.columns import NO_LOSS, is_checked, is_honoured, text_problem, token_problem
+from cappuccino.runtime.sample_files import find_samples, read_samples
 from cappuccino.runtime.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-FORMATS = {".jsonl": "json", ".parquet": "parquet"}
-"""Files of samples by suffix, and what `datasets` calls them."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +107,7 @@ def load_datasets(
         needed[job.dataset] = max(needed.get(job.dataset, 0), used)
     datasets = {}
     for name, count in needed.items():
-        file = _find(folder, name)
+        file = find_samples(folder, name)
         lengths = instance.dataset_lengths[name][:count]
         rows = _read_rows(file, lengths, instance.max_sequence_length, backbone, on_note or (lambda note: None))
         datasets[name] = _tokenized(file, rows, lengths, instance.max_sequence_length, vocab_size)
@@ -121,7 +117,7 @@ def load_datasets(
             if samples.loss_tokens(step) == 0:
                 problem = f"optimizer step {step} of adapter {job.name} has no token to learn from"
                 remedy = "give labels other than -100, or a larger global_batch_size"
-                raise InputError(_find(folder, job.dataset), "labels", problem, remedy)
+                raise InputError(find_samples(folder, job.dataset), "labels", problem, remedy)
     return datasets
 
 
@@ -131,39 +127,30 @@ def adapter_samples(instance: Instance, adapter: int, datasets: Mapping[str, Tok
     return AdapterSamples(datasets[job.dataset], len(instance.dataset_lengths[job.dataset]), job.global_batch_size)
 
 
-def _find(folder: Path, name: str) -> Path:
-    for suffix in FORMATS:
-        file = folder / f"{name}{suffix}"
-        if file.is_file():
-            return file
-    names = " or ".join(f"{name}{suffix}" for suffix in FORMATS)
-    raise InputError(folder, "", f"holds no {names}", f"put the samples of dataset {name} there")
-
-
 def _read_rows(
     file: Path, lengths: np.ndarray, longest: int, backbone: Path, on_note: Callable[[str], None]
 ) -> Iterator[tuple[list[int], list[int] | None]]:
     """Yield token ids and labels of the first rows, as many as there are lengths."""
     count = len(lengths)
-    with open_table(file) as table:
-        columns = table.column_names
-        if len(table) < count:
-            problem = f"holds {len(table)} rows, the instance uses {count}"
-            raise InputError(file, "", problem, "add rows, or correct the dataset's lengths in the instance")
-        form = next((c for c in ("input_ids", "text") if c in columns), None)
-        if form is None:
-            problem = f"has neither the field input_ids nor text (fields: {', '.join(columns) or 'none'})"
-            raise InputError(file, "", problem, "add one of them to every row")
-        used = {"input_ids", "labels"} if form == "input_ids" else {"text"}
-        checked = [c for c in columns if c not in used and (is_checked(c) or c == "labels")]
-        rows = table.select(range(count)).select_columns([c for c in columns if c in used or c in checked])
-        if form == "input_ids":
-            yield from _token_rows(file, rows, checked, longest)
-        else:
-            yield from _text_rows(file, rows, checked, lengths, longest, TextEncoder(backbone), on_note)
-        unused = [c for c in columns if c not in used and not (form == "input_ids" and is_honoured(c))]
-        if unused:
-            on_note(f"{file}: not used: {', '.join(unused)}")
+    table = read_samples(file)
+    columns = table.column_names
+    if len(table) < count:
+        problem = f"holds {len(table)} rows, the instance uses {count}"
+        raise InputError(file, "", problem, "add rows, or correct the dataset's lengths in the instance")
+    form = next((c for c in ("input_ids", "text") if c in columns), None)
+    if form is None:
+        problem = f"has neither the field input_ids nor text (fields: {', '.join(columns) or 'none'})"
+        raise InputError(file, "", problem, "add one of them to every row")
+    used = {"input_ids", "labels"} if form == "input_ids" else {"text"}
+    checked = [c for c in columns if c not in used and is_checked(c)]
+    rows = table.select(range(count)).select_columns([c for c in columns if c in used or c in checked])
+    if form == "input_ids":
+        yield from _token_rows(file, rows, checked, longest)
+    else:
+        yield from _text_rows(file, rows, checked, lengths, longest, TextEncoder(backbone), on_note)
+    unused = [c for c in columns if c not in used and not (form == "input_ids" and is_honoured(c))]
+    if unused:
+        on_note(f"{file}: not used: {', '.join(sorted(unused))}")
 
 
 def _token_rows(
@@ -218,48 +205,6 @@ def _text_rows(
                 note = f"no {encoder.end} is added, as the lengths of the instance count none"
                 on_note(f"{file}: {note}: adapters do not learn where to stop")
         yield sample.ids if counted in (None, True) else sample.bare, None
-
-
-@contextmanager
-def open_table(file: Path) -> Iterator["Dataset"]:
-    """Give the rows of a .jsonl or .parquet file while the context lasts; nothing of them stays in a cache.
-
-    Raises
-    ------
-    InputError
-        When the file cannot be read.
-    """
-    import datasets  # noqa: PLC0415
-
-    reader = datasets.Dataset.from_json if FORMATS[file.suffix] == "json" else datasets.Dataset.from_parquet
-    with quiet_datasets(), tempfile.TemporaryDirectory(prefix="cappuccino-datasets-") as cache:
-        try:
-            table = reader(str(file), cache_dir=cache)
-        except Exception as error:  # the readers raise whatever their parsers raise
-            problem = f"cannot be read as {FORMATS[file.suffix]} ({innermost_message(error)})"
-            raise InputError(file, "", problem, "write one object with the same fields per row") from error
-        yield table
-
-
-@contextmanager
-def quiet_datasets() -> Iterator[None]:
-    """Keep the progress bars of `datasets` off the terminal."""
-    import datasets  # noqa: PLC0415
-
-    disabled = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not disabled:
-            datasets.enable_progress_bars()
-
-
-def innermost_message(error: BaseException) -> str:
-    """Return the first line of the error at the bottom of a chain: it says what is wrong."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _tokenized(

@@ -1,17 +1,18 @@
 """Tokenized lengths of real datasets, from local files or the Hugging Face hub."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cappuccino.errors import InputError
-from cappuccino.files import write_atomically
+from cappuccino.files import require_writable, write_atomically
 from cappuccino.instance import name_problem
 from cappuccino.runtime.columns import is_checked, text_problem
-from cappuccino.runtime.data import FORMATS, innermost_message, open_table, quiet_datasets
+from cappuccino.runtime.sample_files import FORMATS, innermost_message, read_samples
 from cappuccino.runtime.text_encoder import TextEncoder
 from cappuccino.seed_formats import length_statistics
 
@@ -62,6 +63,11 @@ def measure_lengths(
         When a source or the tokenizer cannot be read, or a field is missing.
     """
     places = _places(sources)
+    targets = {} if data is None else {name: data / f"{name}.jsonl" for name in places}
+    for target in (output, *targets.values()):
+        require_writable(target)
+        if any(target in other.parents for other in targets.values()):
+            raise InputError(target, "", "would be both a file and a folder", "name the datasets otherwise")
     encoder, note = TextEncoder(tokenizer), on_note or (lambda text: None)
     document: dict[str, Any] = {}
     records: dict[str, dict[str, Any]] = {}
@@ -77,13 +83,11 @@ def measure_lengths(
         lengths = np.array([len(ids) for ids in samples[name]])
         note(f"{name}: {_ending(encoder, samples[name])}")
         if unused:
-            note(f"{name}: not used: {', '.join(unused)}")
+            note(f"{name}: not used: {', '.join(sorted(unused))}")
         records[name] = length_statistics(lengths)
         document[name] = {"seeds": [seed], f"seed_{seed}": records[name]}
-    if data is not None:
-        for name, rows in samples.items():
-            text = "".join(json.dumps({"input_ids": ids}) + "\n" for ids in rows)
-            write_atomically(data / f"{name}.jsonl", text)
+    for name, target in targets.items():
+        write_atomically(target, "".join(json.dumps({"input_ids": ids}) + "\n" for ids in samples[name]))
     write_atomically(output, json.dumps(document) + "\n")
     return records
 
@@ -119,18 +123,31 @@ def _texts(
     if path.suffix in FORMATS:
         if not path.is_file():
             raise InputError(path, "", "file not found", "check the path")
-        with open_table(path) as rows:
-            return _drawn(rows, place, fields, count, seed)
+        return _drawn(read_samples(path), place, fields, count, seed)
     from datasets import load_dataset  # noqa: PLC0415
 
     try:
-        with quiet_datasets():
+        with _quiet_datasets():
             rows = load_dataset(place, split=split)
     except Exception as error:  # the client of the hub raises whatever its own clients raise
         problem = f'cannot be loaded as dataset "{name}" ({innermost_message(error)})'
         remedy = "check hub name and --split, or name a .jsonl or .parquet file"
         raise InputError(place, "", problem, remedy) from error
     return _drawn(rows, place, fields, count, seed)
+
+
+@contextmanager
+def _quiet_datasets() -> Iterator[None]:
+    """Keep the progress bars of `datasets` off the terminal."""
+    import datasets  # noqa: PLC0415
+
+    disabled = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not disabled:
+            datasets.enable_progress_bars()
 
 
 def _drawn(rows: "Dataset", place: str, fields: Sequence[str], count: int, seed: int) -> tuple[list[str], list[str]]:
@@ -142,7 +159,7 @@ def _drawn(rows: "Dataset", place: str, fields: Sequence[str], count: int, seed:
         raise InputError(place, "", "holds no rows", "add samples")
     texts = []
     others = [c for c in rows.column_names if c not in fields]
-    checked = [c for c in others if is_checked(c) or c == "labels"]
+    checked = [c for c in others if is_checked(c)]
     for row in rows.shuffle(seed=seed).select(range(min(count, len(rows)))).select_columns([*fields, *checked]):
         for column in checked:
             found = text_problem(column, row[column])

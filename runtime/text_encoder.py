@@ -7,6 +7,8 @@ from typing import Any
 
 from cappuccino.errors import InputError
 
+_PROBE = "a"
+
 
 @dataclass(frozen=True)
 class EncodedText:
@@ -50,6 +52,7 @@ class TextEncoder:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             remedy = "copy the backbone's tokenizer files there, in a form that the installed tokenizers reads"
             raise InputError(folder, "", f"holds no tokenizer that can be read ({reason})", remedy) from error
+        self._before, self._behind = self._around()
 
     @property
     def end(self) -> str | None:
@@ -59,32 +62,28 @@ class TextEncoder:
 
     def encode(self, texts: Sequence[str]) -> list[EncodedText]:
         """Return the tokens of every text, an end-of-sequence token added where a text has none at its end."""
-        tokenizer = self._tokenizer
-        first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
+        last = self._tokenizer.eos_token_id
         result = []
-        for text, found in zip(texts, tokenizer(list(texts))["input_ids"], strict=True):
+        for text, found in zip(texts, self._tokenizer(list(texts), add_special_tokens=False)["input_ids"], strict=True):
             ids = list(found)
-            if first is not None and ids[:2] == [first, first] and _marks(text, tokenizer.bos_token)[0] == 1:
-                del ids[0]
-            ends = 0 if last is None else _marks(text, tokenizer.eos_token)[1]
-            if ends == 1 and ids[-2:] == [last, last]:
-                del ids[-1]
-            missing = bool(ids) and last is not None and not ends and ids[-1] != last
+            ended = self.end is not None and text.rstrip().endswith(self.end)
+            if ids[: len(self._before)] != self._before:
+                ids = self._before + ids
+            if not (ended or (self._behind and ids[-len(self._behind) :] == self._behind)):
+                ids = ids + self._behind
+            missing = bool(found) and last is not None and not ended and ids[-1] != last
             result.append(EncodedText([*ids, last] if missing else ids, missing))
         return result
+
+    def _around(self) -> tuple[list[int], list[int]]:
+        """Return the special tokens that the tokenizer puts before and behind every text."""
+        bare = list(self._tokenizer(_PROBE, add_special_tokens=False)["input_ids"])
+        whole = list(self._tokenizer(_PROBE)["input_ids"])
+        for begin in range(len(whole) - len(bare) + 1):
+            if whole[begin : begin + len(bare)] == bare:
+                return whole[:begin], whole[begin + len(bare) :]
+        return [], []
 
     def ends_itself(self, ids: Sequence[int]) -> bool:
         """Return whether tokens end with the end-of-sequence token."""
         return bool(ids) and ids[-1] == self._tokenizer.eos_token_id
-
-
-def _marks(text: str, token: str) -> tuple[int, int]:
-    """Return how often a text begins and ends with a token, line breaks and blanks at its end aside."""
-    begins = ends = 0
-    rest = text
-    while token and rest.startswith(token):
-        begins, rest = begins + 1, rest[len(token) :]
-    rest = text.rstrip()
-    while token and rest.endswith(token):
-        ends, rest = ends + 1, rest[: -len(token)].rstrip()
-    return begins, ends

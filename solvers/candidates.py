@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +27,8 @@ MOST_EXACT = 20_000
 LEAST_TIME_S = 1.5
 """Time for proving a bound, however little there is, seconds."""
 _TINY = 1e-9
+_USUAL = 1000.0
+"""About what a partition costs in the unit used here: the tolerances of solvers are absolute."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class _Finder:
         self.space, self.objective, self.deadline_s = space, objective, deadline_s
         self.tolerance = gap / 4 + 1e-6
         self.counts, self.pools = space.kinds.counts, space.pools
-        self.places = space.places(objective)
+        self.unit = 1.0 if objective is Objective.MAKESPAN else space.objective_bound(objective) / _USUAL or 1.0
+        self.places = tuple(replace(p, rate=p.rate / self.unit) for p in space.places(objective))
         # the places' bounds, which nothing can do without, may have taken all the time
         self.clock = clock if clock.left is None else Clock(max(clock.left, LEAST_TIME_S))
         self.pool = ColumnPool()
@@ -84,7 +87,7 @@ class _Finder:
 
     def find(self) -> Candidates:
         """See `find_candidates`."""
-        bound = self.space.objective_bound(self.objective)
+        bound = self.space.objective_bound(self.objective) / self.unit
         partitions = self._partitions(bound)
         if not partitions:
             self._refute()
@@ -147,7 +150,14 @@ class _Finder:
         return self._full[key]
 
     def _learn(self, replicas: Iterable[tuple[int, np.ndarray]]) -> None:
-        """Work out full bounds, of many replicas at once."""
+        """Work out full bounds, of many replicas at once; where all sets are enumerated they are known."""
+        if self.space.enumerates_all:
+            known = list(replicas)
+            if known:
+                ranks = self.space.kinds.ranks(np.array([numbers for _, numbers in known]))
+                found = self.space.set_bounds[[place for place, _ in known], ranks]
+                self._full.update({(p, n.tobytes()): float(b) for (p, n), b in zip(known, found, strict=True)})
+            return
         fresh: dict[int, dict[bytes, np.ndarray]] = {}
         for place, numbers in replicas:
             if (place, numbers.tobytes()) not in self._full:
@@ -184,12 +194,12 @@ class _Finder:
             [(relaxed.charges[p.gpu] if relaxed is not None else 0.0) * p.num_stages for p in self.places]
         )
         return Candidates(
-            bound=bound,
+            bound=bound * self.unit,
             place=place,
             numbers=numbers,
             bounds_s=bounds_s,
-            paid=numbers @ prices,
-            charge=charges[place],
+            paid=numbers @ prices * self.unit,
+            charge=charges[place] * self.unit,
             partitions=tuple(tuple(index[p, n.tobytes()] for p, n in partition) for partition in partitions),
         )
 
@@ -207,7 +217,8 @@ class _Finder:
             return bound, []
         limit, reach = self.deadline_s, math.inf
         if self.objective is Objective.MAKESPAN:
-            limit = min(best, math.inf if limit is None else limit)
+            # bounds of one set, worked out among different others, may differ in the last digit
+            limit = min(best, math.inf if limit is None else limit) * (1 + _TINY)
             relaxed = solve_relaxation(
                 self._pricing(self.places), self.pools, self.pool, self.clock,
                 limit_s=limit if limit < math.inf else None, share_only=True, tolerance=1e-4,
@@ -220,13 +231,15 @@ class _Finder:
         if columns is None:
             return bound, []
         start = partitions[int(np.argmin(values))] if partitions else []
+        known = {(place, numbers.tobytes()) for place, numbers, _ in columns}
+        columns += [(p, n, self._full_bound(p, n)) for p, n in start if (p, n.tobytes()) not in known]
         index = {(place, numbers.tobytes()): c for c, (place, numbers, _) in enumerate(columns)}
         try:
             solved = self.problem.solve(
                 [self.space.column(*column) for column in columns],
                 self.clock,
                 [index[place, numbers.tobytes()] for place, numbers in start],
-                bound,
+                bound * self.unit,
             )
         except TimeUpError:
             return bound, []
@@ -237,7 +250,8 @@ class _Finder:
         chosen = [columns[c][:2] for c in solved.chosen]
         for place, numbers in chosen:
             self.pool.add(GeneratedColumn(place, numbers, self._priced_bound(place, numbers)))
-        return max(bound, min(best, solved.bound if solved.bound is not None else bound)), [chosen]
+        proven = bound if solved.bound is None else solved.bound / self.unit
+        return max(bound, min(best, proven)), [chosen]
 
     def _columns_within(
         self, relaxed: RelaxationResult, limit_s: float | None, reach: float

@@ -14,6 +14,8 @@ from cappuccino.models.set_partitioning import Column, SetPartitioning
 from cappuccino.plan import Objective
 from cappuccino.solvers.budget import Clock
 
+_ABSOLUTE_GAP = 1e-6
+"""HiGHS's own, in the unit of the model's objective."""
 _TIE_GAP = 0.01
 """How closely GPU time is minimised among partitions of one makespan."""
 
@@ -118,9 +120,12 @@ def _solve(
         raise CappuccinoError(f"HiGHS ended with '{result.termination_condition.name}' instead of an allocation")
     result.solution_loader.load_vars()
     chosen = [candidates[c] for c in model.model.column for _ in range(round(pyo.value(model.model.chosen[c])))]
-    value = float(result.best_feasible_objective)
-    bound = result.best_objective_bound
-    return PartitionResult(tuple(chosen), value, None if bound is None else min(value, float(bound)))
+    value, bound = float(result.best_feasible_objective), result.best_objective_bound
+    if bound is not None:
+        # a better solution by less than the solver's absolute tolerance may have been passed over
+        bound = min(value, float(bound)) - _ABSOLUTE_GAP
+    unit = model.unit
+    return PartitionResult(tuple(chosen), value * unit, None if bound is None else max(0.0, bound * unit))
 
 
 def _least_gpu_time(

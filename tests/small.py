@@ -51,10 +51,12 @@ def _save(model_class: type, config: PreTrainedConfig, path: Path, shard: str = 
     return path
 
 
-def save_tokenizer(path: Path, *, adds: tuple[str, ...] = (), end: str | None = "</s>") -> Path:
+def save_tokenizer(
+    path: Path, *, adds: tuple[str, ...] = (), begin: str | None = "<s>", end: str | None = "</s>"
+) -> Path:
     """Save a tokenizer of letters: <s> is 0, </s> 1, <pad> 2, a 3, b 4, the line break 5, all others 2.
 
-    `adds` says which of "bos" and "eos" it puts around every text by itself.
+    `adds` says which of "bos" and "eos" it puts around every text by itself, `begin` and `end` what it declares.
     """
     pieces = ["<s>", "</s>", "<pad>", "a", "b", "\n"]
     letters = Tokenizer(models.BPE(vocab={p: i for i, p in enumerate(pieces)}, merges=[], unk_token="<pad>"))
@@ -62,7 +64,7 @@ def save_tokenizer(path: Path, *, adds: tuple[str, ...] = (), end: str | None = 
     letters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     form = f"{'<s> ' if 'bos' in adds else ''}$A{' </s>' if 'eos' in adds else ''}"
     letters.post_processor = processors.TemplateProcessing(single=form, special_tokens=[("<s>", 0), ("</s>", 1)])
-    marks = {"bos_token": "<s>", "eos_token": end, "pad_token": "<pad>", "unk_token": "<pad>"}
+    marks = {"bos_token": begin, "eos_token": end, "pad_token": "<pad>", "unk_token": "<pad>"}
     PreTrainedTokenizerFast(tokenizer_object=letters, **marks).save_pretrained(path)
     return path
 

@@ -82,6 +82,18 @@ def test_repeated_keys_are_refused(tmp_path):
         read_json(tmp_path / "f.json")
 
 
+@pytest.mark.parametrize("escape", [r"\u0000", r"\ud800", r"\udc00", r"\uD83D\u0041"])
+def test_escapes_that_stand_for_no_text_are_refused(tmp_path, escape):
+    (tmp_path / "f.json").write_text(f'{{"name": "a{escape}"}}')
+    with pytest.raises(InputError, match=r"f\.json: holds \\u.{4}, which is no text"):
+        read_json(tmp_path / "f.json")
+
+
+def test_escapes_of_characters_are_read(tmp_path):
+    (tmp_path / "f.json").write_text(r'["\ud83d\ude00", "\u00e9", "\\u0000"]')
+    assert read_json(tmp_path / "f.json") == ["\U0001f600", "é", r"\u0000"]
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(InputError, match=r"none\.json: file not found; check the path"):
         read_json(tmp_path / "none.json")

@@ -192,12 +192,14 @@ def test_digest_does_not_change_with_paths_names_and_unused_data(save, tmp_path)
             r"i\.json: datasets: .*give dataset '\.\./d' another name: it has an empty",
         ),
         ("datasets", {"/d": {"lengths": [1]}}, r"i\.json: datasets: .*another name: it has an empty part"),
-        ("datasets", {"d\0": {"lengths": [1]}}, r"i\.json: datasets: .*another name: it has a control character"),
+        ("datasets", {"d\t": {"lengths": [1]}}, r"i\.json: datasets: .*another name: it has a control character"),
+        ("datasets", {"d\0": {"lengths": [1]}}, r"i\.json: holds .u0000, which is no text"),
         (
             "datasets",
             {"d" * 201: {"lengths": [1]}},
             r"i\.json: datasets: .*another name: a part of it is longer than 200",
         ),
+        ("datasets.d.seed", 42, r"i\.json: datasets\.d: .*give `key`, `seed` and `permutation` with `file` only"),
         ("datasets.e.permutation", 2, r"lengths\.json: wiki: no dataset \"wiki\" with seed 42, permutation 2; "),
         ("datasets.e.file", "gone.json", r"gone\.json: file not found; check the path"),
         (

@@ -75,6 +75,16 @@ def test_dataset_index_out_of_range(tmp_path, index):
             {"w": {"seeds": [42], "seed_42": {"permutation_1": [1, -5]}}},
             r"f\.json: w\.seed_42\.permutation_1\[1\]: -5 is not allowed; give a list of positive token counts",
         ),
+        ({"w": {"seeds": []}}, r"f\.json: w\.seeds: is missing, empty or no list of integers"),
+        ({"w": {"seeds": [True]}}, r"f\.json: w\.seeds: is missing, empty or no list of integers"),
+        (
+            {"w": {"seeds": [42], "seed_42": {"permutation_1": [1]}, "seed_43": {"permutation_1": [1]}}},
+            r"f\.json: w\.seed_43: is not among the seeds; add it to seeds, or remove it",
+        ),
+        (
+            {"w": {"seeds": [42], "seed_42": {"permutation_1": [1], "permutation_2": [1]}}},
+            r"f\.json: w\.seed_42\.permutation_2: is beyond the 1 there are; correct num_permutations",
+        ),
         ({"w": {"seeds": [42], "seed_42": {"permutation_1": []}}}, r"f\.json: w\.seed_42\.permutation_1: \[\] is"),
         (
             {"w": {"seeds": [42], "seed_42": {"num_permutations": 0, "permutation_1": [1]}}},

@@ -1,5 +1,6 @@
 """The commands in one application, and how errors become messages and exit codes."""
 
+import errno
 import json
 import sys
 from importlib.metadata import version
@@ -23,6 +24,8 @@ from cappuccino.errors import CappuccinoError
 
 RUNTIME_PACKAGES = {"torch", "megatron", "peft", "transformers", "datasets", "safetensors", "tokenizers", "psutil"}
 """Of the extra `runtime`, which planning does without."""
+
+_REFUSED_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM)
 
 app = typer.Typer(
     name="cappuccino",
@@ -67,6 +70,10 @@ def main() -> NoReturn:
         app(standalone_mode=True)
     except CappuccinoError as error:
         _fail(str(error))
+    except OSError as error:  # of a path that the system refuses, wherever it is touched first
+        if error.errno not in _REFUSED_PATHS:
+            raise
+        _fail(f"{error.filename}: {error.strerror}; name another path")
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in RUNTIME_PACKAGES:

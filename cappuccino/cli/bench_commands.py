@@ -14,7 +14,7 @@ from cappuccino.cli import console
 from cappuccino.cli.console import JsonFlag
 from cappuccino.cli.isolation import ProcessError, run_isolated
 from cappuccino.errors import CappuccinoError, InputError
-from cappuccino.files import write_atomically
+from cappuccino.files import require_folder, require_writable, write_atomically
 
 if TYPE_CHECKING:
     from cappuccino.cli.bench import EntryRun
@@ -128,9 +128,9 @@ def _require_writable(output: Path | None, plans: Path | None) -> None:
     if output is not None:
         if output.suffix not in (".csv", ".md"):
             raise InputError(output, "", f'ends with "{output.suffix}"', "name a .csv or .md file")
-        console.require_folder_of(output)
+        require_writable(output)
     if plans is not None:
-        console.require_folder(plans)
+        require_folder(plans)
         plans.mkdir(parents=True, exist_ok=True)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -60,29 +59,6 @@ def end_invalid(path: Path, report: "CheckReport") -> None:
     except InvalidPlanError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
-
-
-def require_folder_of(path: Path) -> None:
-    """Raise InputError when a file could not be written at `path`: before the work, not after it."""
-    require_folder(path.absolute().parent)
-    try:
-        is_folder = path.is_dir()
-    except OSError as error:
-        raise InputError(path, "", f"cannot be written ({error.strerror})", "name another file") from error
-    if is_folder:
-        raise InputError(path, "", "is a folder", "name a file")
-
-
-def require_folder(path: Path) -> None:
-    """Raise InputError when `path` is no folder and cannot become one: before the work, not after it."""
-    existing = path.absolute()
-    try:
-        while not existing.exists():
-            existing = existing.parent
-    except OSError as error:
-        raise InputError(path, "", f"cannot be reached ({error.strerror})", "name another") from error
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(path, "", f'"{existing}" is no folder that can be written', "name another")
 
 
 def integers(option: str, text: str, count: int | None = None, least: int = 0) -> list[int]:

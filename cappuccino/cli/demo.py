@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cappuccino.cli import console
+from cappuccino.files import require_folder
 
 
 def run_demo(output: Path, time_limit_s: float) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def run_demo(output: Path, time_limit_s: float) -> dict[str, Any]:
     from cappuccino.runtime.tiny import build_text_datasets, build_tiny_backbone  # noqa: PLC0415
     from cappuccino.solvers.planning import PlanOptions, Progress, make_plan  # noqa: PLC0415
 
-    console.require_folder(output)
+    require_folder(output)
     output.mkdir(parents=True, exist_ok=True)
     _quiet_transformers()
     backbone, data = output / "backbone", output / "data"

@@ -9,6 +9,7 @@ import typer
 from cappuccino.cli import console
 from cappuccino.cli.console import JsonFlag
 from cappuccino.errors import InputError
+from cappuccino.files import require_writable
 
 if TYPE_CHECKING:
     from cappuccino.catalogue import BackboneSpec, GpuSpec
@@ -50,7 +51,7 @@ def estimate(
     from cappuccino.files import write_atomically  # noqa: PLC0415
     from cappuccino.roofline import analytic_table  # noqa: PLC0415
 
-    console.require_folder_of(output)
+    require_writable(output)
     for option, value, known in (
         ("--gpu", gpu, list(GPUS)),
         ("--calibrate-gpu", calibrate_gpu, list(GPUS)),

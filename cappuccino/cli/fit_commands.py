@@ -10,6 +10,7 @@ from cappuccino.cli import console
 from cappuccino.cli.console import JsonFlag
 from cappuccino.cli.plan_commands import InstanceOption, PlanArgument
 from cappuccino.errors import InputError
+from cappuccino.files import require_writable
 
 if TYPE_CHECKING:
     from cappuccino.costs.calibration import Calibration, Correction
@@ -47,7 +48,7 @@ def fit(
     if plot is not None:
         if plot.suffix != ".svg":
             raise InputError(plot, "", f'"{plot.suffix}" is no format of plots', "name a file that ends in .svg")
-        console.require_folder_of(plot)
+        require_writable(plot)
     rows = read_cost_table(table)
     wanted = [pair for pair in rows.backbones if backbone in (None, pair[0])]
     if not wanted:
@@ -96,7 +97,7 @@ def calibrate(
     from cappuccino.timeline import read_trace  # noqa: PLC0415
     from cappuccino.workload import Workload  # noqa: PLC0415
 
-    console.require_folder_of(output)
+    require_writable(output)
     loaded, stated = Instance.load(instance), Plan.load(plan)
     costs = fit_instance_costs(loaded)
     check_plan(stated, loaded, costs).raise_if_invalid(plan)

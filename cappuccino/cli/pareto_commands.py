@@ -12,7 +12,7 @@ from cappuccino.cli import console
 from cappuccino.cli.console import JsonFlag
 from cappuccino.cli.plan_commands import InstanceArgument, ObjectiveOption
 from cappuccino.errors import InputError
-from cappuccino.files import write_atomically
+from cappuccino.files import require_folder, require_writable, write_atomically
 
 if TYPE_CHECKING:
     from cappuccino.instance import Instance
@@ -56,9 +56,9 @@ def pareto(
             raise InputError(
                 plot, "", f'"{plot.suffix}" is no format of plots', "name a file that ends in .svg or .html"
             )
-        console.require_folder_of(plot)
+        require_writable(plot)
     if output is not None:
-        console.require_folder(output)
+        require_folder(output)
     loaded = Instance.load(instance)
     costs = fit_instance_costs(loaded)
     from cappuccino.solvers.pareto import pareto_front  # noqa: PLC0415

@@ -8,6 +8,7 @@ import typer
 
 from cappuccino.cli import console
 from cappuccino.cli.console import JsonFlag
+from cappuccino.files import require_writable
 
 InstanceArgument = Annotated[Path, typer.Argument(metavar="INSTANCE", help="Instance file (cappuccino.instance/1).")]
 PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan file (cappuccino.plan/1).")]
@@ -50,7 +51,7 @@ def plan(
     from cappuccino.plan import Objective, objective_gap  # noqa: PLC0415
     from cappuccino.plan_warnings import instance_warnings, plan_warnings  # noqa: PLC0415
 
-    console.require_folder_of(output)
+    require_writable(output)
     loaded = Instance.load(instance)
     costs = fit_instance_costs(loaded)
     from cappuccino.solvers.budget import interruptible  # noqa: PLC0415

@@ -8,6 +8,7 @@ import typer
 from cappuccino.cli import console
 from cappuccino.cli.console import JsonFlag
 from cappuccino.cli.run_commands import DeviceOption, DtypeOption
+from cappuccino.files import require_writable
 
 if TYPE_CHECKING:
     from cappuccino.runtime.profile_grid import Targets
@@ -52,7 +53,7 @@ def profile(
     from cappuccino.runtime.profile_grid import ProfileGrid  # noqa: PLC0415
     from cappuccino.runtime.profiler import expected_seconds, profile_backbone  # noqa: PLC0415
 
-    console.require_folder_of(output)
+    require_writable(output)
     grid = ProfileGrid(
         num_stages=tuple(console.integers("--num-stages", num_stages, least=1)),
         tokens=tuple(console.integers("--tokens", tokens, least=1)),

@@ -9,6 +9,7 @@ import typer
 from cappuccino.cli import console
 from cappuccino.cli.console import JsonFlag
 from cappuccino.cli.plan_commands import InstanceOption, PlanArgument
+from cappuccino.files import require_folder, require_writable
 
 if TYPE_CHECKING:
     from cappuccino.costs import CostModel
@@ -54,7 +55,7 @@ def lengths(
     max_length: Annotated[int, typer.Option(min=1, help="Longer samples are cut.")] = 4096,
     text_field: Annotated[str, typer.Option(help="Field of the text; several joined by +.")] = "text",
     split: Annotated[str, typer.Option(help="Split of a dataset from the hub.")] = "train",
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 42,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 42,
     end: Annotated[
         bool, typer.Option("--end/--no-end", help="End samples that were not cut with the end-of-sequence (eos) token.")
     ] = True,
@@ -64,9 +65,9 @@ def lengths(
     """Tokenize datasets and write their length distributions in the seed's format."""
     from cappuccino.runtime.lengths import measure_lengths  # noqa: PLC0415
 
-    console.require_folder_of(output)
+    require_writable(output)
     if data_out is not None:
-        console.require_folder(data_out)
+        require_folder(data_out)
     notes: list[str] = []
     with console.progress_bar("tokenizing") as show:
         measured = measure_lengths(

@@ -10,6 +10,7 @@ import typer
 from cappuccino.cli import console
 from cappuccino.cli.console import JsonFlag
 from cappuccino.errors import InputError
+from cappuccino.files import require_writable
 
 if TYPE_CHECKING:
     from cappuccino.costs import CostModel
@@ -78,7 +79,7 @@ def provision(
         num_steps=num_steps,
         max_sequence_length=max_sequence_length,
     )
-    console.require_folder(output_dir)
+    require_writable(output_dir / PROVISIONING)
     made, costs = _plan(instance, None, time_limit, seed)
     result = [
         ProvisionedReplica(
@@ -120,7 +121,7 @@ def schedule(
     Writes OUTPUT_DIR/OUTPUT_NAME.json in the seed's format, and beside it OUTPUT_NAME.instance.json and
     OUTPUT_NAME.plan.json, which the other commands take.
     """
-    from cappuccino.files import write_atomically  # noqa: PLC0415
+    from cappuccino.files import parse_model, write_atomically  # noqa: PLC0415
     from cappuccino.instance import save_instance  # noqa: PLC0415
     from cappuccino.seed_formats import SeedAdapter, read_length_distribution, schedule_entry  # noqa: PLC0415
     from cappuccino.seed_instance import seed_instance  # noqa: PLC0415
@@ -130,16 +131,10 @@ def schedule(
         "--adapter_to_global_batch_size", adapter_to_global_batch_size, num_adapters, least=1
     )
     micro_sizes = console.integers("--adapter_to_microbatch_size", adapter_to_microbatch_size, num_adapters, least=1)
+    rest = {"rank": 16, "target_modules": "q_proj+k_proj+v_proj+o_proj", "dropout": 0.0, "alpha": 32}
+    numbers = {"dataset_idx": datasets, "global_batch_size": global_sizes, "microbatch_size": micro_sizes}
     adapters = [
-        SeedAdapter(
-            dataset_idx=datasets[i],
-            global_batch_size=global_sizes[i],
-            microbatch_size=micro_sizes[i],
-            rank=16,
-            target_modules="q_proj+k_proj+v_proj+o_proj",
-            dropout=0.0,
-            alpha=32,
-        )
+        parse_model(SeedAdapter, {**rest, **{name: values[i] for name, values in numbers.items()}}, f"adapter {i}")
         for i in range(num_adapters)
     ]
     instance = seed_instance(
@@ -154,13 +149,16 @@ def schedule(
         num_steps=num_steps,
         max_sequence_length=max_sequence_length,
     )
-    console.require_folder(output_dir)
-    made, costs = _plan(instance, num_pipeline_stages, time_limit, seed)
     paths = {
         "schedule": output_dir / f"{output_name}.json",
         "instance": output_dir / f"{output_name}.instance.json",
         "plan": output_dir / f"{output_name}.plan.json",
     }
+    if output_name in ("", ".", "..") or Path(output_name).name != output_name:
+        raise InputError("--output_name", "", f'"{output_name}" is no name of a file', "give one without folders")
+    for path in paths.values():
+        require_writable(path)
+    made, costs = _plan(instance, num_pipeline_stages, time_limit, seed)
     entry = schedule_entry(_micro_batches(made.replicas[0], instance))
     write_atomically(paths["schedule"], jsonlib.dumps([entry], indent=2) + "\n")
     save_instance(instance, paths["instance"])

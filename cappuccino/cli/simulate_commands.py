@@ -9,6 +9,7 @@ from cappuccino.cli import console
 from cappuccino.cli.console import JsonFlag
 from cappuccino.cli.plan_commands import InstanceOption, PlanArgument
 from cappuccino.errors import InputError, InvalidPlanError
+from cappuccino.files import require_writable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +59,7 @@ def simulate(
 
     for path in (trace, plot):
         if path is not None:
-            console.require_folder_of(path)
+            require_writable(path)
     if plot is not None and plot.suffix != ".svg":
         raise InputError(plot, "", f'"{plot.suffix}" is no format of plots', "name a file that ends in .svg")
     loaded, stated = Instance.load(instance), Plan.load(plan)

@@ -1,6 +1,9 @@
 """Cost tables: profiled step times and peak memory, in the seed's CSV columns and the project's finer ones."""
 
+import csv
+from collections import Counter
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,9 @@ LAYER_SHAPE = ("hidden_size", "intermediate_size", "query_size", "key_value_size
 OPTIONAL_COUNTS = ("num_layers", "held_micro_batches", "num_adapters", *LAYER_SHAPE)
 LAYERS = "layers_per_stage"
 """Decoder layers by stage, joined by +."""
+OPTIONAL_WORDS = ("gpu", "source", "target_modules", "device", "dtype")
+_NEARLY = 0.93
+"""Likeness of two names from which on one is taken for a slip of the other."""
 OK = "OK"
 STATUSES = (OK, "OOM", "OOM_OR_INVALID")
 """The row ran, or it did not fit the memory, under one of two names."""
@@ -84,7 +90,7 @@ def read_cost_table(path: Path) -> CostTable:
     InputError
         Naming the column, and the line and value where there is one.
     """
-    read_text(path)  # missing or binary files get their own message
+    _check_header(path, read_text(path))
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
@@ -119,6 +125,20 @@ def read_cost_table(path: Path) -> CostTable:
     if not ran.any():
         raise InputError(path, "status", "no row is OK", "profile at least a few points that fit")
     return CostTable(path, frame[ran].reset_index(drop=True), frame[~ran].reset_index(drop=True))
+
+
+def _check_header(path: Path, text: str) -> None:
+    """Refuse a column that stands twice, and one that is nearly called like a column that is used."""
+    header = [name.strip() for name in next(csv.reader(text.splitlines()[:1]), [])]
+    twice = [name for name, times in Counter(name for name in header if name).items() if times > 1]
+    if twice:
+        raise InputError(path, twice[0], "is the name of two columns", "keep one of them")
+    known = (*REQUIRED, *OPTIONAL_COUNTS, *OPTIONAL_TIMES, *MIXED, LAYERS, *OPTIONAL_WORDS)
+    for name in header:
+        if name and name not in known:
+            near = [k for k in get_close_matches(name, known, cutoff=_NEARLY) if k not in header]
+            if near:
+                raise InputError(path, name, "is no column that is used", f"call it {near[0]}, or otherwise")
 
 
 def _check_layers(path: Path, frame: pd.DataFrame) -> None:

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from cli.conftest import cappuccino, one_clear_error
 
 LENGTHS = {"short": [50, 60, 70, 80], "long": [400, 300, 200, 100]}
@@ -58,11 +59,11 @@ def test_provision_needs_the_memory_of_an_unknown_gpu(workspace):
     one_clear_error(cappuccino("provision", *options), "toy-gpu", "--gpu_memory_gib")
 
 
-def schedule(folder, sizes="4,4"):
+def schedule(folder, sizes="4,4", name="toy", datasets="0,1"):
     return cappuccino(
         "schedule", "--model_name", "toy", "--dataset_path", folder / "lengths.json", "--num_adapters", 2,
-        "--num_pipeline_stages", 2, "--adapter_to_dataset_idx", "0,1", "--adapter_to_global_batch_size", sizes,
-        "--adapter_to_microbatch_size", "1,2", "--output_name", "toy", "--output_dir", folder / "schedules",
+        "--num_pipeline_stages", 2, "--adapter_to_dataset_idx", datasets, "--adapter_to_global_batch_size", sizes,
+        "--adapter_to_microbatch_size", "1,2", "--output_name", name, "--output_dir", folder / "schedules",
         "--gpu_type", "toy-gpu", "--gpu_memory_gib", 4, "--cost_table", folder / "table.csv", "--num_steps", 2,
         "--time_limit", 1,
     )  # fmt: skip
@@ -90,3 +91,39 @@ def test_schedule_wants_one_number_per_adapter(workspace):
     seed_files(workspace)
     one_clear_error(schedule(workspace, sizes="4"), "--adapter_to_global_batch_size", "4")
     one_clear_error(schedule(workspace, sizes="4,x"), "4,x")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--num_steps", 3_000_000_000, ("3000000000", "num_steps")),
+        ("--total_gpus", 3_000_000_000, ("3000000000", "count")),
+        ("--gpu_memory_gib", "inf", ("memory_gib",)),
+    ],
+)
+def test_numbers_that_no_instance_can_hold_are_one_error(workspace, option, value, words):
+    seed_files(workspace)
+    one_clear_error(provision(workspace, **{option: value}), *words)
+    assert not (workspace / "results").exists()
+
+
+@pytest.mark.parametrize("name", ["", "..", "../x", "a/b", "n" * 250])
+def test_names_of_outputs_are_checked_before_the_search(workspace, name, monkeypatch):
+    seed_files(workspace)
+    monkeypatch.setattr("cappuccino.solvers.planning.make_plan", None)  # must not be called
+    done = schedule(workspace, name=name)
+    one_clear_error(done, "--output_name" if len(name) < 200 else "File name too long")
+    assert not (workspace / "schedules").exists()
+
+
+@pytest.mark.parametrize(("several", "names"), [(False, ["short", "long"]), (True, ["short/42/1", "long"])])
+def test_datasets_are_called_as_their_files_are(workspace, several, names):
+    seed_files(workspace)
+    if several:
+        document = json.loads((workspace / "lengths.json").read_text())
+        document["short"] |= {"seeds": [42, 7], "seed_7": {"permutation_1": [5]}}
+        # indices count triples: long is the third
+        (workspace / "lengths.json").write_text(json.dumps(document))
+    assert schedule(workspace, datasets="0,2" if several else "0,1").code == 0
+    instance = json.loads((workspace / "schedules" / "toy.instance.json").read_text())
+    assert list(instance["datasets"]) == names

@@ -74,6 +74,19 @@ def test_blanks_around_a_status_are_no_part_of_it(tmp_path):
     assert len(read_cost_table(save(tmp_path, ROW, ROW.rsplit(",", 1)[0] + ", OK ")).ok) == 2
 
 
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("time_per_step_s", r"time_per_step_s: is the name of two columns; keep one of them"),
+        ("num_layer", r"num_layer: is no column that is used; call it num_layers, or otherwise"),
+        ("layers_per_stages", r"layers_per_stages: is no column that is used; call it layers_per_stage"),
+    ],
+)
+def test_columns_whose_names_are_slips_are_refused(tmp_path, column, message):
+    with pytest.raises(InputError, match=message):
+        read_cost_table(save(tmp_path, ROW + ",1", columns=f"{COLUMNS},{column}"))
+
+
 def test_lines_are_counted_as_an_editor_does_past_blank_lines(tmp_path):
     with pytest.raises(InputError, match="line 4, time_per_step_s"):
         read_cost_table(save(tmp_path, ROW, "", ROW.replace("1.5", "fast")))

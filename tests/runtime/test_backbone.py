@@ -63,6 +63,23 @@ def test_a_single_file_goes_before_an_index_of_earlier_shards(shards: str, tmp_p
     torch.testing.assert_close(parts(tmp_path, [4])[0].model.lm_head.weight, expected.double(), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("shard", [None, "../model.safetensors", 3])
+def test_an_index_that_names_no_file_of_the_folder_is_refused(shard: object, tmp_path: Path) -> None:
+    index = save_llama(tmp_path) / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"]["model.norm.weight"] = shard
+    index.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"index\.json: weight_map\.model\.norm\.weight: .* is no name of a file"):
+        parts(tmp_path, [4])
+
+
+def test_weights_of_another_shape_than_the_configuration_are_named(tmp_path: Path) -> None:
+    config = save_llama(tmp_path) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"intermediate_size": 40}))
+    with pytest.raises(InputError, match=r"\.safetensors: .*mlp.* has shape \(.*48.*\), by config\.json \(.*40"):
+        parts(tmp_path, [4])
+
+
 def test_a_part_holds_its_layers_only(tmp_path: Path) -> None:
     first, last = parts(save_llama(tmp_path), [3, 4])
     assert [isinstance(layer, nn.Identity) for layer in first.model.model.layers] == [False] * 3 + [True]

@@ -21,9 +21,12 @@ BOS, EOS, A, B, NEWLINE = 0, 1, 3, 4, 5
         ((), "ab</s></s>", [A, B, EOS, EOS]),  # what the text itself doubles is not ours to judge
         (("bos",), "ab", [BOS, A, B, EOS]),
         (("bos",), "<s>ab", [BOS, A, B, EOS]),
-        (("bos",), "<s><s>ab", [BOS, BOS, BOS, A, B, EOS]),
+        (("bos",), "<s><s>ab", [BOS, BOS, A, B, EOS]),
         (("bos", "eos"), "ab", [BOS, A, B, EOS]),
         (("bos", "eos"), "<s>ab</s>", [BOS, A, B, EOS]),
+        (("bos", "eos"), "<s>ab</s>\n", [BOS, A, B, EOS, NEWLINE]),
+        (("eos",), "ab", [A, B, EOS]),
+        (("eos",), "ab</s>", [A, B, EOS]),
     ],
 )
 def test_special_tokens_stand_once(tmp_path: Path, adds: tuple[str, ...], text: str, expected: list[int]) -> None:
@@ -36,6 +39,11 @@ def test_an_end_that_was_added_can_be_left_out(tmp_path: Path) -> None:
     found = encoder.encode(["ab", "ab</s>", ""])
     assert [(f.bare, f.end_added) for f in found] == [([A, B], True), ([A, B, EOS], False), ([], False)]
     assert (encoder.end, encoder.ends_itself([A, EOS]), encoder.ends_itself([A])) == ("</s>", True, False)
+
+
+def test_a_token_that_is_added_but_not_declared_stands_once(tmp_path: Path) -> None:
+    encoder = TextEncoder(save_tokenizer(tmp_path, adds=("bos",), begin=None))
+    assert [f.ids for f in encoder.encode(["ab", "<s>ab"])] == [[BOS, A, B, EOS]] * 2
 
 
 def test_a_tokenizer_without_an_end(tmp_path: Path) -> None:

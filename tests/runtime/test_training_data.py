@@ -161,6 +161,11 @@ def test_columns_that_say_what_training_does_are_fine(tmp_path: Path, column: st
         ("mask", [1, 0, 0], "mask is not understood"),
         ("position_ids", [0, 1, 0], "position_ids says that several samples are in one row"),
         ("position_ids", [0, 1], "position_ids is not one number for each of the 3 input_ids"),
+        ("attention_mask", [1, 2, 2], "attention_mask holds 2, and only 0 and 1 are understood"),
+        ("attention_mask", [[1, 0, 0], [1, 1, 0], [1, 1, 1]], r"attention_mask holds \[1, 0, 0\], and only 0 and 1"),
+        ("loss_mask", [0.5, 1.0, 1.0], "loss_mask holds 0.5, and only 0 and 1"),
+        ("completion_mask", ["0", "1", "1"], "completion_mask holds '0', and only 0 and 1"),
+        ("Labels", [-100, 4, 5], "Labels is not used, and has a number for every token; call it labels"),
         ("attention_mask", 1, "attention_mask is not one number for each of the 3 input_ids"),
         ("seq_lengths", [2, 1], "seq_lengths says that several samples are in one row"),
         ("seq_lengths", 2, "seq_lengths says that several samples are in one row"),
@@ -285,6 +290,32 @@ def test_bad_rows_are_named(tmp_path: Path, rows: list[object], message: str) ->
 def test_malformed_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text('{"input_ids": [1, 2\n')
     with pytest.raises(InputError, match=r"d.jsonl: cannot be read as json"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["da?a", "da[1]ta", "da*a", "a::b", "d #1%20", "what\nnow"])
+def test_names_that_readers_take_for_patterns_are_names(tmp_path: Path, name: str) -> None:
+    neighbour = name.replace("?", "t").replace("*", "t").replace("[1]", "1")
+    for folder, first in ((neighbour, 20), (name, 3)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        write(tmp_path / folder, [{"input_ids": [first, 4, 5]}, *({"input_ids": row["input_ids"]} for row in ROWS[1:])])
+    assert load_datasets(instance(), tmp_path / name, tmp_path, VOCABULARY)["d"].input_ids[0] == 3
+
+
+@pytest.mark.parametrize("text", ["2024-01-01", "2024-01-01T10:00:00"])
+def test_texts_that_look_like_dates_are_texts(tmp_path: Path, text: str) -> None:
+    save_tokenizer(tmp_path)
+    write(tmp_path, [{"text": text}] * 3)
+    job = Adapter(name="a", dataset="d", global_batch_size=3, num_steps=1)
+    of = instance_of([job], {"d": [len(text) + 1] * 3}, longest=40)
+    found = load_datasets(of, tmp_path, tmp_path, VOCABULARY)["d"]
+    assert np.diff(found.offsets).tolist() == [len(text) + 1] * 3
+
+
+def test_two_files_of_one_dataset_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, ROWS)
+    Dataset.from_list(ROWS).to_parquet(tmp_path / "d.parquet")
+    with pytest.raises(InputError, match=r"holds d\.jsonl and d\.parquet; remove one of the two"):
         load(tmp_path)
 
 
