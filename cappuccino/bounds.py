@@ -168,13 +168,16 @@ class ReplicaBounds:
 
     @cached_property
     def paths(self) -> np.ndarray:
-        """Path bound by adapter, seconds, shape (A,): its steps one after the other, each at its fastest passage."""
+        """Path bound by adapter, seconds, shape (A,): its steps one after the other, each at its fastest passage.
+
+        Every step ends with the optimizer's on the first stage, behind its last B there.
+        """
         g, steps = self.num_stages, self._steps
         if self.max_tokens < 1:
             return np.full(len(steps.count), np.inf)
         passage = self._passages.copy()
         waits = steps.count * 2 * (g - 1) * self.costs.transfer_time(self._shortest)
-        waits = waits + (steps.count - 1) * self.costs.optimizer_s
+        waits = waits + steps.count * self.costs.optimizer_s
         for a, packed in self._packed.items():
             mine = slice(steps.first[a], steps.first[a] + len(packed.bounds_s))
             passage[mine] = np.maximum(passage[mine], packed.bounds_s)
@@ -266,18 +269,21 @@ class ReplicaBounds:
 
     @cached_property
     def head_s(self) -> float:
-        """Time during which the last stage of any replica has nothing to do at its beginning and end, at least.
+        """Time that any replica takes before the last stage begins and after it has done its last B, at least.
 
-        The first F comes down to it and the last B goes up from it; no sample is shorter than the shortest of all.
+        The first F comes down to it, the last B goes up from it, and behind that B the first stage has an optimizer
+        step; no sample is shorter than the shortest of all. On one stage nothing is left: `shares` have all steps.
         """
-        return float(self._ends(self._shortest.min()))
+        return float(self._ends(self._shortest.min())) + (self.num_stages > 1) * self.costs.optimizer_s
 
-    def _ends(self, shortest: np.ndarray) -> np.ndarray:
+    def _ends(self, shortest: np.ndarray, down_only: bool = False) -> np.ndarray:
         """Time of the first F down to the last stage and of the last B up from it, micro-batches of one sample."""
         least = np.broadcast_to(self._adapters[1].min(axis=1)[:, None], (2, np.size(shortest)))
         work = self._work(np.atleast_1d(shortest), np.atleast_1d(shortest) ** 2, least)
-        passage = self._times(work).reshape(np.shape(shortest))
-        return np.asarray((self.num_stages - 1) * (passage + 2 * self.costs.transfer_time(shortest)))
+        passage = self._curves[0].of_work(work[0]) if down_only else self._times(work)
+        ways = 1 if down_only else 2
+        lag = ways * self.costs.transfer_time(shortest)
+        return np.asarray((self.num_stages - 1) * (passage.reshape(np.shape(shortest)) + lag))
 
     @cached_property
     def shares(self) -> np.ndarray:
@@ -287,8 +293,8 @@ class ReplicaBounds:
         `alpha + beta x` of the convex t(x) has `alpha >= 0`, since t(0) >= 0 and t(x) / x falls. So the micro-batches
         take at least `n alpha + beta X >= T alpha / M + beta X`, which adds up over samples, whoever shares a
         micro-batch with whom. The tangents touch where all adapters of the instance would stand in the fewest
-        micro-batches; there the sum is as large as `work`'s bound before rounding. Optimizer steps are added, except
-        each adapter's last.
+        micro-batches; there the sum is as large as `work`'s bound before rounding. Optimizer steps are added, on
+        several stages except each adapter's last: the last stage may take them while the last B goes up.
 
         An adapter that does not fit has an infinite share.
         """
@@ -300,7 +306,8 @@ class ReplicaBounds:
         for curve, work in zip(self._curves, self._totals[1:], strict=True):
             alpha, beta = _tangent(curve, float(work[self.fits].sum()) / fewest)
             busy += alpha * tokens / self.max_tokens + beta * work
-        return np.where(self.fits, busy + (self._steps.count - 1) * self.costs.optimizer_s, np.inf)
+        optimizer = (self._steps.count - (self.num_stages > 1)) * self.costs.optimizer_s
+        return np.where(self.fits, busy + optimizer, np.inf)
 
     def additive(self, members: np.ndarray) -> np.ndarray:
         """Return the additive bound of sets of adapters, seconds, shape (N,): never above `lower_bounds`.
@@ -321,7 +328,8 @@ class ReplicaBounds:
     def work(self, members: np.ndarray) -> np.ndarray:
         """Return the work bound of sets of adapters, seconds, shape (N,).
 
-        The last stage processes everything, after the first F has come down to it and before the last B is back up.
+        The last stage processes everything, after the first F has come down to it: all optimizer steps as well, or all
+        but each adapter's last before the last B goes up, behind which the first stage has one.
 
         Parameters
         ----------
@@ -337,8 +345,10 @@ class ReplicaBounds:
         count = np.maximum(count, np.where(held, self._steps.count, 0).max(axis=1))
         busy = count * self._times(totals[:, 1:].T / count)
         shortest = np.where(held, self._shortest, np.inf).min(axis=1)
-        optimizer = (m @ (self._steps.count - 1)) * self.costs.optimizer_s
-        return np.asarray(busy + self._ends(shortest) + optimizer)
+        step_s = self.costs.optimizer_s
+        on_last_stage = self._ends(shortest, down_only=True) + m @ self._steps.count * step_s
+        up_again = self._ends(shortest) + (m @ (self._steps.count - 1) + 1) * step_s
+        return np.asarray(busy + np.maximum(on_last_stage, up_again))
 
     def lower_bounds(self, members: np.ndarray) -> np.ndarray:
         """Return the larger of work and path bound, seconds, shape (N,); infinite where a sample does not fit.

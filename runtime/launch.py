@@ -28,7 +28,7 @@ from cappuccino.runtime.specification import JobSpecification, ReplicaSpecificat
 from cappuccino.timeline import Timeline, write_trace
 
 Device = Literal["cpu", "cuda"]
-DType = Literal["float32", "float64", "bfloat16", "float16"]
+DType = Literal["float32", "float64", "bfloat16"]
 Progress = Callable[[int, int], None]
 
 TRACE = "trace.json"
@@ -93,7 +93,7 @@ def run_plan(
     device
         "cpu" or "cuda".
     dtype
-        Type of weights and activations: "float32", "float64", "bfloat16" or "float16".
+        Type of weights and activations: "float32", "float64" or "bfloat16".
     measure_parts
         Whether the parts of operations are measured too, which costs a little time.
     on_progress
@@ -110,6 +110,9 @@ def run_plan(
     """
     if device not in get_args(Device):
         raise InputError("device", "", f'"{device}" is not known', f"use one of {', '.join(get_args(Device))}")
+    if dtype == "float16":
+        problem = '"float16" is refused: without a loss scale the gradients of large batches vanish in it'
+        raise InputError("dtype", "", problem, "use bfloat16 or float32")
     if dtype not in get_args(DType):
         raise InputError("dtype", "", f'"{dtype}" is not known', f"use one of {', '.join(get_args(DType))}")
     if instance.layout != "packed":

@@ -17,7 +17,7 @@ from cappuccino.runtime.profile_grid import Point, ProfileGrid
 from cappuccino.runtime.profile_plan import ProfilePlan
 from cappuccino.timeline import Timeline
 
-BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
+BYTES = {"float32": 4, "float64": 8, "bfloat16": 2}
 """Of a weight, by type."""
 _MIB = 2**20
 _IN_COMPANY = 0.8

@@ -41,7 +41,7 @@ class ReplicaSpecification(BaseModel):
     """Kind of device."""
     device_indices: tuple[int, ...]
     """By stage, which GPU; unused on the CPU."""
-    dtype: Literal["float32", "float64", "bfloat16", "float16"]
+    dtype: Literal["float32", "float64", "bfloat16"]
     """Type of the backbone's weights and of the activations."""
     measure_parts: bool
     """Whether the parts of operations are measured, which costs a little time."""

@@ -30,7 +30,8 @@ PATIENCE = 40
 PROGRESS = 2e-5
 """Relative change that counts as progress."""
 CEILING = 3.0
-"""Most that an adapter is paid, in multiples of what it costs alone."""
+"""Most that an adapter is paid at first, in multiples of what it costs alone; where that binds, as much more again."""
+MOST_RAISES = 8
 _TINY = 1e-9
 _PROVES_NOTHING = 1e100
 """Ratio of price to cost from which on a column that is free is paid: no prices of this form support it."""
@@ -132,8 +133,12 @@ def solve_relaxation(
         decided = search.bound > stop_at or (share_only and search.value <= stop_at < np.inf)
         moved = abs(search.bound - before[0]) + abs(search.value - before[1]) > PROGRESS * search.value
         stalled = 0 if moved else stalled + 1
-        if meet or decided or not found or stalled > PATIENCE or clock.over:
+        if decided or clock.over:
             break
+        if meet or not found or stalled > PATIENCE:
+            if not search.raise_ceilings():
+                break
+            stalled = 0
     return search.result()
 
 
@@ -193,7 +198,8 @@ class _Search:
         self.limit_s, self.share_only = limit_s, share_only
         self.gpus = list(pools)
         self._begin_with_feasible_prices()
-        self.master = PartitionRelaxation(pricing.counts.tolist(), pools, self._ceilings().tolist(), share_only)
+        self.ceilings, self.raises = self._ceilings(), 0
+        self.master = PartitionRelaxation(pricing.counts.tolist(), pools, self.ceilings.tolist(), share_only)
         self.rows: dict[GeneratedKey, pyo.Constraint] = {}
         self.value = np.inf
         self.weights: dict[GeneratedKey, float] = {}
@@ -233,6 +239,19 @@ class _Search:
         least = np.min(alone, axis=0)
         known = np.isfinite(least)
         return CEILING * np.maximum(np.where(known, least, least[known].max(initial=0.0)), _TINY)
+
+    def raise_ceilings(self) -> bool:
+        """Let adapters be paid more that are paid all that is allowed; return whether there are any."""
+        if self.share_only or self.raises == MOST_RAISES:
+            return False
+        bound = [k for k, price in enumerate(self.out_prices) if price >= self.ceilings[k] * (1 - 1e-6)]
+        for k in bound:
+            self.ceilings[k] *= CEILING
+            self.master.model.price[k].setub(float(self.ceilings[k]))
+        if bound:
+            self.raises += 1
+            self.solver.update_variables([self.master.model.price[k] for k in bound])
+        return bool(bound)
 
     def _persistent_solver(self) -> Highs:
         solver = Highs()

@@ -95,7 +95,7 @@ def best_programs(work: Workload, costs: CostModel, stages: int, limit: float, b
         for s in range(stages):
             for operation, arrival, length in list(choices(s)):
                 start = max(free[s], arrival)
-                if (start, s) < reached or start + rest[s] >= best - 1e-9:
+                if (start, s) < reached or start + rest[s] >= best * (1 - 1e-12):
                     continue  # every schedule has one order by start and stage: the others are repetitions
                 before = free[s]
                 free[s], rest[s] = start + length, rest[s] - length

@@ -73,10 +73,10 @@ def test_bounds_of_a_single_sample_are_exact():
 
 
 def test_path_bound_counts_steps_in_sequence():
-    # 3 steps of one sample of 2 tokens on 2 stages: 3 x (6 x 2) and the two steps between them
+    # 3 steps of one sample of 2 tokens on 2 stages: 3 x (6 x 2), and the optimizer's behind each
     bounds = ReplicaBounds(make_instance(([2], 1, 3)), make_costs(optimizer_s=0.5), 2, 1e6)
-    assert bounds.paths.tolist() == pytest.approx([37.0])
-    assert bounds.lower_bounds(np.array([[True]])).tolist() == pytest.approx([37.0])
+    assert bounds.paths.tolist() == pytest.approx([37.5])
+    assert bounds.lower_bounds(np.array([[True]])).tolist() == pytest.approx([37.5])
 
 
 def test_work_bound_counts_the_fewest_micro_batches_at_the_floor():
@@ -167,9 +167,20 @@ def test_shares_add_up_to_the_fewest_micro_batches():
     assert one.additive(np.ones((1, 4), dtype=bool)).tolist() == [pytest.approx(96.0)]
 
 
-def test_shares_count_all_but_the_last_optimizer_step():
-    bounds = ReplicaBounds(make_instance(([2], 1, 3)), make_costs(optimizer_s=0.5), 1, 1e6)
-    assert bounds.shares.tolist() == [pytest.approx(3 * 6 + 2 * 0.5)]
+def test_shares_count_optimizer_steps():
+    # one stage has all three; of two, the last has two before the last B goes up, and the first one behind it
+    instance, costs = make_instance(([2], 1, 3)), make_costs(optimizer_s=0.5)
+    one, two = (ReplicaBounds(instance, costs, g, 1e6) for g in (1, 2))
+    assert one.shares.tolist() == [pytest.approx(3 * 6 + 3 * 0.5)]
+    assert one.head_s == 0
+    assert two.shares.tolist() == [pytest.approx(3 * 6 + 2 * 0.5)]
+    assert two.head_s == pytest.approx(6 + 0.5)
+
+
+def test_optimizer_steps_that_end_on_the_last_stage():
+    # four adapters of one sample of 1 token on two stages: down 1, 4 x 3, and four steps of 10 on the last stage
+    bounds = ReplicaBounds(make_instance(*[([1], 1, 1)] * 4), make_costs(optimizer_s=10.0), 2, 1e6)
+    assert bounds.lower_bounds(np.ones((1, 4), dtype=int)).tolist() == pytest.approx([1 + 12 + 40])
 
 
 def test_adapters_that_do_not_fit_have_infinite_shares():

@@ -18,7 +18,7 @@ BackboneOption = Annotated[
     str, typer.Option("--backbone", help="Folder of the Hugging Face backbone, or its name on the hub.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
-DtypeOption = Annotated[str, typer.Option("--dtype", help="float32, float64, bfloat16 or float16.")]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="float32, float64 or bfloat16.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -103,7 +103,7 @@ def run(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for adapters, losses and trace.")],
     device: DeviceOption = "cpu",
     dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float32, float64, bfloat16 or float16; by default the cost table's.")
+        str | None, typer.Option("--dtype", help="float32, float64 or bfloat16; by default the cost table's.")
     ] = None,
     json: JsonFlag = False,
 ) -> None:

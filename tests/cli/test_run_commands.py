@@ -168,6 +168,7 @@ def test_data_of_another_length_is_one_error(planned: Path, tmp_path: Path) -> N
 def test_a_wrong_device_or_type_is_one_error(planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one_clear_error(run(planned, tmp_path / "out", "--device", "tpu"), "device", '"tpu" is not known', "cpu, cuda")
     one_clear_error(run(planned, tmp_path / "out", "--dtype", "float8"), "dtype", '"float8" is not known')
+    one_clear_error(run(planned, tmp_path / "out", "--dtype", "float16"), '"float16" is refused', "use bfloat16")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     done = run(planned, tmp_path / "out", "--device", "cuda", "--json")
     one_clear_error(done, "device", "2 stages", "1 GPU")
