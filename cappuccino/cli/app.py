@@ -22,7 +22,17 @@ from cappuccino.cli import (
 )
 from cappuccino.errors import CappuccinoError
 
-RUNTIME_PACKAGES = {"torch", "megatron", "peft", "transformers", "datasets", "safetensors", "tokenizers", "psutil"}
+RUNTIME_PACKAGES = {
+    "torch",
+    "megatron",
+    "peft",
+    "transformers",
+    "datasets",
+    "pyarrow",
+    "safetensors",
+    "tokenizers",
+    "psutil",
+}
 """Of the extra `runtime`, which planning does without."""
 
 _REFUSED_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM)
