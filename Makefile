@@ -11,10 +11,10 @@ demo: $(VENV)/.kernels
 	$(BIN)/cappuccino demo
 
 test: lint types $(VENV)/.kernels
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 test-slow: lint types $(VENV)/.kernels
-	$(BIN)/pytest --slow
+	$(BIN)/pytest -n auto --dist loadfile --slow
 
 bench: $(INSTALLED)
 	$(BIN)/cappuccino bench --quick
@@ -38,6 +38,7 @@ format: $(INSTALLED)
 KERNELS := $(shell grep -l '^@compiled' cappuccino/*.py solvers/*.py solvers/*/*.py)
 $(VENV)/.kernels: $(KERNELS) | $(INSTALLED)
 	find cappuccino solvers -name '*.nb[ci]' -delete
+	$(BIN)/cappuccino plan instances/tiny1-llama7b.json -o out/kernels/plan.json --time-limit 1 >/dev/null 2>&1
 	touch $@
 
 $(INSTALLED): pyproject.toml constraints.txt

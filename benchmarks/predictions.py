@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Print one line a run and the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", type=Path, help="folder of the backbone; by default a tiny one is made")
-    parser.add_argument("-o", "--output", type=Path, default=Path("predictions-out"))
+    parser.add_argument("-o", "--output", type=Path, default=Path("out/predictions"))
     parser.add_argument("--stages", type=int, default=2)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the optimizer steps")

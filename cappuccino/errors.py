@@ -27,7 +27,7 @@ class InputError(CappuccinoError):
 
 
 class InfeasibleError(CappuccinoError):
-    """The input is well formed, but no plan can exist; the message says why and what would help."""
+    """The input is well formed, but there is no plan; the message says why and what would help."""
 
 
 class NoPlanFoundError(InfeasibleError):

@@ -107,9 +107,7 @@ def read_json(path: Path) -> Any:
     """
     text = read_text(path)
     try:
-        strange = _NO_TEXT.search(text)
-        if strange is not None:
-            raise _NoTextError(strange["escape"])
+        _require_text(text)
         return json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_object)
     except _RepeatedKeyError as error:
         raise InputError(path, str(error), "is given twice in one object", "keep one of the two") from error
@@ -133,13 +131,27 @@ class _NotANumberError(ValueError):
     """JSON text used NaN or Infinity."""
 
 
-_HIGH, _LOW = r"\\u[dD][89abAB][0-9a-fA-F]{2}", r"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-_NO_TEXT = re.compile(rf"(?<!\\)(?:\\\\)*(?P<escape>\\u0000|{_HIGH}(?!{_LOW})|(?<!{_HIGH}){_LOW})")
-"""Escapes of the character NUL and of half characters: no name, path or digest can hold these."""
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
+_MAY_BE_NO_TEXT = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 
 
 class _NoTextError(ValueError):
     """JSON text has an escape that stands for no character of a text."""
+
+
+def _require_text(text: str) -> None:
+    """Raise an error at an escape of NUL or of half a character: no name, path or digest can hold these."""
+    if not _MAY_BE_NO_TEXT.search(text):
+        return
+    high = None  # an escape that another one must follow
+    for escape in _ESCAPE.finditer(text):
+        code = int(escape[1], 16) if escape[1] else -1
+        is_low = 0xDC00 <= code < 0xE000
+        if code == 0 or is_low != (high is not None and high.end() == escape.start()):
+            raise _NoTextError(escape[0] if high is None or is_low else high[0])
+        high = escape if 0xD800 <= code < 0xDC00 else None
+    if high is not None:
+        raise _NoTextError(high[0])
 
 
 class _RepeatedKeyError(ValueError):

@@ -25,7 +25,7 @@ class PartitionRelaxation:
     pools
         GPUs by type.
     ceilings
-        Most to pay for an adapter by kind: what leaving it out would cost. It must not bind in the end.
+        Most to pay for an adapter by kind: what leaving it out would cost. Where it binds, the optimum is too low.
     share_only
         Ask for the share of the pools.
     """

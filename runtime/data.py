@@ -1,20 +1,18 @@
 """Training samples from the user's folder, checked against the lengths that the plan was made for; needs no torch."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from cappuccino.errors import InputError
 from cappuccino.instance import Instance
-from cappuccino.runtime.columns import NO_LOSS, is_checked, is_honoured, text_problem, token_problem
-from cappuccino.runtime.sample_files import find_samples, read_samples
+from cappuccino.runtime.columns import NO_LOSS, OtherColumns
+from cappuccino.runtime.sample_files import Row, find_samples, read_rows
 from cappuccino.runtime.text_encoder import TextEncoder
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def load_datasets(
     for name, count in needed.items():
         file = find_samples(folder, name)
         lengths = instance.dataset_lengths[name][:count]
-        rows = _read_rows(file, lengths, instance.max_sequence_length, backbone, on_note or (lambda note: None))
+        rows = _samples(file, lengths, instance.max_sequence_length, backbone, on_note or (lambda note: None))
         datasets[name] = _tokenized(file, rows, lengths, instance.max_sequence_length, vocab_size)
     for i, job in enumerate(instance.adapters):
         samples = adapter_samples(instance, i, datasets)
@@ -127,80 +125,78 @@ def adapter_samples(instance: Instance, adapter: int, datasets: Mapping[str, Tok
     return AdapterSamples(datasets[job.dataset], len(instance.dataset_lengths[job.dataset]), job.global_batch_size)
 
 
-def _read_rows(
+def _samples(
     file: Path, lengths: np.ndarray, longest: int, backbone: Path, on_note: Callable[[str], None]
-) -> Iterator[tuple[list[int], list[int] | None]]:
-    """Yield token ids and labels of the first rows, as many as there are lengths."""
-    count = len(lengths)
-    table = read_samples(file)
-    columns = table.column_names
-    if len(table) < count:
-        problem = f"holds {len(table)} rows, the instance uses {count}"
-        raise InputError(file, "", problem, "add rows, or correct the dataset's lengths in the instance")
-    form = next((c for c in ("input_ids", "text") if c in columns), None)
-    if form is None:
-        problem = f"has neither the field input_ids nor text (fields: {', '.join(columns) or 'none'})"
+) -> Iterator[tuple[Any, Any]]:
+    """Yield token ids, and labels or None, of the first rows, as many as there are lengths."""
+    count, rows = len(lengths), read_rows(file)
+    first = next(rows, None)
+    form = next((c for c in ("input_ids", "text") if first is not None and c in first), None)
+    if first is not None and form is None:
+        problem = f"has neither the field input_ids nor text (fields: {', '.join(first) or 'none'})"
         raise InputError(file, "", problem, "add one of them to every row")
-    used = {"input_ids", "labels"} if form == "input_ids" else {"text"}
-    checked = [c for c in columns if c not in used and is_checked(c)]
-    rows = table.select(range(count)).select_columns([c for c in columns if c in used or c in checked])
+    used = ("input_ids", "labels") if form == "input_ids" else ("text",)
+    others, found = OtherColumns(used, longest), 0
+    numbered = enumerate(islice(chain([] if first is None else [first], rows), count))
     if form == "input_ids":
-        yield from _token_rows(file, rows, checked, longest)
+        samples = _token_rows(file, numbered, others)
     else:
-        yield from _text_rows(file, rows, checked, lengths, longest, TextEncoder(backbone), on_note)
-    unused = [c for c in columns if c not in used and not (form == "input_ids" and is_honoured(c))]
-    if unused:
-        on_note(f"{file}: not used: {', '.join(sorted(unused))}")
+        samples = _text_rows(file, numbered, others, lengths, longest, backbone, on_note)
+    for sample in samples:
+        yield sample
+        found += 1
+    if found < count:
+        problem = f"holds {found} rows, the instance uses {count}"
+        raise InputError(file, "", problem, "add rows, or correct the dataset's lengths in the instance")
+    if others.unused:
+        on_note(f"{file}: not used: {', '.join(sorted(others.unused))}")
 
 
 def _token_rows(
-    file: Path, rows: "Dataset", checked: Sequence[str], longest: int
+    file: Path, rows: Iterable[tuple[int, Row]], others: OtherColumns
 ) -> Iterator[tuple[list[int], list[int] | None]]:
     """Yield token ids and labels of rows of tokens."""
     labelled = None
-    for number, row in enumerate(rows):
-        at, ids, labels = f"row {number}", row["input_ids"], row.get("labels")
-        if isinstance(ids, list):
-            if labels is not None and (not isinstance(labels, list) or len(labels) != len(ids)):
-                problem = (
-                    f"{len(labels)} labels for {len(ids)} input_ids"
-                    if isinstance(labels, list)
-                    else "labels is no list"
-                )
-                raise InputError(file, at, problem, "give a label for every token, -100 for no loss")
-            labelled = labels is not None if labelled is None else labelled
-            if (labels is not None) != labelled:
-                problem = f"labels are {'missing' if labelled else 'given'}, of row 0 they are not"
-                raise InputError(file, at, problem, "give labels in all rows or in none")
-            for column in checked:
-                found = token_problem(column, row, labels, longest)
-                if found is not None:
-                    raise InputError(file, at, *found)
+    for number, row in rows:
+        at, ids, labels = f"row {number}", row.get("input_ids"), row.get("labels")
+        if not isinstance(ids, list):
+            raise InputError(file, f"{at}: input_ids", "is no list of integers", "give token ids")
+        if labels is not None and (not isinstance(labels, list) or len(labels) != len(ids)):
+            many = f"{len(labels)} labels for {len(ids)} input_ids" if isinstance(labels, list) else "labels is no list"
+            raise InputError(file, at, many, "give a label for every token, -100 for no loss")
+        labelled = labels is not None if labelled is None else labelled
+        if (labels is not None) != labelled:
+            problem = f"labels are {'missing' if labelled else 'given'}, of row 0 they are not"
+            raise InputError(file, at, problem, "give labels in all rows or in none")
+        found = others.problem_beside_tokens(row, labels)
+        if found is not None:
+            raise InputError(file, at, *found)
         yield ids, labels
 
 
 def _text_rows(
     file: Path,
-    rows: "Dataset",
-    checked: Sequence[str],
+    rows: Iterable[tuple[int, Row]],
+    others: OtherColumns,
     lengths: np.ndarray,
     longest: int,
-    encoder: TextEncoder,
+    backbone: Path,
     on_note: Callable[[str], None],
 ) -> Iterator[tuple[list[int], None]]:
     """Yield the tokens of texts, with an end-of-sequence token if the first length that can tell counts one."""
+    encoder: TextEncoder | None = None
     counted: bool | None = None
-    for number, (row, expected) in enumerate(zip(rows, lengths.tolist(), strict=True)):
-        at, text = f"row {number}", row["text"]
+    for number, row in rows:
+        at, text = f"row {number}", row.get("text")
         if not isinstance(text, str):
             raise InputError(file, at, f"text is {text!r}", "give a string")
-        for column in checked:
-            found = text_problem(column, row[column])
-            if found is not None:
-                raise InputError(file, at, *found)
+        found = others.problem_beside_text(row)
+        if found is not None:
+            raise InputError(file, at, *found)
+        encoder = encoder or TextEncoder(backbone)
         (sample,) = encoder.encode([text])
         if counted is None and sample.end_added and len(sample.ids) <= longest:
-            counted = expected != len(sample.ids) - 1
+            counted = int(lengths[number]) != len(sample.ids) - 1
             if not counted:
                 note = f"no {encoder.end} is added, as the lengths of the instance count none"
                 on_note(f"{file}: {note}: adapters do not learn where to stop")
@@ -234,7 +230,10 @@ def _tokenized(
 
 def _integers(values: object, file: Path, at: str) -> np.ndarray:
     """Return a row's list as int64, shape (length,)."""
-    array = np.asarray(values if isinstance(values, list) else None)
+    try:
+        array = np.asarray(values if isinstance(values, list) else None)
+    except ValueError:  # lists of lists of unlike lengths
+        array = np.array(None)
     if array.size and array.ndim == 1 and np.issubdtype(array.dtype, np.integer):
         return array.astype(np.int64)
     if isinstance(values, list) and not values:

@@ -4,20 +4,17 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from cappuccino.errors import InputError
 from cappuccino.files import require_writable, write_atomically
 from cappuccino.instance import name_problem
-from cappuccino.runtime.columns import is_checked, text_problem
-from cappuccino.runtime.sample_files import FORMATS, innermost_message, read_samples
+from cappuccino.runtime.columns import OtherColumns
+from cappuccino.runtime.sample_files import SUFFIXES, Row, read_rows
 from cappuccino.runtime.text_encoder import TextEncoder
 from cappuccino.seed_formats import length_statistics
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 def measure_lengths(
@@ -64,8 +61,11 @@ def measure_lengths(
     """
     places = _places(sources)
     targets = {} if data is None else {name: data / f"{name}.jsonl" for name in places}
+    read = {Path(place).resolve() for place in places.values()}
     for target in (output, *targets.values()):
         require_writable(target)
+        if target.resolve() in read or (target is not output and target.resolve() == output.resolve()):
+            raise InputError(target, "", "would replace another file of this command", "name another")
         if any(target in other.parents for other in targets.values()):
             raise InputError(target, "", "would be both a file and a folder", "name the datasets otherwise")
     encoder, note = TextEncoder(tokenizer), on_note or (lambda text: None)
@@ -76,10 +76,10 @@ def measure_lengths(
         if on_progress:
             on_progress(done / len(places), name)
         texts, unused = _texts(name, place, text_fields, split, num_samples, seed)
-        encoded = [sample.ids if end else sample.bare for sample in encoder.encode(texts)]
-        if not all(encoded):
+        encoded = encoder.encode(texts)
+        if any(sample.empty for sample in encoded):
             raise InputError(place, text_fields[0], "an empty text is not allowed", "remove it from the data")
-        samples[name] = [ids[:max_length] for ids in encoded]
+        samples[name] = [(sample.ids if end else sample.bare)[:max_length] for sample in encoded]
         lengths = np.array([len(ids) for ids in samples[name]])
         note(f"{name}: {_ending(encoder, samples[name])}")
         if unused:
@@ -120,20 +120,51 @@ def _texts(
 ) -> tuple[list[str], list[str]]:
     """Return the texts of samples drawn from a file or from the hub, and the columns that are not used."""
     path = Path(place)
-    if path.suffix in FORMATS:
+    if path.suffix in SUFFIXES:
         if not path.is_file():
             raise InputError(path, "", "file not found", "check the path")
-        return _drawn(read_samples(path), place, fields, count, seed)
+        return _drawn(lambda: read_rows(path), place, fields, count, seed)
     from datasets import load_dataset  # noqa: PLC0415
 
     try:
         with _quiet_datasets():
             rows = load_dataset(place, split=split)
     except Exception as error:  # the client of the hub raises whatever its own clients raise
-        problem = f'cannot be loaded as dataset "{name}" ({innermost_message(error)})'
+        problem = f'cannot be loaded as dataset "{name}" ({_innermost_message(error)})'
         remedy = "check hub name and --split, or name a .jsonl or .parquet file"
         raise InputError(place, "", problem, remedy) from error
-    return _drawn(rows, place, fields, count, seed)
+    return _drawn(lambda: iter(rows), place, fields, count, seed)
+
+
+def _drawn(
+    rows: Callable[[], Iterator[Row]], place: str, fields: Sequence[str], count: int, seed: int
+) -> tuple[list[str], list[str]]:
+    """Draw rows at random; they are read twice, so that never more of them are held than are drawn."""
+    number = sum(1 for _ in rows())
+    if not number:
+        raise InputError(place, "", "holds no rows", "add samples")
+    drawn = np.random.default_rng(seed).permutation(number)[:count].tolist()
+    rank = {row: k for k, row in enumerate(drawn)}
+    others, texts = OtherColumns(fields, 0), [""] * len(drawn)
+    for k, row in ((rank[i], row) for i, row in enumerate(rows()) if i in rank):
+        for field in fields:
+            if field not in row:
+                known = ", ".join(row) or "none"
+                raise InputError(place, field, "is no field of the data", f"set --text-field to one of: {known}")
+            if not isinstance(row[field], str):
+                raise InputError(place, field, f"{str(row[field])[:60]} is no text", "name a field of strings")
+        found = others.problem_beside_text(row)
+        if found is not None:
+            raise InputError(place, "", *found)
+        texts[k] = "\n".join(row[field] for field in fields)
+    return texts, list(others.unused)
+
+
+def _innermost_message(error: BaseException) -> str:
+    """Return the first line of the error at the bottom of a chain: it says what is wrong."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 @contextmanager
@@ -148,25 +179,3 @@ def _quiet_datasets() -> Iterator[None]:
     finally:
         if not disabled:
             datasets.enable_progress_bars()
-
-
-def _drawn(rows: "Dataset", place: str, fields: Sequence[str], count: int, seed: int) -> tuple[list[str], list[str]]:
-    missing = [field for field in fields if field not in rows.column_names]
-    if missing:
-        known = ", ".join(rows.column_names)
-        raise InputError(place, missing[0], "is no field of the data", f"set --text-field to one of: {known}")
-    if not len(rows):
-        raise InputError(place, "", "holds no rows", "add samples")
-    texts = []
-    others = [c for c in rows.column_names if c not in fields]
-    checked = [c for c in others if is_checked(c)]
-    for row in rows.shuffle(seed=seed).select(range(min(count, len(rows)))).select_columns([*fields, *checked]):
-        for column in checked:
-            found = text_problem(column, row[column])
-            if found is not None:
-                raise InputError(place, column, *found)
-        for field in fields:
-            if not isinstance(row[field], str):
-                raise InputError(place, field, f"{str(row[field])[:60]} is no text", "name a field of strings")
-        texts.append("\n".join(row[field] for field in fields))
-    return texts, others

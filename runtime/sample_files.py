@@ -1,84 +1,107 @@
-"""Files of samples, read by pyarrow; needs no torch."""
+"""Files of samples, read row by row; needs no torch."""
 
 import json
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cappuccino.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow
-    from datasets import Dataset
 
-FORMATS = {".jsonl": "json", ".parquet": "parquet"}
-"""Files of samples by suffix, and what they are called in messages."""
+SUFFIXES = (".jsonl", ".parquet")
 
-_FIRST_ROWS = 100
-"""Rows that tell which fields are text."""
-_LONGEST_ROW = 2**26
-"""Bytes of a row that can be read."""
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+Row = dict[str, Any]
 
 
 def find_samples(folder: Path, name: str) -> Path:
     """Return the file of a dataset in a folder; InputError where there is none, or two."""
-    files = [folder / f"{name}{suffix}" for suffix in FORMATS]
+    files = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
     there = [file for file in files if file.is_file()]
     if not there:
-        names = " or ".join(f"{name}{suffix}" for suffix in FORMATS)
+        names = " or ".join(f"{name}{suffix}" for suffix in SUFFIXES)
         raise InputError(folder, "", f"holds no {names}", f"put the samples of dataset {name} there")
     if len(there) > 1:
         raise InputError(folder, "", f"holds {there[0].name} and {there[1].name}", "remove one of the two")
     return there[0]
 
 
-def read_samples(file: Path) -> "Dataset":
-    """Return the rows of a .jsonl or .parquet file, texts as they stand there.
+def read_rows(file: Path) -> Iterator[Row]:
+    """Yield the rows of a .jsonl or .parquet file, every value as it stands there.
 
     Raises
     ------
     InputError
-        When the file cannot be read.
+        When the file or a row cannot be read.
     """
-    import datasets  # noqa: PLC0415
-
-    # not by its name, in which readers of data sets take some characters for patterns
-    read = _read_json_lines if FORMATS[file.suffix] == "json" else _read_parquet
     try:
-        return datasets.Dataset(read(file))
-    except Exception as error:  # the readers raise whatever their parsers raise
-        problem = f"cannot be read as {FORMATS[file.suffix]} ({innermost_message(error)})"
-        raise InputError(file, "", problem, "write one object with the same fields per row") from error
+        yield from (_json_rows if file.suffix == ".jsonl" else _parquet_rows)(file)
+    except OSError as error:
+        raise InputError(file, "", f"cannot be read ({error.strerror or error})", "check the file") from error
 
 
-def _read_json_lines(file: Path) -> "pyarrow.Table":
-    """Read rows; fields that begin as text are text, also where they look like a date."""
+def _json_rows(file: Path) -> Iterator[Row]:
+    """Yield one object per line, or those of one array."""
+    try:
+        with file.open(encoding="utf-8-sig") as stream:
+            number = 0
+            for line, text in enumerate(stream, start=1):
+                if text.isspace():
+                    continue
+                begins_array = number == 0 and text.lstrip().startswith("[")
+                rows = _parsed(text + (stream.read() if begins_array else ""), file, line)
+                for row in rows if begins_array else [rows]:
+                    if not isinstance(row, dict):
+                        raise InputError(file, f"row {number}", "is no object", "write one object per row")
+                    yield row
+                    number += 1
+    except UnicodeDecodeError as error:
+        raise InputError(file, "", f"is not UTF-8 text (byte {error.start})", "write it as UTF-8") from error
+
+
+def _parsed(text: str, file: Path, line: int) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except _RepeatedKeyError as error:
+        raise InputError(file, f"line {line}", f"{error} is given twice", "keep one of the two") from error
+    except json.JSONDecodeError as error:
+        problem = f"is no JSON at column {error.colno} ({error.msg})"
+        raise InputError(file, f"line {line}", problem, "write one object per line") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(file, f"line {line}", f"is JSON that cannot be held ({error})", "correct it") from error
+
+
+class _RepeatedKeyError(Exception):
+    """An object has a key twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Row:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _RepeatedKeyError(next(name for name in row if names.count(name) > 1))
+    return row
+
+
+def _parquet_rows(file: Path) -> Iterator[Row]:
     import pyarrow  # noqa: PLC0415
-    from pyarrow import json as arrow_json  # noqa: PLC0415
-
-    with file.open("rb") as stream:
-        begin = len(_BYTE_ORDER_MARK) if stream.read(len(_BYTE_ORDER_MARK)) == _BYTE_ORDER_MARK else 0
-        stream.seek(begin)
-        texts: dict[str, None] = {}
-        for line in islice(stream, _FIRST_ROWS):
-            row = json.loads(line) if line.strip() else {}
-            texts |= {name: None for name, value in row.items() if isinstance(value, str)}
-        stream.seek(begin)
-        schema = pyarrow.schema([(name, pyarrow.string()) for name in texts])
-        options = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="infer")
-        return arrow_json.read_json(stream, arrow_json.ReadOptions(block_size=_LONGEST_ROW), options)
-
-
-def _read_parquet(file: Path) -> "pyarrow.Table":
     from pyarrow import parquet  # noqa: PLC0415
 
-    with file.open("rb") as stream:
-        return parquet.read_table(stream)
+    try:
+        # not by its name, in which readers of data sets take some characters for patterns
+        with file.open("rb") as stream:
+            table = parquet.ParquetFile(stream)
+            heavy = {f.name: None for f in table.schema_arrow if _holds_bytes(f.type)}
+            light = [name for name in table.schema_arrow.names if name not in heavy]
+            for batch in table.iter_batches(columns=light):
+                for row in batch.to_pylist():
+                    yield row | heavy
+    except pyarrow.ArrowException as error:
+        problem = f"cannot be read as parquet ({str(error).splitlines()[0]})"
+        raise InputError(file, "", problem, "write it again") from error
 
 
-def innermost_message(error: BaseException) -> str:
-    """Return the first line of the error at the bottom of a chain: it says what is wrong."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error) or type(error).__name__).splitlines()[0]
+def _holds_bytes(kind: "pyarrow.DataType") -> bool:
+    """Return whether a column has images, sounds or the like, which nothing here reads."""
+    return "binary" in str(kind)

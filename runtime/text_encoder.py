@@ -16,7 +16,9 @@ class EncodedText:
 
     ids: list[int]
     end_added: bool
-    """Whether the last one is an end-of-sequence token that the text does not have."""
+    """Whether the last one is an end-of-sequence token that neither the text nor the tokenizer has put there."""
+    empty: bool
+    """Whether the text has no token of its own."""
 
     @property
     def bare(self) -> list[int]:
@@ -52,7 +54,7 @@ class TextEncoder:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             remedy = "copy the backbone's tokenizer files there, in a form that the installed tokenizers reads"
             raise InputError(folder, "", f"holds no tokenizer that can be read ({reason})", remedy) from error
-        self._before, self._behind = self._around()
+        self._around = self._find_around()
 
     @property
     def end(self) -> str | None:
@@ -65,24 +67,30 @@ class TextEncoder:
         last = self._tokenizer.eos_token_id
         result = []
         for text, found in zip(texts, self._tokenizer(list(texts), add_special_tokens=False)["input_ids"], strict=True):
-            ids = list(found)
             ended = self.end is not None and text.rstrip().endswith(self.end)
-            if ids[: len(self._before)] != self._before:
-                ids = self._before + ids
-            if not (ended or (self._behind and ids[-len(self._behind) :] == self._behind)):
-                ids = ids + self._behind
+            ids = self._surrounded(list(found), text, ended)
             missing = bool(found) and last is not None and not ended and ids[-1] != last
-            result.append(EncodedText([*ids, last] if missing else ids, missing))
+            result.append(EncodedText([*ids, last] if missing else ids, missing, not found))
         return result
 
-    def _around(self) -> tuple[list[int], list[int]]:
-        """Return the special tokens that the tokenizer puts before and behind every text."""
+    def _surrounded(self, ids: list[int], text: str, ended: bool) -> list[int]:
+        """Return tokens with what the tokenizer puts around them, where that is not there already."""
+        if self._around is None:
+            return list(self._tokenizer(text)["input_ids"])
+        before, behind = self._around
+        if ids[: len(before)] != before:
+            ids = before + ids
+        there = ended or (bool(behind) and ids[-len(behind) :] == behind)
+        return ids if there else ids + behind
+
+    def _find_around(self) -> tuple[list[int], list[int]] | None:
+        """Return the special tokens that the tokenizer puts before and behind a text; None where that is not all."""
         bare = list(self._tokenizer(_PROBE, add_special_tokens=False)["input_ids"])
         whole = list(self._tokenizer(_PROBE)["input_ids"])
-        for begin in range(len(whole) - len(bare) + 1):
+        for begin in range(len(whole) - len(bare) + 1 if bare else 0):
             if whole[begin : begin + len(bare)] == bare:
                 return whole[:begin], whole[begin + len(bare) :]
-        return [], []
+        return None
 
     def ends_itself(self, ids: Sequence[int]) -> bool:
         """Return whether tokens end with the end-of-sequence token."""

@@ -100,6 +100,8 @@ class Allocator:
         Time for the first run.
     last_clock
         Time for finding a first plan where the other is not enough.
+    target
+        Objective that is good enough.
 
     Raises
     ------
@@ -117,7 +119,9 @@ class Allocator:
         gap: float,
         seed: int,
         on_better: Callable[[Allocation], None] | None = None,
+        target: float = 0.0,
     ) -> None:
+        self.target = target
         self.space, self.deadline_s, self.clock, self.gap, self.seed = space, deadline_s, clock, gap, seed
         self.last_clock = last_clock
         self.on_better = on_better
@@ -194,7 +198,8 @@ class Allocator:
 
     @property
     def _done(self) -> bool:
-        return self.clock.over or self.state.best * (1 - self.gap) <= self.state.bound
+        good_enough = self.state.best <= self.target or self.state.best * (1 - self.gap) <= self.state.bound
+        return self.clock.over or good_enough
 
     def _next(self, clock: Clock | None) -> list[Replica]:
         """Return the next partition to look at; empty when there is none or it was not found in time."""

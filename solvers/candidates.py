@@ -77,13 +77,20 @@ class _Finder:
         self.space, self.objective, self.deadline_s = space, objective, deadline_s
         self.tolerance = gap / 4 + 1e-6
         self.counts, self.pools = space.kinds.counts, space.pools
-        self.unit = 1.0 if objective is Objective.MAKESPAN else space.objective_bound(objective) / _USUAL or 1.0
-        self.places = tuple(replace(p, rate=p.rate / self.unit) for p in space.places(objective))
+        places = space.places(objective)
+        self.unit = self._usual_cost(places) / _USUAL or 1.0
+        self.places = tuple(replace(p, rate=p.rate / self.unit) for p in places)
         # the places' bounds, which nothing can do without, may have taken all the time
         self.clock = clock if clock.left is None else Clock(max(clock.left, LEAST_TIME_S))
         self.pool = ColumnPool()
         self._full: dict[GeneratedKey, float] = {}
         self.problem = PartitionProblem(space.kinds.of_adapter.tolist(), self.pools, objective, self.tolerance, seed)
+
+    def _usual_cost(self, places: Sequence[Place]) -> float:
+        """Return about what a partition costs where it is not free; 0 where the makespan counts."""
+        least = [np.full(len(self.counts), np.inf), *(p.least_costs() for p in places if p.rate > 0)]
+        costs = np.min(least, axis=0)
+        return float(self.counts[np.isfinite(costs)] @ costs[np.isfinite(costs)])
 
     def find(self) -> Candidates:
         """See `find_candidates`."""
@@ -174,7 +181,8 @@ class _Finder:
 
     def _collect(self, bound: float, relaxed: RelaxationResult | None, partitions: list[Partition]) -> Candidates:
         """Return all columns that are enumerated, or those found, with their full bounds."""
-        limit = np.finfo(float).max if self.deadline_s is None else self.deadline_s
+        # as wide as wherever columns are let in, so that every partition's are among them
+        limit = np.finfo(float).max if self.deadline_s is None else self.deadline_s * (1 + 4 * _TINY)
         if self.space.enumerates_all:
             place, rank = np.nonzero(self.space.set_bounds <= limit)
             numbers, bounds_s = self.space.sets[rank], self.space.set_bounds[place, rank]

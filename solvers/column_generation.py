@@ -32,6 +32,7 @@ PROGRESS = 2e-5
 CEILING = 3.0
 """Most that an adapter is paid at first, in multiples of what it costs alone; where that binds, as much more again."""
 MOST_RAISES = 8
+"""How often; beyond, the bound is valid still, and weak."""
 _TINY = 1e-9
 _PROVES_NOTHING = 1e100
 """Ratio of price to cost from which on a column that is free is paid: no prices of this form support it."""
@@ -199,6 +200,7 @@ class _Search:
         self.gpus = list(pools)
         self._begin_with_feasible_prices()
         self.ceilings, self.raises = self._ceilings(), 0
+        self.full: list[int] = []  # kinds whose ceiling binds
         self.master = PartitionRelaxation(pricing.counts.tolist(), pools, self.ceilings.tolist(), share_only)
         self.rows: dict[GeneratedKey, pyo.Constraint] = {}
         self.value = np.inf
@@ -244,14 +246,14 @@ class _Search:
         """Let adapters be paid more that are paid all that is allowed; return whether there are any."""
         if self.share_only or self.raises == MOST_RAISES:
             return False
-        bound = [k for k, price in enumerate(self.out_prices) if price >= self.ceilings[k] * (1 - 1e-6)]
-        for k in bound:
+        price = self.master.model.price
+        for k in self.full:
             self.ceilings[k] *= CEILING
-            self.master.model.price[k].setub(float(self.ceilings[k]))
-        if bound:
+            price[k].setub(float(self.ceilings[k]))
+        if self.full:
             self.raises += 1
-            self.solver.update_variables([self.master.model.price[k] for k in bound])
-        return bool(bound)
+            self.solver.update_variables([price[k] for k in self.full])
+        return bool(self.full)
 
     def _persistent_solver(self) -> Highs:
         solver = Highs()
@@ -286,6 +288,9 @@ class _Search:
         values = self.solver.get_primals()
         self.out_prices = np.array([max(0.0, values[model.price[k]]) for k in model.kind])
         self.out_charges = {gpu: max(0.0, values[model.charge[gpu]]) for gpu in self.gpus}
+        reduced = self.solver.get_reduced_costs([model.price[k] for k in model.kind])
+        paid = zip(model.kind, self.out_prices, self.ceilings, strict=True)
+        self.full = [k for k, p, most in paid if p >= most * (1 - 1e-6) and abs(reduced[model.price[k]]) > _TINY]
         duals = self.solver.get_duals() if self.rows else {}
         self.weights = {key: abs(duals[row]) for key, row in self.rows.items()}
 

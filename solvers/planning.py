@@ -27,8 +27,8 @@ _ALLOCATION_SHARE_BY_MAKESPAN = 0.5
 """The same where makespans count, so that which adapters share a replica matters more."""
 _FIRST_IMPROVEMENT_SHARE = 0.3
 """There, part of the time left that goes into improving them before they are chosen again."""
-_FREE_SHARE = 0.6
-"""Of the time, what looking for a plan on free GPUs may take where there are others."""
+_FIRST_PLAN_SHARE = 0.6
+"""Of the time, what looking for a plan that meets a deadline may take before another way is tried."""
 _IMPROVEMENT_SHARE = 0.92
 """Part of the time left that goes into improving them; the rest shows what sharing saves, adapter by adapter."""
 
@@ -82,7 +82,9 @@ def make_plan(
     InputError
         When the input contradicts itself.
     InfeasibleError
-        When no plan can exist.
+        When no plan can exist; `NoPlanFoundError` when none was found, though bounds exclude none.
+    TimeUpError, InterruptedSearchError
+        When the time was up, or the user ended the search, before there was a plan.
     PlannerError
         When the checker refuses the result: an error of this program, never written to a file.
     """
@@ -140,8 +142,7 @@ def _free_plan(
     try:
         part = replace(instance, gpu_pools=free)
         free_space = ReplicaSpace.of(part, space.costs, options.num_stages, options.profiled_only)
-        time = clock if no_other else clock.part(_FREE_SHARE)
-        return _search(free_space, replace(options, objective=Objective.GPU_TIME), time, report)
+        return _search(free_space, replace(options, objective=Objective.GPU_TIME), clock, report)
     except (InfeasibleError, TimeUpError):
         if no_other:
             raise
@@ -159,13 +160,14 @@ def _search(
 
     binding = options.deadline_s is not None or options.objective is Objective.MAKESPAN
     share = clock.part(_ALLOCATION_SHARE_BY_MAKESPAN if binding else _ALLOCATION_SHARE)
-    allocator = Allocator(space, options.objective, options.deadline_s, share, clock, options.gap, options.seed, report)
+    last = clock if options.deadline_s is None else clock.part(_FIRST_PLAN_SHARE)
+    allocator = Allocator(space, options.objective, options.deadline_s, share, last, options.gap, options.seed, report)
     limits = SearchLimits(options.gap, options.seed, None if options.time_limit_s is not None else options.iterations)
     try:
         state = allocator.run()
     except NoPlanFoundError:
         state = allocator.state
-        if options.deadline_s is None or not _meet_deadline(state, options.deadline_s, limits, clock):
+        if options.deadline_s is None or clock.over or not _meet_deadline(state, options.deadline_s, limits, clock):
             raise
     report(state)
     search = clock.part(_IMPROVEMENT_SHARE) if options.compare_separate else clock
@@ -178,9 +180,14 @@ def _search(
 
 def _meet_deadline(state: Allocation, deadline_s: float, limits: SearchLimits, clock: Clock) -> bool:
     """Offer the shortest plan that is found, where no other was that meets the deadline; return whether it does."""
-    share = clock.part(_ALLOCATION_SHARE_BY_MAKESPAN)
-    shortest = Allocator(state.space, Objective.MAKESPAN, None, share, clock, limits.gap, limits.seed).run()
-    improve(shortest, replace(limits, target=deadline_s), clock.part(_ALLOCATION_SHARE_BY_MAKESPAN))
+    half = clock.part(0.5)
+    shortest = Allocator(
+        state.space, Objective.MAKESPAN, None, half, half, limits.gap, limits.seed, target=deadline_s
+    ).run()
+    limits, before = replace(limits, target=deadline_s), math.inf
+    while deadline_s < shortest.best < before and not clock.over:  # one round may be for one replica
+        before = shortest.best
+        improve(shortest, limits, clock.part(_FIRST_PLAN_SHARE))
     return state.offer(shortest.chosen, shortest.chosen_gpus)
 
 

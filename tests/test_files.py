@@ -82,7 +82,7 @@ def test_repeated_keys_are_refused(tmp_path):
         read_json(tmp_path / "f.json")
 
 
-@pytest.mark.parametrize("escape", [r"\u0000", r"\ud800", r"\udc00", r"\uD83D\u0041"])
+@pytest.mark.parametrize("escape", [r"\u0000", r"\ud800", r"\udc00", r"\uD83D\u0041", r"\ud83d \ude00", r"\\\ude00"])
 def test_escapes_that_stand_for_no_text_are_refused(tmp_path, escape):
     (tmp_path / "f.json").write_text(f'{{"name": "a{escape}"}}')
     with pytest.raises(InputError, match=r"f\.json: holds \\u.{4}, which is no text"):
@@ -90,8 +90,8 @@ def test_escapes_that_stand_for_no_text_are_refused(tmp_path, escape):
 
 
 def test_escapes_of_characters_are_read(tmp_path):
-    (tmp_path / "f.json").write_text(r'["\ud83d\ude00", "\u00e9", "\\u0000"]')
-    assert read_json(tmp_path / "f.json") == ["\U0001f600", "é", r"\u0000"]
+    (tmp_path / "f.json").write_text(r'["\ud83d\ude00", "\u00e9\n", "\\u0000", "\\ud83d\u0041"]')
+    assert read_json(tmp_path / "f.json") == ["\U0001f600", "é\n", r"\u0000", r"\ud83dA"]
 
 
 def test_missing_file(tmp_path):

@@ -81,7 +81,7 @@ def main() -> NoReturn:
     except CappuccinoError as error:
         _fail(str(error))
     except OSError as error:  # of a path that the system refuses, wherever it is touched first
-        if error.errno not in _REFUSED_PATHS:
+        if error.errno not in _REFUSED_PATHS or error.filename is None:
             raise
         _fail(f"{error.filename}: {error.strerror}; name another path")
     except ModuleNotFoundError as error:

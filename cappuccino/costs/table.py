@@ -97,6 +97,7 @@ def read_cost_table(path: Path) -> CostTable:
         raise InputError(path, "", f"is not a CSV table ({error})".replace("\n", " "), "give a CSV file") from error
     if not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus values at the front for an index
         raise InputError(path, "line 2", "has more values than the header has columns", "correct the rows")
+    frame.columns = frame.columns.str.strip()
     frame = frame[(frame != "").any(axis=1)]  # rows keep their numbers, so that errors name the line
     missing = [c for c in REQUIRED if c not in frame.columns]
     if missing:
@@ -134,11 +135,19 @@ def _check_header(path: Path, text: str) -> None:
     if twice:
         raise InputError(path, twice[0], "is the name of two columns", "keep one of them")
     known = (*REQUIRED, *OPTIONAL_COUNTS, *OPTIONAL_TIMES, *MIXED, LAYERS, *OPTIONAL_WORDS)
+    plain = {_plain(name): name for name in known}
     for name in header:
-        if name and name not in known:
-            near = [k for k in get_close_matches(name, known, cutoff=_NEARLY) if k not in header]
-            if near:
-                raise InputError(path, name, "is no column that is used", f"call it {near[0]}, or otherwise")
+        if not name or name in known:
+            continue
+        near = [k for k in get_close_matches(name, known, cutoff=_NEARLY) if k not in header]
+        meant = plain.get(_plain(name)) or next(iter(near), None)
+        if meant is not None:
+            raise InputError(path, name, "is no column that is used", f"call it {meant}, or otherwise")
+
+
+def _plain(name: str) -> str:
+    """Return a name without what spreadsheets and people vary."""
+    return name.casefold().replace("-", "_").replace(" ", "_").rstrip("s")
 
 
 def _check_layers(path: Path, frame: pd.DataFrame) -> None:

@@ -199,6 +199,13 @@ def test_a_type_that_was_not_profiled_is_a_warning(
     assert used == [("cpu", "float64"), ("cuda", "bfloat16")]
 
 
+@pytest.mark.usefixtures("no_processes")
+@pytest.mark.parametrize("option", ["--data", "--backbone", "-o"])
+def test_paths_that_the_system_refuses_are_one_error(planned: Path, tmp_path: Path, option: str) -> None:
+    one_clear_error(run(planned, tmp_path / "out", option, "n" * 300), "n" * 300, "File name too long")
+    assert not list(tmp_path.iterdir())
+
+
 def test_usage_errors_exit_2(planned: Path) -> None:
     assert cappuccino("run", planned / "plan.json", "--instance", planned / "instance.json").code == 2
 

@@ -70,6 +70,11 @@ def test_a_status_that_is_not_known_is_not_taken_for_out_of_memory(tmp_path, sta
         read_cost_table(save(tmp_path, ROW, bad))
 
 
+def test_blanks_around_names_of_columns_are_no_part_of_them(tmp_path):
+    table = read_cost_table(save(tmp_path, ROW + ",x", columns=COLUMNS.replace(",", " , ") + ", gpu"))
+    assert table.backbones == (("b", "x"),)
+
+
 def test_blanks_around_a_status_are_no_part_of_it(tmp_path):
     assert len(read_cost_table(save(tmp_path, ROW, ROW.rsplit(",", 1)[0] + ", OK ")).ok) == 2
 
@@ -80,6 +85,9 @@ def test_blanks_around_a_status_are_no_part_of_it(tmp_path):
         ("time_per_step_s", r"time_per_step_s: is the name of two columns; keep one of them"),
         ("num_layer", r"num_layer: is no column that is used; call it num_layers, or otherwise"),
         ("layers_per_stages", r"layers_per_stages: is no column that is used; call it layers_per_stage"),
+        ("GPU", r"GPU: is no column that is used; call it gpu, or otherwise"),
+        ("dtypes", r"dtypes: is no column that is used; call it dtype, or otherwise"),
+        ("num layers", r"num layers: is no column that is used; call it num_layers"),
     ],
 )
 def test_columns_whose_names_are_slips_are_refused(tmp_path, column, message):

@@ -145,8 +145,21 @@ def test_what_is_not_used_and_how_samples_end_is_said(tmp_path: Path) -> None:
 
 def test_columns_of_tokens_are_refused(tokenizer: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "chat.jsonl", [{"question": "w w", "labels": [1, 2]}])
-    with pytest.raises(InputError, match=r"chat\.jsonl: labels: labels belongs to tokens"):
+    with pytest.raises(InputError, match=r"chat\.jsonl: labels belongs to tokens"):
         measure([f"chat={file}"], tokenizer, tmp_path / "out.json")
+
+
+def test_nothing_that_is_read_is_written_over(tokenizer: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "chat.jsonl", ROWS)
+    before = file.read_text()
+    with pytest.raises(InputError, match=r"chat\.jsonl: would replace another file of this command"):
+        measure([f"chat={file}"], tokenizer, file)
+    with pytest.raises(InputError, match=r"chat\.jsonl: would replace another file of this command"):
+        measure_lengths(
+            [f"chat={file}"], tokenizer, tmp_path / "out.json", num_samples=9, max_length=8,
+            text_fields=["question"], split="train", seed=42, data=tmp_path,
+        )  # fmt: skip
+    assert file.read_text() == before
 
 
 @pytest.mark.parametrize("content", ['{"question": "w\n', ""])

@@ -129,7 +129,6 @@ def beside(column: str, first: object) -> list[object]:
         ("attention_mask", [1, 1, 1]),
         ("completion_mask", [1, 1, 1]),
         ("assistant_masks", [True, True, True]),
-        ("prompt_mask", [0, 0, 0]),
         ("position_ids", [0, 1, 2]),
         ("seq_lengths", [3]),
         ("seq_lengths", 3),
@@ -197,6 +196,50 @@ def test_what_is_said_of_tokens_that_are_cut_does_not_count(tmp_path: Path, colu
     rows = [BARE[0], {"input_ids": ROWS[1]["input_ids"], column: value}, BARE[2]]  # cut at 5
     write(tmp_path, [{column: None, **row} for row in rows])
     assert load(tmp_path).offsets.tolist() == [0, 3, 8, 10]
+
+
+def test_a_mask_that_is_not_understood_is_said_where_it_is_the_same_throughout(tmp_path: Path) -> None:
+    write(tmp_path, [{**row, "prompt_mask": [0] * len(row["input_ids"])} for row in BARE])
+    assert notes_of(tmp_path, instance())[1] == [f"{tmp_path / 'd.jsonl'}: not used: prompt_mask"]
+    write(tmp_path, [{**row, "prompt_mask": [n % 2] * len(row["input_ids"])} for n, row in enumerate(BARE)])
+    with pytest.raises(InputError, match="row 1: prompt_mask is not understood, and not the same for all tokens"):
+        load(tmp_path)
+    write(tmp_path, [{**row, "prompt_mask": [1] + [0] * (len(row["input_ids"]) - 1)} for row in ROWS])
+    assert notes_of(tmp_path, instance())[1] == [f"{tmp_path / 'd.jsonl'}: not used: prompt_mask"]  # labels decide
+
+
+def test_columns_that_nobody_uses_may_hold_anything(tmp_path: Path) -> None:
+    odd = (1, "z", {"a": [None]})
+    write(tmp_path, [{**row, "id": value, "tools": None} for row, value in zip(ROWS, odd, strict=True)])
+    data, notes = notes_of(tmp_path, instance())
+    assert (len(data.offsets), notes) == (4, [f"{tmp_path / 'd.jsonl'}: not used: id, tools"])
+
+
+def test_rows_may_stand_in_one_array(tmp_path: Path) -> None:
+    (tmp_path / "d.jsonl").write_text(json.dumps(ROWS, indent=1))
+    assert load(tmp_path).offsets.tolist() == [0, 3, 8, 10]
+
+
+def test_bytes_in_parquet_are_left_where_they_are(tmp_path: Path) -> None:
+    Dataset.from_list([{**row, "image": b"PNG"} for row in ROWS]).to_parquet(tmp_path / "d.parquet")
+    data, notes = notes_of(tmp_path, instance())
+    assert (len(data.offsets), notes) == (4, [f"{tmp_path / 'd.parquet'}: not used: image"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"input_ids": [3, 4, 5], "input_ids": [3]}', "line 1: input_ids is given twice; keep one of the two"),
+        ("3", "row 0: is no object"),
+        ('{"input_ids": [[3], [4, 5], [6]]}', "row 0: input_ids: is no list of integers"),
+        ('{"input_ids": [3, 4, 5], "segment_ids": [[0], [0], [1]]}', "row 0: segment_ids says that several samples"),
+        ("", "holds 0 rows, the instance uses 3"),
+    ],
+)
+def test_rows_that_are_none_are_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "d.jsonl").write_text(text + "\n")
+    with pytest.raises(InputError, match=rf"d\.jsonl: {message}"):
+        load(tmp_path)
 
 
 def test_a_class_label_is_said_not_to_be_used(tmp_path: Path) -> None:
@@ -289,7 +332,7 @@ def test_bad_rows_are_named(tmp_path: Path, rows: list[object], message: str) ->
 
 def test_malformed_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text('{"input_ids": [1, 2\n')
-    with pytest.raises(InputError, match=r"d.jsonl: cannot be read as json"):
+    with pytest.raises(InputError, match=r"d\.jsonl: line 1: is no JSON at column 1 \(Expecting ',' delimiter\)"):
         load(tmp_path)
 
 

@@ -13,7 +13,11 @@ from cappuccino.errors import InfeasibleError, InputError
 from cappuccino.instance import Adapter, GpuPool, Instance
 from cappuccino.plan import Objective, Plan, Status
 from cappuccino.seed_formats import read_adapter_config, read_length_distribution
-from cappuccino.solvers.planning import PlanOptions, Progress, make_plan
+from cappuccino.solvers.allocation import Allocation
+from cappuccino.solvers.budget import Clock
+from cappuccino.solvers.columns import ReplicaSpace
+from cappuccino.solvers.improvement import SearchLimits
+from cappuccino.solvers.planning import PlanOptions, Progress, _meet_deadline, make_plan
 
 REPEATABLE = PlanOptions(time_limit_s=None, iterations=2)
 FLAT = make_costs(forward=SmoothMaximum(10.0, 1.0, 0.0, 16.0), backward=SmoothMaximum(20.0, 2.0, 0.0, 16.0))
@@ -116,17 +120,30 @@ def test_where_only_free_places_are_deep_enough_a_missed_deadline_is_no_crash():
         make_plan(instance, replace(options, deadline_s=bound * 1.0001), {"x": costs, "y": replace(costs, gpu="y")})
 
 
-def test_a_deadline_that_the_shortest_plan_meets_gets_a_plan():
-    # 16 jobs of which four fit side by side: choices by GPU time, made at expected makespans, find none in time
-    rng = np.random.default_rng(5)
-    jobs = [(rng.integers(5, 60, size=12).tolist(), 4, 6) for _ in range(16)]
-    curves = {"forward": SmoothMaximum(30.0, 1.0, 0.0, 3.0), "backward": SmoothMaximum(30.0, 2.0, 0.0, 3.0)}
-    costs = {"x": make_costs(stages=(1, 2, 4), transfer=(1.0, 0.1), optimizer_s=2.0, **curves)}
-    instance = make_instance(*jobs, gpus=4)
-    options = PlanOptions(time_limit_s=2, compare_separate=False)
-    shortest = make_plan(instance, replace(options, objective=Objective.MAKESPAN), costs)
-    deadline = 1.02 * shortest.makespan_s
-    assert make_plan(instance, replace(options, deadline_s=deadline), costs).makespan_s <= deadline
+def test_the_shortest_plan_is_offered_where_no_other_meets_the_deadline():
+    # two jobs of 120 s each, one after the other on one GPU: side by side they meet 121 s
+    instance = make_instance(*[([10] * 4, 1, 4)] * 2)
+    space = ReplicaSpace.of(instance, {"x": LINEAR})
+    limits = SearchLimits(gap=1e-3, seed=0, iterations=1)
+    for deadline, met in ((121.0, True), (119.0, False)):
+        state = Allocation(space, Objective.GPU_TIME, deadline, bound=0.0)
+        assert _meet_deadline(state, deadline, limits, Clock(None)) is met
+        assert len(state.chosen) == (2 if met else 0)
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1e9])
+def test_money_of_any_size_is_planned_alike(factor):
+    def planned(prices, deadline):
+        costs = {"x": FLAT, "y": replace(FLAT, gpu="y")}
+        instance = several(4, gpus={"x": 3, "y": 3}, prices=prices)
+        return make_plan(instance, replace(COST, deadline_s=deadline), costs)
+
+    for deadline in (None, 400.0):
+        for other in (5.0, 0.0):
+            usual = planned({"x": 3.0, "y": other}, deadline)
+            scaled = planned({"x": 3.0 * factor, "y": other * factor}, deadline)
+            assert scaled.cost == pytest.approx(usual.cost * factor, rel=1e-6, abs=0)
+            assert scaled.lower_bound_s == pytest.approx(usual.lower_bound_s * factor, rel=1e-6, abs=0)
 
 
 def test_the_makespan_uses_all_gpus():

@@ -40,16 +40,20 @@ def problem_of(machine: Machine, sweep: Sweep, folder: Path) -> tuple[Instance, 
     return sweep.instance(table, memory_gib=max(sweep.memory * needed, 1e-3)), costs
 
 
-AMPLE = 3.0
-"""Times the least makespan that bounds allow, a deadline that some plan meets wherever one is found without."""
+AMPLE = 1.2
+"""Times the makespan of a plan without a deadline: one that some plan meets."""
 
 
 def with_deadline(options: PlanOptions, factor: float | None, instance: Instance, costs: Costs) -> PlanOptions:
-    """Return the options with a deadline relative to the least makespan that bounds allow."""
+    """Return the options with a deadline: an ample one, or relative to the least makespan that bounds allow."""
     if factor is None:
         return options
-    space = ReplicaSpace.of(instance, costs, options.num_stages, options.profiled_only)
-    return replace(options, deadline_s=factor * space.objective_bound(Objective.MAKESPAN))
+    if factor == AMPLE:
+        makespan = make_plan(instance, options, costs).makespan_s
+    else:
+        space = ReplicaSpace.of(instance, costs, options.num_stages, options.profiled_only)
+        makespan = space.objective_bound(Objective.MAKESPAN)
+    return replace(options, deadline_s=factor * makespan)
 
 
 def plan_or_reason(machine: Machine, sweep: Sweep, options: PlanOptions, factor: float | None) -> None:
@@ -59,8 +63,7 @@ def plan_or_reason(machine: Machine, sweep: Sweep, options: PlanOptions, factor:
         try:
             plan = make_plan(instance, with_deadline(options, factor, instance, costs), costs)
         except NoPlanFoundError as error:
-            assert factor is not None
-            assert factor < AMPLE or options.num_stages is not None
+            assert factor not in (None, AMPLE)
             assert "deadline" in str(error)
             return
         except InfeasibleError as error:
