@@ -112,7 +112,7 @@ def bench(
     limit = QUICK_LIMIT_S if quick else time_limit
     rows, failures = _run_all(loaded, chosen, limit, seed or 0, plans, update)
     mean = _geometric_mean([r["reference_ratio"] for r in rows if _counts_for_the_mean(r)])
-    note = "\n".join([*_best_known_notes(rows), _mean_note(mean, rows)])
+    note = "\n".join([*([] if update else _best_known_notes(rows)), _mean_note(mean, rows)])
     if output is not None:
         write_atomically(output, _csv(rows) if output.suffix == ".csv" else f"{_markdown(rows)}\n{note}\n")
     if json:
