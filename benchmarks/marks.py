@@ -20,7 +20,7 @@ from cappuccino.costs import CostModel, fit_instance_costs
 from cappuccino.errors import CappuccinoError, InfeasibleError
 from cappuccino.instance import FORMAT, Instance, InstanceFile
 from cappuccino.plan import Objective, objective_gap
-from cappuccino.seed_formats import read_length_distribution
+from cappuccino.prototype.formats import read_length_distribution
 
 REFERENCE_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 LENGTHS, TABLE = "dataset_lengths.json", "profile_a100_40gb.csv"

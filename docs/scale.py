@@ -23,7 +23,7 @@ from cappuccino.files import write_atomically
 from cappuccino.instance import Instance, InstanceFile
 from cappuccino.instances.building import DATASETS, instance, pool, short_adapter
 from cappuccino.plan import objective_gap
-from cappuccino.plot import Axis, Panel, Series, line_charts
+from cappuccino.reports.plot import Axis, Panel, Series, line_charts
 
 BACKBONE, GPU = "Qwen2.5-32B-Instruct", "a100-40gb"
 ADAPTERS, STEPS = (4, 12, 30, 100, 300, 1000), (10, 50, 200, 1000, 2000)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from cappuccino.catalogue import BACKBONES, GPUS
+from cappuccino.analytic.catalogue import BACKBONES, GPUS
 from cappuccino.files import write_atomically
-from cappuccino.roofline import PUBLISHED, analytic_table
+from cappuccino.analytic.roofline import PUBLISHED, analytic_table
 
 TABLES: Mapping[str, Mapping[str, Sequence[int]]] = {
     "a100-40gb": {

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from cappuccino.plan import Objective
-from cappuccino.solvers.allocation import Allocation
+from cappuccino.solvers.allocation.allocator import Allocation
 from cappuccino.solvers.budget import Budget, Clock
-from cappuccino.solvers.programs import ReplicaSchedule
-from cappuccino.solvers.scheduling import schedule_replica
+from cappuccino.solvers.scheduling.programs import ReplicaSchedule
+from cappuccino.solvers.scheduling.scheduler import schedule_replica
 
 MOVES_PER_ITERATION = 2000
 """Moves of the local search for each iteration of a search without a time limit."""

@@ -10,7 +10,7 @@ from cappuccino.errors import InfeasibleError, InputError
 from cappuccino.instance import Instance
 from cappuccino.plan import Objective, Plan, Status, objective_gap, rounded_bound
 from cappuccino.solvers.budget import Clock
-from cappuccino.solvers.milp import TimeUpError
+from cappuccino.solvers.allocation.milp import TimeUpError
 from cappuccino.solvers.planning import PlanOptions, Progress, make_plan
 from cappuccino.solvers.verification import verified
 

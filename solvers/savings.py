@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from cappuccino.bounds import ReplicaBounds
+from cappuccino.bounds.replica_bounds import ReplicaBounds
 from cappuccino.instance import GpuPool
 from cappuccino.plan import AdapterSaving, Objective, Plan
 from cappuccino.solvers.budget import Budget, Clock
-from cappuccino.solvers.columns import ReplicaSpace
-from cappuccino.solvers.programs import ReplicaSchedule, build_schedule
-from cappuccino.solvers.replica_problem import Batch, ReplicaProblem
-from cappuccino.solvers.scheduling import schedule_replica
+from cappuccino.solvers.allocation.columns import ReplicaSpace
+from cappuccino.solvers.scheduling.programs import ReplicaSchedule, build_schedule
+from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem
+from cappuccino.solvers.scheduling.scheduler import schedule_replica
 
 EFFORT = Budget(seconds=None, constructions=24, moves=4000, windows=0)
 """Search on each separate run and on each replica without one of its adapters."""

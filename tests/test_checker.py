@@ -3,7 +3,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import pytest
-from builders import (
+from helpers.builders import (
     changed,
     make_costs,
     make_instance,
@@ -14,8 +14,8 @@ from builders import (
     with_adapters,
     with_memory,
 )
-from naive import is_valid
-from plans import random_plan
+from helpers.naive import is_valid
+from helpers.plans import random_plan
 
 from cappuccino.checker import check
 from cappuccino.errors import InvalidPlanError

@@ -104,7 +104,7 @@ def test_costs_are_the_only_ones_to_read_what_an_adapter_costs():
     [
         ("import cappuccino.cli", ("torch", "pyomo", "ortools", "pandas", "scipy")),
         ("import cappuccino.solvers.planning", ("torch", "transformers", "peft")),
-        ("import cappuccino.runtime.launch", ("torch", "pyomo", "ortools")),
+        ("import cappuccino.runtime.launch.local", ("torch", "pyomo", "ortools")),
     ],
 )
 def test_imports_stay_light(statement, absent):

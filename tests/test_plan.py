@@ -2,8 +2,8 @@ import json
 import os
 
 import pytest
-from builders import changed, make_costs, make_instance, timed
-from plans import random_plan
+from helpers.builders import changed, make_costs, make_instance, timed
+from helpers.plans import random_plan
 
 from cappuccino.errors import InputError
 from cappuccino.plan import MicroBatch, Objective, Plan, even_layers, objective_gap

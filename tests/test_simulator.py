@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import FORWARD, make_costs, make_instance, make_plan, make_replica, parse_programs, timed
-from naive import Naive
-from plans import joined, random_plan
+from helpers.builders import FORWARD, make_costs, make_instance, make_plan, make_replica, parse_programs, timed
+from helpers.naive import Naive
+from helpers.plans import joined, random_plan
 
 from cappuccino.checker import check
 from cappuccino.costs import MemoryModel, SmoothMaximum

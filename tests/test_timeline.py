@@ -2,8 +2,8 @@ import json
 
 import numpy as np
 import pytest
-from builders import make_costs, make_instance
-from plans import random_plan
+from helpers.builders import make_costs, make_instance
+from helpers.plans import random_plan
 
 from cappuccino.errors import InputError
 from cappuccino.simulator import simulate

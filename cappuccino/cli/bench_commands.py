@@ -17,8 +17,8 @@ from cappuccino.errors import CappuccinoError, InputError
 from cappuccino.files import require_folder, require_writable, write_atomically
 
 if TYPE_CHECKING:
-    from cappuccino.cli.bench import EntryRun
-    from cappuccino.library import Entry, Library
+    from cappuccino.library.bench import EntryRun
+    from cappuccino.library.index import Entry, Library
 
 QUICK_LIMIT_S = 5.0
 """Of the planner per entry with `--quick`, seconds."""
@@ -101,7 +101,7 @@ def bench(
                 raise typer.BadParameter("--verify plans nothing and takes no such option", param_hint=option)
         if plans is None:
             raise typer.BadParameter("name the folder of plans with --plans", param_hint="--verify")
-    from cappuccino.library import SHIPPED, Library  # noqa: PLC0415
+    from cappuccino.library.index import SHIPPED, Library  # noqa: PLC0415
 
     loaded = Library.load(library or SHIPPED)
     chosen = [loaded.entry(name).name for name in dict.fromkeys(names or ())] or [e.name for e in loaded.entries]
@@ -144,8 +144,8 @@ def _run_all(
     tuple
         A row per entry, and what went wrong, entry by entry.
     """
-    from cappuccino.cli.bench import run_entry  # noqa: PLC0415
-    from cappuccino.library import updated_entry  # noqa: PLC0415
+    from cappuccino.library.bench import run_entry  # noqa: PLC0415
+    from cappuccino.library.index import updated_entry  # noqa: PLC0415
 
     rows: list[Row] = []
     failures: list[Row] = []
@@ -283,7 +283,7 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def _verify(library: "Library", names: Sequence[str], plans: Path, json: bool) -> None:
-    from cappuccino.cli.bench import plan_path, verify_entry  # noqa: PLC0415
+    from cappuccino.library.bench import plan_path, verify_entry  # noqa: PLC0415
 
     if not any(plan_path(plans, name).exists() for name in names):
         problem = "holds no plan of the entries"

@@ -77,7 +77,7 @@ def compare(
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415
     from cappuccino.plan import Plan  # noqa: PLC0415
-    from cappuccino.plan_warnings import instance_warnings  # noqa: PLC0415
+    from cappuccino.reports.plan_warnings import instance_warnings  # noqa: PLC0415
 
     loaded = Instance.load(instance)
     given = None if plan is None else Plan.load(plan)

@@ -138,7 +138,7 @@ def plan_summary(plan: "Plan", report: "CheckReport") -> dict[str, Any]:
 
 
 def _sharing(plan: "Plan") -> dict[str, Any] | None:
-    from cappuccino.sharing import sharing_summary  # noqa: PLC0415
+    from cappuccino.reports.sharing import sharing_summary  # noqa: PLC0415
 
     found = sharing_summary(plan)
     return None if found is None else {**asdict(found), "ratio": found.ratio}
@@ -163,7 +163,7 @@ def print_plan(plan: "Plan", report: "CheckReport") -> None:
 
 
 def _print_sharing(plan: "Plan") -> None:
-    from cappuccino.sharing import sharing_summary  # noqa: PLC0415
+    from cappuccino.reports.sharing import sharing_summary  # noqa: PLC0415
 
     found = sharing_summary(plan)
     if found is None:

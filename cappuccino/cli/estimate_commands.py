@@ -12,8 +12,8 @@ from cappuccino.errors import InputError
 from cappuccino.files import require_writable
 
 if TYPE_CHECKING:
-    from cappuccino.catalogue import BackboneSpec, GpuSpec
-    from cappuccino.roofline import Efficiency
+    from cappuccino.analytic.catalogue import BackboneSpec, GpuSpec
+    from cappuccino.analytic.roofline import Efficiency
 
 STAGE_COUNTS = (1, 2, 4, 8)
 """Estimated unless told otherwise, as far as the backbone has layers."""
@@ -47,9 +47,9 @@ def estimate(
     json: JsonFlag = False,
 ) -> None:
     """Estimate a cost table from the specifications of a backbone and a GPU: nothing runs, and the error is stated."""
-    from cappuccino.catalogue import BACKBONES, DTYPES, GPUS  # noqa: PLC0415
+    from cappuccino.analytic.catalogue import BACKBONES, DTYPES, GPUS  # noqa: PLC0415
     from cappuccino.files import write_atomically  # noqa: PLC0415
-    from cappuccino.roofline import analytic_table  # noqa: PLC0415
+    from cappuccino.analytic.roofline import analytic_table  # noqa: PLC0415
 
     require_writable(output)
     for option, value, known in (
@@ -92,7 +92,7 @@ def estimate(
 
 
 def _backbone(text: str, name: str | None) -> "tuple[str, BackboneSpec]":
-    from cappuccino.catalogue import BACKBONES, read_backbone_spec  # noqa: PLC0415
+    from cappuccino.analytic.catalogue import BACKBONES, read_backbone_spec  # noqa: PLC0415
 
     if name is not None and not name.strip():
         raise InputError("--name", "", f'"{name}" is no name', "give the name that instances use")
@@ -120,8 +120,8 @@ def _stage_counts(text: str | None, label: str, spec: "BackboneSpec") -> list[in
 def _calibrated(
     tables: list[Path], gpu: str | None, specs: "dict[str, BackboneSpec]"
 ) -> "tuple[Efficiency, dict[str, float | None], set[GpuSpec]]":
-    from cappuccino import roofline  # noqa: PLC0415
-    from cappuccino.catalogue import GPUS  # noqa: PLC0415
+    from cappuccino.analytic import roofline  # noqa: PLC0415
+    from cappuccino.analytic.catalogue import GPUS  # noqa: PLC0415
 
     if not tables:
         errors: dict[str, float | None] = {
@@ -133,7 +133,7 @@ def _calibrated(
         return roofline.CALIBRATED, errors, {GPUS[roofline.MEASURED_GPU]}
 
     from cappuccino.costs import read_cost_table  # noqa: PLC0415
-    from cappuccino.roofline_calibration import calibrate_roofline, measured_rows  # noqa: PLC0415
+    from cappuccino.analytic.calibration import calibrate_roofline, measured_rows  # noqa: PLC0415
 
     rows = [row for table in tables for row in measured_rows(read_cost_table(table), gpu, specs)]
     found = calibrate_roofline(rows)

@@ -13,7 +13,7 @@ from cappuccino.errors import InputError
 from cappuccino.files import require_writable
 
 if TYPE_CHECKING:
-    from cappuccino.costs.calibration import Calibration, Correction
+    from cappuccino.reports.table_calibration import Calibration, Correction
     from cappuccino.costs.validation import Validation
 
 
@@ -88,8 +88,8 @@ def calibrate(
 ) -> None:
     """Correct the instance's cost table by the measured times of a run; plan with it by naming it in the instance."""
     from cappuccino.checker import check as check_plan  # noqa: PLC0415
-    from cappuccino.comparison import compare_with_trace  # noqa: PLC0415
-    from cappuccino.costs import calibration as calibrations  # noqa: PLC0415
+    from cappuccino.reports.prediction_error import compare_with_trace  # noqa: PLC0415
+    from cappuccino.reports import table_calibration as calibrations  # noqa: PLC0415
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
     from cappuccino.files import write_atomically  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415
@@ -185,7 +185,7 @@ def _percent(error: float | None) -> str:
 
 def _plot(found: dict[str, "Validation"]) -> str:
     from cappuccino.costs.validation import stages  # noqa: PLC0415
-    from cappuccino.plot import Axis, Panel, Series, line_charts  # noqa: PLC0415
+    from cappuccino.reports.plot import Axis, Panel, Series, line_charts  # noqa: PLC0415
 
     panels = []
     for key, validation in found.items():

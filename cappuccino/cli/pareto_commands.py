@@ -49,7 +49,7 @@ def pareto(
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415
     from cappuccino.plan import Objective  # noqa: PLC0415
-    from cappuccino.plan_warnings import instance_warnings, plan_warnings  # noqa: PLC0415
+    from cappuccino.reports.plan_warnings import instance_warnings, plan_warnings  # noqa: PLC0415
 
     if plot is not None:
         if plot.suffix not in (".svg", ".html"):
@@ -167,7 +167,7 @@ def _print_table(objective: str, rows: list[dict[str, Any]]) -> None:
 
 
 def _plot(instance: "Instance", objective: str, front: tuple["ParetoPoint", ...], *, html: bool) -> str:
-    from cappuccino.plot import Axis, Panel, Series, line_charts  # noqa: PLC0415
+    from cappuccino.reports.plot import Axis, Panel, Series, line_charts  # noqa: PLC0415
 
     unit = console.objective_unit(objective)
     what = {"gpu_time": "GPU time", "cost": "cost"}[objective]

@@ -49,7 +49,7 @@ def plan(
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415
     from cappuccino.plan import Objective, objective_gap  # noqa: PLC0415
-    from cappuccino.plan_warnings import instance_warnings, plan_warnings  # noqa: PLC0415
+    from cappuccino.reports.plan_warnings import instance_warnings, plan_warnings  # noqa: PLC0415
 
     require_writable(output)
     loaded = Instance.load(instance)

@@ -11,7 +11,7 @@ from cappuccino.cli.run_commands import DeviceOption, DtypeOption
 from cappuccino.files import require_writable
 
 if TYPE_CHECKING:
-    from cappuccino.runtime.profile_grid import Targets
+    from cappuccino.runtime.profiling.grid import Targets
 
 FEWEST_ROWS_TO_CROSS_VALIDATE = 8
 
@@ -49,9 +49,9 @@ def profile(
     """Measure a backbone on this machine and write its cost table; started again, it goes on where it was ended."""
     from cappuccino.costs import read_cost_table  # noqa: PLC0415
     from cappuccino.costs.validation import validate  # noqa: PLC0415
-    from cappuccino.runtime.hub import find_backbone  # noqa: PLC0415
-    from cappuccino.runtime.profile_grid import ProfileGrid  # noqa: PLC0415
-    from cappuccino.runtime.profiler import expected_seconds, profile_backbone  # noqa: PLC0415
+    from cappuccino.runtime.backbone.hub import find_backbone  # noqa: PLC0415
+    from cappuccino.runtime.profiling.grid import ProfileGrid  # noqa: PLC0415
+    from cappuccino.runtime.profiling.profiler import expected_seconds, profile_backbone  # noqa: PLC0415
 
     require_writable(output)
     grid = ProfileGrid(

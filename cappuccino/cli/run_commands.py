@@ -63,7 +63,7 @@ def lengths(
     json: JsonFlag = False,
 ) -> None:
     """Tokenize datasets and write their length distributions in the seed's format."""
-    from cappuccino.runtime.lengths import measure_lengths  # noqa: PLC0415
+    from cappuccino.runtime.data.lengths import measure_lengths  # noqa: PLC0415
 
     require_writable(output)
     if data_out is not None:
@@ -112,8 +112,8 @@ def run(
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415
     from cappuccino.plan import Plan  # noqa: PLC0415
-    from cappuccino.runtime.hub import find_backbone  # noqa: PLC0415
-    from cappuccino.runtime.launch import run_plan  # noqa: PLC0415
+    from cappuccino.runtime.backbone.hub import find_backbone  # noqa: PLC0415
+    from cappuccino.runtime.launch.local import run_plan  # noqa: PLC0415
 
     loaded, stated = Instance.load(instance), Plan.load(plan)
     costs = fit_instance_costs(loaded)

@@ -59,13 +59,13 @@ def provision(
 
     Writes OUTPUT_DIR/provisioning.json in the seed's format.
     """
-    from cappuccino.seed_formats import (  # noqa: PLC0415
+    from cappuccino.prototype.formats import (  # noqa: PLC0415
         ProvisionedReplica,
         read_adapter_config,
         read_length_distribution,
         write_provisioning,
     )
-    from cappuccino.seed_instance import seed_instance  # noqa: PLC0415
+    from cappuccino.prototype.instance import seed_instance  # noqa: PLC0415
 
     instance = seed_instance(
         read_length_distribution(dataset_path),
@@ -123,8 +123,8 @@ def schedule(
     """
     from cappuccino.files import parse_model, write_atomically  # noqa: PLC0415
     from cappuccino.instance import save_instance  # noqa: PLC0415
-    from cappuccino.seed_formats import SeedAdapter, read_length_distribution, schedule_entry  # noqa: PLC0415
-    from cappuccino.seed_instance import seed_instance  # noqa: PLC0415
+    from cappuccino.prototype.formats import SeedAdapter, read_length_distribution, schedule_entry  # noqa: PLC0415
+    from cappuccino.prototype.instance import seed_instance  # noqa: PLC0415
 
     datasets = console.integers("--adapter_to_dataset_idx", adapter_to_dataset_idx, num_adapters, least=0)
     global_sizes = console.integers(
@@ -202,7 +202,7 @@ def _report(
     made: "Plan", instance: "Instance", costs: "dict[str, CostModel]", paths: dict[str, str], json: bool
 ) -> None:
     from cappuccino.checker import check  # noqa: PLC0415
-    from cappuccino.plan_warnings import instance_warnings, plan_warnings  # noqa: PLC0415
+    from cappuccino.reports.plan_warnings import instance_warnings, plan_warnings  # noqa: PLC0415
 
     report = check(made, instance, costs)
     warnings = [*instance_warnings(instance), *plan_warnings(made, instance, costs)]

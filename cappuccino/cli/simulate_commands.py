@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cappuccino.checker import CheckReport
-    from cappuccino.comparison import ReplicaComparison
-    from cappuccino.robustness import NoisyRuns
+    from cappuccino.reports.prediction_error import ReplicaComparison
+    from cappuccino.reports.robustness import NoisyRuns
     from cappuccino.simulator import ReplicaSimulation, Simulation
 
 QUANTILES = (0.05, 0.5, 0.95)
@@ -48,13 +48,13 @@ def simulate(
 ) -> None:
     """Run a plan on the cost model: times, bubble and memory of every stage; exit 1 when the plan is invalid."""
     from cappuccino.checker import check as check_plan  # noqa: PLC0415
-    from cappuccino.comparison import compare_with_trace  # noqa: PLC0415
+    from cappuccino.reports.prediction_error import compare_with_trace  # noqa: PLC0415
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
     from cappuccino.files import write_atomically  # noqa: PLC0415
-    from cappuccino.gantt import gantt  # noqa: PLC0415
+    from cappuccino.reports.gantt import gantt  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415
     from cappuccino.plan import Plan  # noqa: PLC0415
-    from cappuccino.robustness import run_under_noise  # noqa: PLC0415
+    from cappuccino.reports.robustness import run_under_noise  # noqa: PLC0415
     from cappuccino.timeline import read_trace, write_trace  # noqa: PLC0415
 
     for path in (trace, plot):

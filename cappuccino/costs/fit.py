@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import least_squares, nnls
 
-from cappuccino.catalogue import BACKBONES
+from cappuccino.analytic.catalogue import BACKBONES
 from cappuccino.costs.adapters import ALL_LINEAR, AdapterSize, LayerShape
 from cappuccino.costs.model import CostModel, MemoryModel, SmoothMaximum
 from cappuccino.costs.stages import StageParts

@@ -13,7 +13,7 @@ import numpy as np
 from cappuccino.compiled import compiled
 from cappuccino.solvers.baselines.replica import BaselineReplica, added_by_rank, micro_batch_shapes, ranks_of
 from cappuccino.solvers.baselines.samples import Samples
-from cappuccino.solvers.replica_problem import ReplicaProblem
+from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 
 
 @dataclass(frozen=True)

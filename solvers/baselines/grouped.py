@@ -27,7 +27,7 @@ from cappuccino.solvers.baselines.one_f_one_b import OneFOneB
 from cappuccino.solvers.baselines.placement import Place, own_places, places_of
 from cappuccino.solvers.baselines.samples import Samples
 from cappuccino.solvers.baselines.sequential import alone_gpu_time
-from cappuccino.solvers.replica_problem import ReplicaProblem
+from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 
 CAPACITIES = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
 """Token capacities tried, in multiples of the tokens where a micro-batch leaves the launch-bound floor (or of the mean

@@ -20,7 +20,7 @@ from cappuccino.solvers.baselines.placement import Place, least_places, own_plac
 from cappuccino.solvers.baselines.replica import BaselineReplica, ranks_of
 from cappuccino.solvers.baselines.samples import Samples, own_micro_batches
 from cappuccino.solvers.baselines.sequential import alone_gpu_time, one_after_the_other
-from cappuccino.solvers.replica_problem import ReplicaProblem
+from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 
 
 def mlora(instance: Instance, costs: Mapping[str, CostModel]) -> Layout:

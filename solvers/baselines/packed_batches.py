@@ -16,7 +16,7 @@ from cappuccino.solvers.baselines.one_f_one_b import OneFOneB
 from cappuccino.solvers.baselines.partition import best_partition
 from cappuccino.solvers.baselines.replica import ranks_of
 from cappuccino.solvers.baselines.samples import Samples, own_micro_batches
-from cappuccino.solvers.replica_problem import ReplicaProblem
+from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 
 EXACT_UP_TO = 128
 """Micro-batches of a batch up to which its cut is optimal; beyond, it is within `TOLERANCE` of that."""

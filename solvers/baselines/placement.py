@@ -11,8 +11,8 @@ import numpy as np
 
 from cappuccino.costs import CostModel
 from cappuccino.instance import GpuPool, Instance
-from cappuccino.solvers.columns import ReplicaSpace
-from cappuccino.solvers.replica_problem import ReplicaProblem
+from cappuccino.solvers.allocation.columns import ReplicaSpace
+from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,8 @@ from functools import cached_property
 import numpy as np
 
 from cappuccino.solvers.baselines.samples import Samples
-from cappuccino.solvers.programs import ReplicaSchedule, build_schedule
-from cappuccino.solvers.replica_problem import Batch, ReplicaProblem
+from cappuccino.solvers.scheduling.programs import ReplicaSchedule, build_schedule
+from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cappuccino.compiled import compiled
-from cappuccino.solvers.replica_problem import ReplicaProblem
+from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from cappuccino.solvers.baselines.one_f_one_b import OneFOneB
 from cappuccino.solvers.baselines.placement import Place, own_places, places_of
 from cappuccino.solvers.baselines.replica import ranks_of
 from cappuccino.solvers.baselines.samples import Samples, own_micro_batches
-from cappuccino.solvers.replica_problem import ReplicaProblem
+from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 
 
 def sequential(instance: Instance, costs: Mapping[str, CostModel]) -> Layout:

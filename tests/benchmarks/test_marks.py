@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from builders import make_costs, make_instance
+from helpers.builders import make_costs, make_instance
 
 from cappuccino.costs import SmoothMaximum
 

@@ -10,11 +10,11 @@ import pytest
 import typer
 from cli.conftest import Outcome
 
-from cappuccino.catalogue import BACKBONES, GPUS
+from cappuccino.analytic.catalogue import BACKBONES, GPUS
 from cappuccino.cli import estimate_commands
 from cappuccino.costs import fit_costs, read_cost_table
 from cappuccino.errors import InputError
-from cappuccino.roofline import (
+from cappuccino.analytic.roofline import (
     CALIBRATED,
     PUBLISHED,
     STATED_TIME_ERROR,
@@ -265,7 +265,7 @@ def test_needs_no_torch_and_imports_little_before_it_runs(folder):
     code = (
         "import sys, typer; from cappuccino.cli import estimate_commands; app = typer.Typer();"
         "estimate_commands.register(app);"
-        "assert not {'pandas', 'scipy', 'cappuccino.roofline'} & set(sys.modules);"
+        "assert not {'pandas', 'scipy', 'cappuccino.analytic.roofline'} & set(sys.modules);"
         f"app(['--backbone', {str(folder / 'small-model')!r}, '--gpu', 'h100-80gb', '-o', {str(folder / 't.csv')!r}],"
         "standalone_mode=False);"
         "assert not {'torch', 'transformers', 'scipy'} & set(sys.modules)"

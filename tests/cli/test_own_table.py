@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 from safetensors.numpy import load_file
-from small import save_llama, save_tokenizer
+from helpers.small import save_llama, save_tokenizer
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 JOBS: list[dict[str, Any]] = [
@@ -94,7 +94,7 @@ def test_from_a_small_backbone_to_adapters(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_from_the_tiny_backbone_to_adapters(tmp_path: Path) -> None:
-    from cappuccino.runtime.tiny import build_tiny_backbone
+    from cappuccino.runtime.backbone.tiny import build_tiny_backbone
 
     build_tiny_backbone(tmp_path / "backbone")
     walk(tmp_path, tmp_path / "backbone", (), longest=500)

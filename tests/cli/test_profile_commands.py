@@ -9,10 +9,10 @@ from cli.conftest import TABLE_HEADER, cappuccino, one_clear_error, table_rows
 
 pytest.importorskip("torch")
 
-from small import save_llama
+from helpers.small import save_llama
 
-from cappuccino.runtime import profiler
-from cappuccino.runtime.profile_grid import ProfileGrid
+from cappuccino.runtime.profiling import profiler
+from cappuccino.runtime.profiling.grid import ProfileGrid
 
 
 @pytest.fixture(scope="module")

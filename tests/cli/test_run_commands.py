@@ -20,10 +20,10 @@ from cli.conftest import (
 pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from small import save_llama, write_data
+from helpers.small import save_llama, write_data
 
 from cappuccino.errors import InputError
-from cappuccino.runtime import launch
+from cappuccino.runtime.launch.local import local as launch
 
 LENGTHS = {"news": [3, 9, 14, 24, 7, 11], "code": [20, 5, 16, 8]}
 

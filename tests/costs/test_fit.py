@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from builders import make_instance
+from helpers.builders import make_instance
 
 from cappuccino.costs import fit_costs, fit_instance_costs, read_cost_table
 from cappuccino.costs.validation import validate

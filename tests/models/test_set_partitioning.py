@@ -7,7 +7,7 @@ import pytest
 from cappuccino.models.set_partitioning import Column, SetPartitioning
 from cappuccino.plan import Objective
 from cappuccino.solvers.budget import Clock
-from cappuccino.solvers.milp import PartitionProblem, PartitionResult
+from cappuccino.solvers.allocation.milp import PartitionProblem, PartitionResult
 
 PRICE = {"x": 1.0, "y": 2.5}
 

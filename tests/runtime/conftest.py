@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from plans import random_plan
-from runs import Run, run
-from small import instance_of, save_llama, save_qwen2, write_data
+from helpers.plans import random_plan
+from helpers.runs import Run, run
+from helpers.small import instance_of, save_llama, save_qwen2, write_data
 
 from cappuccino.instance import Adapter, Instance
 

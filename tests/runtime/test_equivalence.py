@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from alone import largest_difference, train_alone
+from helpers.alone import largest_difference, train_alone
 from peft import PeftModel, get_peft_model_state_dict
-from plans import joined, random_plan
-from runs import DROPOUT_ADAPTER, Run
+from helpers.plans import joined, random_plan
+from helpers.runs import DROPOUT_ADAPTER, Run
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from cappuccino.runtime.launch import run_plan
+from cappuccino.runtime.launch.local import run_plan
 from cappuccino.timeline import read_trace
 
 NAMES = ["q_proj", "train", "0", "last-layer"]

@@ -2,12 +2,12 @@ import os
 import signal
 
 import pytest
-from builders import make_costs, make_instance
+from helpers.builders import make_costs, make_instance
 
 from cappuccino.plan import Objective
-from cappuccino.solvers.allocation import Allocator
+from cappuccino.solvers.allocation.allocator import Allocator
 from cappuccino.solvers.budget import Clock, InterruptedSearchError, interrupted, interruptible
-from cappuccino.solvers.columns import ReplicaSpace
+from cappuccino.solvers.allocation.columns import ReplicaSpace
 
 
 def test_parts_of_a_clock_end_before_it():

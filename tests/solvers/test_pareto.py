@@ -3,15 +3,15 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from builders import make_costs, make_instance
-from naive import is_valid
+from helpers.builders import make_costs, make_instance
+from helpers.naive import is_valid
 
 from cappuccino.checker import check
 from cappuccino.costs import SmoothMaximum
 from cappuccino.errors import InfeasibleError, InputError
 from cappuccino.plan import Objective
 from cappuccino.solvers import pareto
-from cappuccino.solvers.milp import TimeUpError
+from cappuccino.solvers.allocation.milp import TimeUpError
 from cappuccino.solvers.pareto import FrontProgress, PointStatus, pareto_front
 from cappuccino.solvers.planning import PlanOptions
 

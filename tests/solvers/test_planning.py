@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import make_costs, make_instance
-from naive import is_valid
+from helpers.builders import make_costs, make_instance
+from helpers.naive import is_valid
 
 from cappuccino.checker import check
 from cappuccino.costs import MemoryModel, SmoothMaximum, fit_instance_costs
@@ -12,10 +12,10 @@ from cappuccino.costs.adapters import LayerShape
 from cappuccino.errors import InfeasibleError, InputError
 from cappuccino.instance import Adapter, GpuPool, Instance
 from cappuccino.plan import Objective, Plan, Status
-from cappuccino.seed_formats import read_adapter_config, read_length_distribution
-from cappuccino.solvers.allocation import Allocation
+from cappuccino.prototype.formats import read_adapter_config, read_length_distribution
+from cappuccino.solvers.allocation.allocator import Allocation
 from cappuccino.solvers.budget import Clock
-from cappuccino.solvers.columns import ReplicaSpace
+from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.improvement import SearchLimits
 from cappuccino.solvers.planning import PlanOptions, Progress, _meet_deadline, make_plan
 

@@ -1,8 +1,8 @@
 from dataclasses import replace
 
 import pytest
-from builders import make_costs, make_instance
-from schedules import random_replica, violations
+from helpers.builders import make_costs, make_instance
+from helpers.schedules import random_replica, violations
 
 from cappuccino.checker import check
 from cappuccino.costs import MemoryModel, SmoothMaximum
@@ -10,11 +10,11 @@ from cappuccino.plan import AdapterSaving, Objective, Plan
 from cappuccino.solvers import savings
 from cappuccino.solvers.assembly import assemble_plan
 from cappuccino.solvers.budget import Budget, Clock
-from cappuccino.solvers.columns import ReplicaSpace
-from cappuccino.solvers.programs import build_schedule
-from cappuccino.solvers.replica_problem import ReplicaProblem
+from cappuccino.solvers.allocation.columns import ReplicaSpace
+from cappuccino.solvers.scheduling.programs import build_schedule
+from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 from cappuccino.solvers.savings import SharingEvaluator, _projected, with_savings
-from cappuccino.solvers.scheduling import schedule_replica
+from cappuccino.solvers.scheduling.scheduler import schedule_replica
 
 FOREVER = Clock(None)
 SMALL = Budget(seconds=None, constructions=12, moves=20, windows=0)

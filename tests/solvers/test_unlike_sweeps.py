@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exhaustive import least_makespan
+from helpers.exhaustive import least_makespan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from naive import is_valid
-from strategies import Machine, Sweep, machines, plan_options, sweeps, write_table
+from helpers.naive import is_valid
+from helpers.strategies import Machine, Sweep, machines, plan_options, sweeps, write_table
 
 from cappuccino.costs import CostModel, fit_instance_costs
 from cappuccino.errors import InfeasibleError, NoPlanFoundError
 from cappuccino.instance import Instance
 from cappuccino.plan import Objective, Plan
-from cappuccino.solvers.columns import ReplicaSpace
+from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.planning import PlanOptions, make_plan
 
 Costs = Mapping[str, CostModel]

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from baseline_instances import random_instance, replicas_of, with_micro_batches
-from builders import make_costs, make_instance
-from naive import is_valid
+from helpers.baseline_instances import random_instance, replicas_of, with_micro_batches
+from helpers.builders import make_costs, make_instance
+from helpers.naive import is_valid
 
 from cappuccino.checker import check
 from cappuccino.costs import CostModel, MemoryModel, SmoothMaximum

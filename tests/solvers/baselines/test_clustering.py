@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from baseline_instances import with_micro_batches
-from builders import make_instance
+from helpers.baseline_instances import with_micro_batches
+from helpers.builders import make_instance
 
 from cappuccino.solvers.baselines.clustering import (
     LengthFeatures,

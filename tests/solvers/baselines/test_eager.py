@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from baseline_instances import random_replica
-from builders import make_costs, make_instance, make_problem
+from helpers.baseline_instances import random_replica
+from helpers.builders import make_costs, make_instance, make_problem
 
 from cappuccino.solvers.baselines.eager import eager_turns
 from cappuccino.solvers.baselines.samples import Samples, own_micro_batches
-from cappuccino.solvers.replica_problem import ReplicaProblem
+from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 
 
 def eager(problem: ReplicaProblem):

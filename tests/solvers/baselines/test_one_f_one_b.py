@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-from baseline_instances import random_replica
-from builders import make_costs, make_instance, make_problem
+from helpers.baseline_instances import random_replica
+from helpers.builders import make_costs, make_instance, make_problem
 
 from cappuccino.solvers.baselines.one_f_one_b import OneFOneB
 from cappuccino.solvers.baselines.replica import ranks_of
 from cappuccino.solvers.baselines.samples import Samples, own_micro_batches
-from cappuccino.solvers.replica_problem import ReplicaProblem
+from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 
 
 def in_training_order(problem: ReplicaProblem, flushed: np.ndarray | None = None) -> OneFOneB:

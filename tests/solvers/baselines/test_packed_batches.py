@@ -1,6 +1,6 @@
 import numpy as np
-from baseline_instances import with_micro_batches
-from builders import make_costs, make_instance, make_problem
+from helpers.baseline_instances import with_micro_batches
+from helpers.builders import make_costs, make_instance, make_problem
 
 from cappuccino.costs import SmoothMaximum
 from cappuccino.solvers.baselines.packed_batches import Contents, group_times, packed_batches, v_shape

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from builders import make_costs, make_instance
+from helpers.builders import make_costs, make_instance
 
 from cappuccino.errors import InfeasibleError
 from cappuccino.solvers.baselines.layout import geometric_counts, spread

@@ -1,6 +1,6 @@
 import numpy as np
-from baseline_instances import with_micro_batches
-from builders import make_costs, make_instance, make_problem
+from helpers.baseline_instances import with_micro_batches
+from helpers.builders import make_costs, make_instance, make_problem
 
 from cappuccino.solvers.baselines.samples import Samples, own_micro_batches
 

@@ -1,0 +1,1 @@
+"""File formats of the research prototype that this project started from."""

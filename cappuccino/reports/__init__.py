@@ -1,0 +1,1 @@
+"""What is told of plans, tables and runs: plots, prediction errors, robustness, warnings."""

@@ -1,0 +1,1 @@
+"""Training data: sample files, tokens, lengths, micro-batches."""

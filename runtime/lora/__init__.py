@@ -1,0 +1,1 @@
+"""LoRA adapters on a stage: many at once, each as if it were alone."""

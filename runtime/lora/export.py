@@ -1,0 +1,74 @@
+"""Adapters as PEFT saves them, put together from the stages' parts; the joining needs no torch."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+
+from cappuccino.files import read_json, write_atomically
+
+if TYPE_CHECKING:
+    from cappuccino.runtime.lora.multi_lora import MultiLora
+
+_WEIGHTS = "adapter_model.safetensors"
+_CONFIG = "adapter_config.json"
+
+
+def write_parts(lora: "MultiLora", stage: int, folder: Path) -> None:
+    """Write a stage's part of every adapter, and on the first stage their configurations.
+
+    Parameters
+    ----------
+    lora
+        The stage's adapters.
+    stage
+        Index of the stage.
+    folder
+        Where parts and configurations go.
+    """
+    from safetensors.torch import save_file  # noqa: PLC0415
+
+    for position, config in enumerate(lora.configs):
+        save_file(lora.state_dict(position), _part(folder, position, stage))
+        if stage == 0:
+            fields = config.to_dict() | {"inference_mode": True}
+            text = json.dumps(fields, indent=2, sort_keys=True, default=_plain)
+            write_atomically(folder / f"adapter-{position}.json", text + "\n")
+
+
+def join_parts(folder: Path, position: int, num_stages: int, target: Path) -> None:
+    """Write one adapter as a folder that `PeftModel.from_pretrained` loads.
+
+    Parameters
+    ----------
+    folder
+        Where `write_parts` wrote.
+    position
+        Of the adapter in the replica.
+    num_stages
+        Of the replica.
+    target
+        Folder to create.
+    """
+    weights: dict[str, Any] = {}
+    for stage in range(num_stages):
+        part = load_arrays(_part(folder, position, stage))
+        twice = weights.keys() & part.keys()
+        if twice:
+            raise RuntimeError(f"stage {stage} holds {sorted(twice)[0]}, which an earlier stage holds too")
+        weights.update(part)
+    target.mkdir()
+    save_arrays(dict(sorted(weights.items())), target / _WEIGHTS, metadata={"format": "pt"})
+    text = json.dumps(read_json(folder / f"adapter-{position}.json"), indent=2)
+    write_atomically(target / _CONFIG, text + "\n")
+
+
+def _part(folder: Path, position: int, stage: int) -> Path:
+    return folder / f"adapter-{position}-stage-{stage}.safetensors"
+
+
+def _plain(value: object) -> object:
+    """Return what JSON can hold of a field of PEFT's configuration."""
+    return sorted(value) if isinstance(value, set | frozenset) else str(value)

@@ -1,0 +1,1 @@
+"""One pipeline stage at work: programs, communication, optimizer steps."""

@@ -1,0 +1,248 @@
+"""One stage's program, operation by operation, exactly in the order of the plan.
+
+Shapes: T tokens of a micro-batch, L of them with loss, H hidden size, V vocabulary.
+"""
+
+import inspect
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from megatron.core.enums import ModelType
+from megatron.core.pipeline_parallel import schedules
+from torch.nn.functional import cross_entropy
+
+from cappuccino.plan import Operation, Replica
+from cappuccino.runtime.pipeline.clock import Clock
+from cappuccino.runtime.pipeline.communication import PlannedCommunicator
+from cappuccino.runtime.data.samples import AdapterSamples
+from cappuccino.runtime.data.micro_batch import PackedMicroBatch, collate, num_tokens
+from cappuccino.runtime.pipeline.part_meter import PartMeter
+from cappuccino.runtime.pipeline.stage import Stage
+from cappuccino.runtime.pipeline.adapter_training import AdapterTraining
+
+_TAKES_MODEL_TYPE = "model_type" in inspect.signature(schedules.backward_step).parameters
+"""Newer versions of megatron-core dropped the argument."""
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What a stage knows after its program."""
+
+    starts: np.ndarray
+    """When every operation began with its input at hand, seconds on the machine's clock, shape (operations,)."""
+    ends: np.ndarray
+    """When it ended, likewise."""
+    memory_gib: np.ndarray
+    """Highest memory use of the process so far, after every operation, likewise."""
+    losses: dict[tuple[int, int], float]
+    """By (adapter, step); on the last stage only."""
+
+
+class Executor:
+    """Runs the program of one stage.
+
+    Parameters
+    ----------
+    stage
+        The layers and adapters of this stage.
+    communicator
+        Links to the neighbours.
+    trainings
+        By position in the replica's adapters.
+    samples
+        Likewise.
+    replica
+        The plan of the replica.
+    index
+        Which stage this is.
+    device
+        Where the stage runs.
+    peak_memory_gib
+        Tells the highest memory use of the process so far.
+    """
+
+    def __init__(
+        self,
+        *,
+        stage: Stage,
+        communicator: PlannedCommunicator,
+        trainings: Sequence[AdapterTraining],
+        samples: Sequence[AdapterSamples],
+        replica: Replica,
+        index: int,
+        device: torch.device,
+        peak_memory_gib: Callable[[], float],
+    ) -> None:
+        self._stage = stage
+        self._communicator = communicator
+        self._trainings = trainings
+        self._samples = samples
+        self._replica = replica
+        self._index = index
+        self._device = device
+        self._peak_memory_gib = peak_memory_gib
+        self._meter: PartMeter | None = None
+        self._first, self._last = index == 0, index == replica.num_stages - 1
+        self._clock = Clock.of(device)
+        self._in_flight: dict[int, tuple[torch.Tensor | None, torch.Tensor]] = {}
+        self._losses: dict[tuple[int, int], list[torch.Tensor]] = defaultdict(list)
+        hidden = stage.config.hidden_size
+        self._shapes = [(1, num_tokens(m, samples), hidden) for m in replica.micro_batches]
+        self._completed_by = self._steps_by_last_backward(replica.programs[index])
+
+    def warm_up(self) -> None:
+        """Run the micro-batches of the program's fullest moment on this stage alone, and forget what came out.
+
+        First operations are slow, since libraries choose kernels and memory is asked for, and every stage would wait
+        for the slowest one's.
+        """
+        options = {"device": self._device, "dtype": self._stage.config.pipeline_dtype}
+        forwarded = []
+        for micro_batch in self._fullest_moment():
+            shape = self._shapes[micro_batch]
+            received = None if self._first else torch.zeros(shape, requires_grad=True, **options)
+            output = self._forward_step(micro_batch, received)
+            if not self._last:
+                schedules.deallocate_output_tensor(output, self._stage.config.deallocate_pipeline_outputs)
+            forwarded.append((received, output, None if self._last else torch.zeros(shape, **options)))
+        for tensors in forwarded:
+            self._backward_step(*tensors)
+        for training in self._trainings:
+            training.forget_gradients()
+        self._losses.clear()
+
+    def _fullest_moment(self) -> list[int]:
+        """Return the micro-batches that are forwarded and not yet backwarded when they have the most tokens."""
+        held: list[int] = []
+        fullest: list[int] = []
+        tokens = most = 0
+        for operation in self._replica.programs[self._index]:
+            if operation[0] == "F":
+                held.append(operation[1])
+                tokens += self._shapes[operation[1]][1]
+                if tokens > most:
+                    fullest, most = list(held), tokens
+            elif operation[0] == "B":
+                held.remove(operation[1])
+                tokens -= self._shapes[operation[1]][1]
+        return fullest
+
+    def run(self, on_operation: Callable[[], None], meter: PartMeter | None = None) -> StageRecord:
+        """Run the program.
+
+        Parameters
+        ----------
+        on_operation
+            Called after every operation.
+        meter
+            Measures the parts of every operation; the operations that it weighs besides are those of first steps.
+        """
+        self._meter = self._stage.meter = meter
+        program = self._replica.programs[self._index]
+        previous = None if self._first else self._replica.programs[self._index - 1]
+        self._communicator.follow(program, previous, self._shapes)
+        memory = []
+        for operation in program:
+            if operation[0] == "F":
+                self._forward(operation[1])
+            elif operation[0] == "B":
+                self._backward(operation[1])
+            else:
+                self._step(operation[1])
+            memory.append(self._peak_memory_gib())
+            on_operation()
+        self._communicator.finish()
+        times = self._clock.times().reshape(-1, 2)
+        losses = {key: float(torch.stack(parts).sum()) for key, parts in self._losses.items()}
+        return StageRecord(times[:, 0], times[:, 1], np.array(memory), losses)
+
+    def _forward(self, micro_batch: int) -> None:
+        received = self._communicator.recv_forward(self._shapes[micro_batch], self._first)
+        self._clock.mark()
+        if self._meter is not None:
+            self._meter.begin("F", micro_batch)
+        output = self._forward_step(micro_batch, received)
+        self._clock.mark()
+        self._communicator.send_forward(output, self._last)
+        if not self._last:
+            schedules.deallocate_output_tensor(output, self._stage.config.deallocate_pipeline_outputs)
+        self._in_flight[micro_batch] = (received, output)
+
+    def _backward(self, micro_batch: int) -> None:
+        gradient = self._communicator.recv_backward(self._shapes[micro_batch], self._last)
+        self._clock.mark()
+        if self._meter is not None:
+            self._meter.begin("B", micro_batch)
+        received, output = self._in_flight.pop(micro_batch)
+        returned = self._backward_step(received, output, gradient)
+        if self._meter is not None:
+            self._meter.mark("layers")
+        self._clock.mark()
+        self._communicator.send_backward(returned, self._first)
+        for adapter in self._completed_by.get(micro_batch, ()):
+            self._trainings[adapter].gradients_complete()
+
+    def _forward_step(self, micro_batch: int, received: torch.Tensor | None) -> torch.Tensor:
+        batch = collate(self._replica.micro_batches[micro_batch], self._samples, self._device)
+        weighs = self._meter is not None and all(segment.step == 0 for segment in batch.segments)
+        with self._meter.weighed(self._stage) if self._meter is not None and weighs else nullcontext():
+            output, _ = schedules.forward_step(
+                self._forward_function,
+                iter([batch]),
+                self._stage,
+                num_microbatches=1,
+                input_tensor=received,
+                forward_data_store=[],
+                config=self._stage.config,
+                cp_group_size=1,
+                is_last_stage=self._last,
+            )
+        return output
+
+    def _backward_step(
+        self, received: torch.Tensor | None, output: torch.Tensor, gradient: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        kind = {"model_type": ModelType.encoder_or_decoder} if _TAKES_MODEL_TYPE else {}
+        return schedules.backward_step(received, output, gradient, config=self._stage.config, **kind)
+
+    def _step(self, adapter: int) -> None:
+        self._trainings[adapter].clip()
+        self._clock.mark()
+        self._trainings[adapter].step()
+        self._clock.mark()
+
+    def _forward_function(
+        self, batches: Iterator[PackedMicroBatch], model: Stage
+    ) -> tuple[torch.Tensor, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, dict[str, Any]]]]:
+        batch = next(batches)
+
+        def loss(logits_LV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+            # Three values and calculate_per_token_loss: so Megatron leaves the sum as it is.
+            logits_LV = logits_LV if logits_LV.dtype == torch.float64 else logits_LV.float()
+            losses_L = cross_entropy(logits_LV, batch.targets, reduction="none") * batch.weights.to(logits_LV.dtype)
+            for segment in batch.loss_segments:
+                part = losses_L.detach()[segment.start : segment.end].double().sum()
+                self._losses[segment.adapter, segment.step].append(part)
+            total = losses_L.sum()
+            if self._meter is not None:
+                self._meter.mark("loss")
+            return total, torch.tensor(len(losses_L)), {}
+
+        return model(batch), loss
+
+    def _steps_by_last_backward(self, program: Sequence[Operation]) -> dict[int, list[int]]:
+        """Return by micro-batch the adapters of which a step has all its gradients once its backward is done."""
+        last: dict[tuple[int, int], int] = {}
+        for operation in program:
+            if operation[0] == "B":
+                for adapter, number in self._replica.micro_batches[operation[1]].samples:
+                    last[adapter, self._samples[adapter].step(number)] = operation[1]
+        completed: dict[int, list[int]] = defaultdict(list)
+        for (adapter, _), micro_batch in sorted(last.items()):
+            completed[micro_batch].append(adapter)
+        return completed

@@ -1,0 +1,1 @@
+"""Profiles: which points are measured, and the cost table that they make."""

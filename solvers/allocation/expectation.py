@@ -1,0 +1,81 @@
+"""What makespan to expect of a replica that nobody has scheduled yet.
+
+A schedule ends above its bound the more, the deeper the pipeline is and the closer the longest path comes to the work,
+which is then too little to fill the bubbles. A rule of thumb says how much; schedules made since correct it, most for
+replicas that are alike in depth, in that closeness and in the adapter with the longest path.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cappuccino.solvers.allocation.pricing import Place
+
+BUBBLE = 0.08
+"""Excess per stage beyond the first where the longest path is as long as the work takes."""
+SLACK_POWER, PATH_POWER = 3.0, 1.5
+"""How fast the excess falls with path / work where there is more work, and with work / path where there is less."""
+FRICTION = 0.0012
+"""Excess per stage however much work there is."""
+PRIOR_WEIGHT = 0.3
+"""Weight of the rule of thumb against a schedule of a replica that is alike in everything."""
+OTHER_PATH = 0.3
+"""Weight of a schedule where another adapter has the longest path."""
+ALIKE = (0.15, 0.25)
+"""Differences of path to work, and of the logarithm of the depth, at which a schedule still counts."""
+
+
+class Expectation:
+    """Learns from schedules how far above their bounds replicas end.
+
+    Parameters
+    ----------
+    places
+        Pools and depths.
+    """
+
+    def __init__(self, places: Sequence[Place]) -> None:
+        self.places = places
+        self._seen: list[tuple[float, float, int, float]] = []
+
+    def observe(self, place: int, numbers: np.ndarray, bound_s: float, makespan_s: float) -> None:
+        """Take note of a schedule: its bound and its makespan."""
+        tightness, critical = self._features(place, numbers[None])
+        excess = makespan_s / bound_s - 1 if bound_s > 0 else 0.0
+        factor = excess / float(self._rule(place, tightness)[0])
+        self._seen.append((float(tightness[0]), np.log(self.places[place].num_stages), int(critical[0]), factor))
+
+    def makespans(self, place: int, sets: np.ndarray, bounds_s: np.ndarray) -> np.ndarray:
+        """Return expected makespans, seconds, shape (N,).
+
+        Parameters
+        ----------
+        place
+            Index of the place.
+        sets
+            How many adapters of each kind, shape (N, K).
+        bounds_s
+            Proven bounds, shape (N,).
+        """
+        tightness, critical = self._features(place, sets)
+        total, weight = np.full(len(sets), PRIOR_WEIGHT), np.full(len(sets), PRIOR_WEIGHT)
+        depth = np.log(self.places[place].num_stages)
+        for seen_tightness, seen_depth, seen_critical, factor in self._seen:
+            near = np.exp(
+                -(((tightness - seen_tightness) / ALIKE[0]) ** 2) - ((depth - seen_depth) / ALIKE[1]) ** 2
+            ) * np.where(critical == seen_critical, 1.0, OTHER_PATH)
+            total += near * factor
+            weight += near
+        return np.asarray(bounds_s * (1 + total / weight * self._rule(place, tightness)))
+
+    def _features(self, place: int, sets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Longest path over work, and the kind with the longest path."""
+        where = self.places[place]
+        busy = where.head_s + sets @ np.where(where.fits, where.shares, 0.0)
+        paths = np.where(sets > 0, np.where(where.fits, where.paths, 0.0), 0.0)
+        return paths.max(axis=1) / np.maximum(busy, 1e-300), paths.argmax(axis=1)
+
+    def _rule(self, place: int, tightness: np.ndarray) -> np.ndarray:
+        bubble = np.minimum(tightness, 1.0) ** SLACK_POWER / np.maximum(tightness, 1.0) ** PATH_POWER
+        stages = self.places[place].num_stages
+        return np.asarray(FRICTION * stages + BUBBLE * (stages - 1) * bubble)

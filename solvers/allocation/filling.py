@@ -1,0 +1,217 @@
+"""Partitions made by filling replicas one adapter after the other: good columns to begin with, and plans that exist."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cappuccino.compiled import compiled
+from cappuccino.solvers.allocation.pricing import Place
+
+LEVELS = (1.0, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 3.0, 5.0, 10.0)
+"""Makespans to fill replicas up to, in multiples of the least that the pool could allow."""
+ROOM_TO_DEADLINE = (1.0, 0.98, 0.95, 0.9, 0.85, 0.75)
+"""Parts of a deadline to fill replicas up to: schedules end above their bounds."""
+SPARE = 1.2
+"""Replicas that adapters are dealt to, at most, in multiples of those that would do if work were divisible."""
+BISECTIONS = 12
+"""Steps towards the least makespan."""
+
+Partition = list[tuple[int, np.ndarray]]
+"""Replicas: place, and how many adapters of each kind."""
+
+
+def fill_replicas(
+    places: Sequence[Place],
+    counts: np.ndarray,
+    pools: Mapping[str, int],
+    level_s: float,
+    preferred: int | None = None,
+) -> Partition | None:
+    """Put adapters into replicas that end within a level by their additive bounds; None where the pools are too small.
+
+    Adapters with long paths come first, each into the replica whose cost grows least; a new replica is opened where
+    none can take it.
+
+    Parameters
+    ----------
+    counts
+        Adapters of each kind, shape (K,).
+    pools
+        GPUs by type.
+    preferred
+        Place of new replicas wherever it admits the adapter; otherwise that where the adapter's work costs least.
+    """
+    admitted = np.array([p.admits(level_s) for p in places])
+    if not admitted.any(axis=0).all():
+        return None
+    shares = np.array([np.where(a, p.shares, np.inf) for a, p in zip(admitted, places, strict=True)])
+    paths = np.array([p.paths for p in places])
+    depths = np.array([p.num_stages for p in places])
+    rates = np.array([p.rate for p in places], dtype=float)
+    weights = rates if rates.any() else depths.astype(float)
+    gpus = list(pools)
+    work_costs = np.where(admitted, weights[:, None] * np.where(admitted, shares, 0.0), np.inf)
+    ranking = np.lexsort((np.broadcast_to(depths[:, None], shares.shape), work_costs), axis=0)
+    if preferred is not None:
+        others = ranking.T[preferred != ranking.T].reshape(len(counts), -1).T
+        ranking = np.concatenate([np.full((1, len(counts)), preferred), others])
+    reference = paths.min(axis=0) if preferred is None else np.minimum(paths[preferred], np.finfo(float).max)
+    place, numbers = _fill(
+        np.argsort(-reference, kind="stable"),
+        counts,
+        shares,
+        paths,
+        weights,
+        np.array([p.head_s for p in places]),
+        depths,
+        np.array([gpus.index(p.gpu) for p in places]),
+        np.array(list(pools.values())),
+        ranking,
+        level_s,
+    )
+    return None if len(numbers) == 0 else [(int(p), n) for p, n in zip(place, numbers, strict=True)]
+
+
+@compiled
+def _fill(
+    order: np.ndarray,
+    counts: np.ndarray,
+    shares: np.ndarray,
+    paths: np.ndarray,
+    weights: np.ndarray,
+    heads: np.ndarray,
+    depths: np.ndarray,
+    pool_of: np.ndarray,
+    left: np.ndarray,
+    ranking: np.ndarray,
+    level_s: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fill replicas; see `fill_replicas`.
+
+    Parameters
+    ----------
+    order
+        Kinds as they are placed.
+    shares, paths
+        By place and kind, seconds; infinite where not admitted.
+    weights, heads, depths, pool_of
+        By place: cost per second, bound's constant, GPUs, index of the pool.
+    left
+        GPUs of every pool; used up.
+    ranking
+        Places in the order in which new replicas of a kind are tried, shape (places, K).
+
+    Returns
+    -------
+    place
+        Of every replica.
+    numbers
+        Adapters of each kind in every replica; no rows where the pools are too small.
+    """
+    most = min(counts.sum(), left.sum())
+    place = np.zeros(most, dtype=np.int64)
+    loads, longest = np.zeros(most), np.zeros(most)
+    numbers = np.zeros((most, len(counts)), dtype=np.int64)
+    size = 0
+    for kind in order:
+        for _ in range(counts[kind]):
+            best, least = -1, np.inf
+            for r in range(size):
+                p = place[r]
+                load = loads[r] + shares[p, kind]
+                makespan = max(load, longest[r], paths[p, kind])
+                if makespan > level_s:
+                    continue
+                growth = weights[p] * (makespan - max(loads[r], longest[r]))
+                # of equals the fullest
+                if growth < least * (1 - 1e-9) - 1e-12 or (growth <= least * (1 + 1e-9) and loads[r] > loads[best]):
+                    best, least = r, growth
+            if best < 0:
+                for p in ranking[:, kind]:
+                    if shares[p, kind] < np.inf and depths[p] <= left[pool_of[p]]:
+                        left[pool_of[p]] -= depths[p]
+                        best = size
+                        place[best], loads[best] = p, heads[p]
+                        size += 1
+                        break
+            if best < 0:
+                return place[:0], numbers[:0]
+            p = place[best]
+            loads[best] += shares[p, kind]
+            longest[best] = max(longest[best], paths[p, kind])
+            numbers[best, kind] += 1
+    return place[:size], numbers[:size]
+
+
+def filled_partitions(
+    places: Sequence[Place], counts: np.ndarray, pools: Mapping[str, int], deadline_s: float | None
+) -> list[Partition]:
+    """Return partitions of every preferred depth, filled up to several levels, and such that deal adapters out."""
+    result = []
+    for preferred in range(len(places)):
+        for level in _levels(places, counts, pools, preferred, deadline_s):
+            for found in (
+                fill_replicas(places, counts, pools, level, preferred),
+                deal_adapters(places, counts, pools, level, preferred),
+            ):
+                if found is not None:
+                    result.append(found)
+    return result
+
+
+def deal_adapters(
+    places: Sequence[Place], counts: np.ndarray, pools: Mapping[str, int], level_s: float, place: int
+) -> Partition | None:
+    """Deal adapters out like cards to as many replicas of a place as a level asks for, kind after kind.
+
+    Of adapters that are alike, all replicas get equally many or one more. So there are few different replicas, and few
+    schedules to make. None where one would not end within the level, or the pool is too small.
+    """
+    where = places[place]
+    if not where.admits(level_s).all():
+        return None
+    kinds = np.repeat(np.arange(len(counts)), counts)
+    kinds = kinds[np.argsort(-where.shares[kinds], kind="stable")]
+    least = math.ceil(float(counts @ where.shares) / max(level_s - where.head_s, 1e-12) - 1e-9)
+    most = min(pools[where.gpu] // where.num_stages, len(kinds))
+    for size in range(max(1, least), min(most, math.ceil(SPARE * least)) + 1):
+        numbers = np.zeros((size, len(counts)), dtype=np.int64)
+        np.add.at(numbers, (np.arange(len(kinds)) % size, kinds), 1)
+        if where.makespans(numbers).max() <= level_s:
+            return [(place, row) for row in numbers]
+    return None
+
+
+def _levels(
+    places: Sequence[Place], counts: np.ndarray, pools: Mapping[str, int], preferred: int, deadline_s: float | None
+) -> list[float]:
+    place = places[preferred]
+    admitted = place.admits(deadline_s)
+    if not admitted.any():
+        return []
+    work = float(counts[admitted] @ place.shares[admitted])
+    replicas = max(1, pools[place.gpu] // place.num_stages)
+    # an adapter that another depth must take has its path there
+    path = float(np.min([p.paths for p in places], axis=0).max())
+    least = max(place.head_s + work / replicas, float(place.paths[admitted].max()), path)
+    everything = least + max(float(counts @ np.where(p.fits, p.shares, 0.0)) for p in places)
+    levels = [least * x for x in LEVELS if least * x < everything] + [everything]
+    if deadline_s is not None:
+        levels = [x for x in levels if x < deadline_s] + [deadline_s * x for x in ROOM_TO_DEADLINE]
+    return levels
+
+
+def shortest_partition(
+    places: Sequence[Place], counts: np.ndarray, pools: Mapping[str, int], low_s: float, high_s: float
+) -> Partition | None:
+    """Return the partition of the least level that filling succeeds at, by bisection between two makespans."""
+    best = fill_replicas(places, counts, pools, high_s)
+    for _ in range(BISECTIONS if best is not None else 0):
+        middle = (low_s + high_s) / 2
+        found = fill_replicas(places, counts, pools, middle)
+        if found is None:
+            low_s = middle
+        else:
+            best, high_s = found, middle
+    return best

@@ -1,0 +1,1 @@
+"""One replica: packing samples into micro-batches and ordering every stage."""

@@ -1,0 +1,245 @@
+"""List scheduling of a pipeline without flush, compiled: every stage takes the earliest operation it can.
+
+All stages run the F's in one order, and the B's in that same order, so an operation is known by its rank in the order.
+
+Legend: G stages, M micro-batches.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from cappuccino.compiled import compiled
+from cappuccino.solvers.scheduling.batch_costs import batch_times
+from cappuccino.solvers.scheduling.packing import Source, backward_done, peek, shape_of_next, take, wait_of_next
+
+INFINITY = float("inf")
+
+
+class Machine(NamedTuple):
+    """What every stage of a replica has in common."""
+
+    stages: int
+    working_gib: float
+    """Per token of the running micro-batch."""
+    held_gib: float
+    """Per token forwarded and not yet backwarded."""
+    room_gib: float
+    """For both."""
+    patience_s: float
+    """How long a stage that could start an F waits for a B instead: B's free memory and open the next steps."""
+
+
+class Jobs(NamedTuple):
+    """Micro-batches by rank, arrays of shape (M,) or longer."""
+
+    forward_s: np.ndarray
+    backward_s: np.ndarray
+    transfer_s: np.ndarray
+    tokens: np.ndarray
+    needed: np.ndarray
+    """Last rank whose B must be done on the first stage before the F; -1: none."""
+    waits_s: np.ndarray
+    """Optimizer time before the F."""
+    urgency_s: np.ndarray
+    """How long a stage that could start something else waits for this micro-batch."""
+
+
+class State(NamedTuple):
+    """How far every stage has come."""
+
+    free_s: np.ndarray
+    """When a stage is free, shape (G,)."""
+    forwards: np.ndarray
+    """F's done, shape (G,)."""
+    backwards: np.ndarray
+    """B's done, shape (G,)."""
+    held_tokens: np.ndarray
+    """Shape (G,)."""
+    forward_end_s: np.ndarray
+    """Shape (G, M)."""
+    backward_end_s: np.ndarray
+    """Shape (G, M)."""
+    operations: np.ndarray
+    """Rank k for the F of the k-th micro-batch, ~k for its B, shape (G, 2 M)."""
+
+
+def empty_state(stages: int, count: int) -> State:
+    """Return the state before the first operation, with room for `count` micro-batches."""
+    return State(
+        np.zeros(stages),
+        np.zeros(stages, np.int64),
+        np.zeros(stages, np.int64),
+        np.zeros(stages, np.int64),
+        np.zeros((stages, count)),
+        np.zeros((stages, count)),
+        np.zeros((stages, 2 * count), np.int64),
+    )
+
+
+@compiled
+def copy_state(source: State, goal: State) -> None:
+    """Copy what the scheduler reads of one state into another with at least as much room."""
+    stages = len(source.free_s)
+    first = source.backwards[0]
+    for s in range(stages):
+        goal.free_s[s] = source.free_s[s]
+        goal.forwards[s] = source.forwards[s]
+        goal.backwards[s] = source.backwards[s]
+        goal.held_tokens[s] = source.held_tokens[s]
+        for k in range(first, source.forwards[s]):
+            goal.forward_end_s[s, k] = source.forward_end_s[s, k]
+        for k in range(first, source.backwards[s]):
+            goal.backward_end_s[s, k] = source.backward_end_s[s, k]
+
+
+@compiled
+def run_pipeline(
+    machine: Machine,
+    jobs: Jobs,
+    count: int,
+    pause: int,
+    cutoff_s: float,
+    state: State,
+    source: Source,
+) -> float:
+    """Go on from a state, in place, until all is done or the first stage has done `pause` F's.
+
+    Parameters
+    ----------
+    count
+        Micro-batches that are known.
+    source
+        Where active, it forms the micro-batches; `jobs` has room for them and learns them, `count` is the room.
+
+    Returns
+    -------
+    float
+        The makespan; infinite when the order blocks itself, or as soon as the makespan is known to exceed `cutoff_s`.
+    """
+    stages, last = machine.stages, machine.stages - 1
+    working, held, room, patience = machine.working_gib, machine.held_gib, machine.room_gib, machine.patience_s
+    forward, backward, transfer, tokens, needed, waits, urgency = jobs
+    free, forwards, backwards, held_tokens, forward_end, backward_end, operations = state
+    limited = working > 0 or held > 0
+    heaviest = 0.0
+    quickest = INFINITY
+    total = 0.0
+    if source.active:
+        heaviest = quickest = INFINITY
+    for k in range(0 if source.active else count):
+        heaviest = max(heaviest, working * tokens[k])
+        quickest = min(quickest, backward[k])
+        total += forward[k] + backward[k]
+    rest = np.empty(stages)  # what each stage has still to do, and the way of the last B up to the first stage
+    ready = np.empty(stages)
+    is_backward = np.zeros(stages, np.bool_)
+    for s in range(stages):
+        rest[s] = 0.0 if source.active else total + s * quickest
+        for k in range(0 if source.active else forwards[s]):
+            rest[s] -= forward[k]
+        for k in range(0 if source.active else backwards[s]):
+            rest[s] -= backward[k]
+    low, high = 0, stages  # stages whose candidates are stale
+    while forwards[0] < pause or pause >= count:
+        for s in range(low, high):
+            b, f, now = backwards[s], forwards[s], free[s]
+            backward_start = INFINITY
+            forward_start = INFINITY
+            if b < f:
+                if s == last:
+                    backward_start = now
+                elif b < backwards[s + 1]:
+                    backward_start = max(now, backward_end[s + 1, b] + transfer[b])
+            if s == 0:
+                known = _learn(source, jobs, f) if source.active else f < count
+                if known and b > needed[f]:
+                    forward_start = now + waits[f]
+            elif f < forwards[s - 1]:
+                forward_start = max(now + waits[f], forward_end[s - 1, f] + transfer[f])
+            if limited and b < f and forward_start < INFINITY:
+                held_gib = held * (held_tokens[s] + tokens[f])
+                # the exact figure only where the heaviest micro-batch of all would not fit
+                if heaviest + held_gib > room:
+                    largest = 0
+                    for k in range(b, f + 1):
+                        largest = max(largest, tokens[k])
+                    if working * largest + held_gib > room:
+                        forward_start = INFINITY
+            prefers_backward = backward_start < INFINITY
+            if prefers_backward and forward_start < INFINITY:
+                prefers_backward = backward_start - urgency[b] - patience <= forward_start - urgency[f]
+            if prefers_backward:
+                ready[s] = backward_start
+                is_backward[s] = True
+            else:
+                ready[s] = forward_start
+                is_backward[s] = False
+        s = 0
+        for r in range(1, stages):
+            if ready[r] < ready[s]:
+                s = r
+        start = ready[s]
+        if start == INFINITY:
+            break
+        if start + rest[s] > cutoff_s:  # an active source has no rest that is known
+            return INFINITY
+        done = forwards[s] + backwards[s]
+        if is_backward[s]:
+            k = backwards[s]
+            end = start + backward[k]
+            if source.active:
+                if s == 0:
+                    backward_done(source, k)
+            else:
+                rest[s] -= backward[k]
+            backward_end[s, k] = end
+            backwards[s] = k + 1
+            held_tokens[s] -= tokens[k]
+            operations[s, done] = ~k
+            low, high = max(0, s - 1), s + 1
+        else:
+            k = forwards[s]
+            end = start + forward[k]
+            if source.active:
+                if s == 0:
+                    take(source, k)
+            else:
+                rest[s] -= forward[k]
+            forward_end[s, k] = end
+            forwards[s] = k + 1
+            held_tokens[s] += tokens[k]
+            operations[s, done] = k
+            low, high = s, min(stages, s + 2)
+        free[s] = end
+        if end > cutoff_s:
+            return INFINITY
+    makespan = 0.0
+    for s in range(stages):
+        makespan = max(makespan, free[s])
+    if source.active:
+        for a in range(len(source.waiting)):
+            if source.waiting[a]:
+                return INFINITY
+        return makespan
+    if pause >= count and backwards[0] < count:
+        return INFINITY
+    return makespan
+
+
+@compiled
+def _learn(source: Source, jobs: Jobs, rank: int) -> bool:
+    """Write the micro-batch that the source would hand out next; return whether there is one."""
+    if source.formed[0]:
+        return True
+    if not peek(source):
+        return False
+    tokens, squares, added = shape_of_next(source)
+    times = batch_times(source.costs, tokens, squares, added)
+    jobs.forward_s[rank], jobs.backward_s[rank], jobs.transfer_s[rank] = times
+    jobs.tokens[rank] = tokens
+    jobs.needed[rank] = -1  # only open steps are handed out
+    jobs.waits_s[rank] = wait_of_next(source)
+    critical = source.chosen[source.critical[0]] >= 0
+    jobs.urgency_s[rank] = source.rule.critical_urgency_s if critical else 0.0
+    return True

@@ -1,0 +1,320 @@
+"""Packing on the fly, compiled: micro-batches are formed when the first stage is free, from the steps open then.
+
+The open step of the adapter with the longest remaining path leads; it is split evenly into parts of about the target,
+or as it is given.
+A part far below the target is filled with parts of other open steps, longest remaining path first.
+
+Legend: A adapters, N samples (adapter by adapter, in training order), P the most parts of a step.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from cappuccino.compiled import compiled
+from cappuccino.solvers.scheduling.batch_costs import Added, BatchCosts, time_of_work
+
+_OVERSHOOT = 1.1
+"""How far above the target filling up may lead."""
+
+
+class PackingRule(NamedTuple):
+    """What guides the packing."""
+
+    target_work_s: float
+    """Work of a micro-batch that is aimed at."""
+    fill: float = 0.75
+    """A micro-batch with less than this fraction of the target is filled with samples of other adapters."""
+    load: float = 0.0
+    """How many micro-batches of the target size a step is expected to wait for, per stage behind the first."""
+    critical_target: float = 1.0
+    """Target for the adapter with the longest path, relative to that of the others."""
+    critical_urgency_s: float = 0.0
+    """How long a stage that could start something else waits for that adapter's micro-batches."""
+
+
+class Source(NamedTuple):
+    """Forms micro-batches; an inactive one has none to give."""
+
+    active: bool
+    rule: PackingRule
+    costs: BatchCosts
+    added: np.ndarray
+    """What each adapter adds to its micro-batches and tokens, seconds, in the order of `Added`, shape (A, 4)."""
+    optimizer_s: float
+    """One optimizer step of one adapter on one stage."""
+    stages: int
+    first_sample: np.ndarray
+    """By adapter, shape (A,)."""
+    batch_size: np.ndarray
+    """Samples of a step by adapter, shape (A,)."""
+    num_steps: np.ndarray
+    """By adapter, shape (A,)."""
+    length: np.ndarray
+    """Tokens by sample, shape (N,)."""
+    work_s: np.ndarray
+    """Forward plus backward work by sample, shape (N,)."""
+    heaviest: np.ndarray
+    """Places in a step by falling work, step by step, shape (N,)."""
+    rest_s: np.ndarray
+    """Least time of an adapter's steps from step j on, shape (A, steps + 1)."""
+    critical: np.ndarray
+    """The adapter with the longest path, shape (1,)."""
+    place: np.ndarray
+    """Part by sample where it is given, in the order in which parts lead micro-batches, shape (N,); -1: it is not."""
+    bias: np.ndarray
+    """Factor on the priority of a step, shape (A, steps)."""
+    step: np.ndarray
+    """Open step by adapter, shape (A,)."""
+    parts: np.ndarray
+    """Parts of the open step by adapter, shape (A,)."""
+    waiting: np.ndarray
+    """Those of them not handed out, shape (A,)."""
+    running: np.ndarray
+    """Those handed out and not yet backwarded, shape (A,)."""
+    part_of: np.ndarray
+    """Part by sample, shape (N,)."""
+    part_work_s: np.ndarray
+    """Shape (A, P), as the following ones."""
+    part_tokens: np.ndarray
+    part_size: np.ndarray
+    part_longest: np.ndarray
+    part_rank: np.ndarray
+    """Micro-batch that holds the part; -1: none yet."""
+    priority: np.ndarray
+    """Room for the priorities of the adapters, shape (A,)."""
+    chosen: np.ndarray
+    """Part of every adapter in the micro-batch to come, shape (A,); -1: none."""
+    formed: np.ndarray
+    """Whether `chosen` is up to date, shape (1,)."""
+    batch_of: np.ndarray
+    """Micro-batch by sample, shape (N,): the result."""
+
+
+@compiled
+def _target(source: Source, a: int) -> float:
+    """Return the work aimed at in micro-batches that an adapter leads, seconds."""
+    rule = source.rule
+    return rule.target_work_s * (rule.critical_target if a == source.critical[0] else 1.0)
+
+
+@compiled
+def _passage(source: Source, work_s: float) -> float:
+    """Return about how long a step of this work takes on its own."""
+    rule, behind = source.rule, source.stages - 1
+    n = max(1, int(work_s / rule.target_work_s + 0.5))
+    own = (n + behind) * time_of_work(source.costs, work_s / n)
+    return own + behind * rule.load * time_of_work(source.costs, rule.target_work_s)
+
+
+@compiled
+def _step_work(source: Source, a: int, j: int) -> float:
+    """Return the work of step j of an adapter, seconds."""
+    first = source.first_sample[a] + j * source.batch_size[a]
+    work = 0.0
+    for n in range(first, first + source.batch_size[a]):
+        work += source.work_s[n]
+    return work
+
+
+@compiled
+def _open_step(source: Source, a: int, j: int) -> None:
+    """Split step j of an adapter into the parts that are given, or evenly into parts within the memory."""
+    size = source.batch_size[a]
+    first = source.first_sample[a] + j * size
+    given = source.place[first] >= 0
+    count = min(size, max(1, int(_step_work(source, a, j) / _target(source, a) + 0.5)))
+    if given:
+        count = 0
+        for n in range(first, first + size):
+            count = max(count, source.place[n] + 1)
+    while True:
+        for p in range(count):
+            source.part_work_s[a, p] = 0.0
+            source.part_tokens[a, p] = 0
+            source.part_size[a, p] = 0
+            source.part_longest[a, p] = 0
+            source.part_rank[a, p] = -1
+        for k in range(size):
+            i = first + source.heaviest[first + k]
+            lightest = max(0, source.place[i])
+            for p in range(0 if given else 1, 0 if given else count):
+                if source.part_work_s[a, p] < source.part_work_s[a, lightest]:
+                    lightest = p
+            source.part_of[i] = lightest
+            source.part_work_s[a, lightest] += source.work_s[i]
+            source.part_size[a, lightest] += 1
+            source.part_longest[a, lightest] = max(source.part_longest[a, lightest], source.length[i])
+            if source.costs.padded:
+                source.part_tokens[a, lightest] = source.part_longest[a, lightest] * source.part_size[a, lightest]
+            else:
+                source.part_tokens[a, lightest] += source.length[i]
+        largest = 0
+        for p in range(count):
+            largest = max(largest, source.part_tokens[a, p])
+        if given or count == size or largest <= source.costs.max_tokens:
+            break
+        count += 1
+    source.step[a] = j
+    source.parts[a] = source.waiting[a] = count
+    source.running[a] = 0
+
+
+@compiled
+def open_first_steps(source: Source) -> None:
+    """Begin: open the first step of every adapter."""
+    for a in range(len(source.step)):
+        steps = source.num_steps[a]
+        source.rest_s[a, steps] = 0.0
+        for j in range(steps - 1, -1, -1):
+            source.rest_s[a, j] = source.rest_s[a, j + 1] + _passage(source, _step_work(source, a, j))
+        if source.rest_s[a, 0] > source.rest_s[source.critical[0], 0]:
+            source.critical[0] = a
+    for a in range(len(source.step)):
+        _open_step(source, a, 0)
+    source.formed[0] = 0
+
+
+@compiled
+def peek(source: Source) -> bool:
+    """Choose the parts of the next micro-batch; return whether there are any."""
+    if source.formed[0]:
+        return True
+    rule, adapters, priority = source.rule, len(source.step), source.priority
+    lead = -1
+    for a in range(adapters):
+        source.chosen[a] = -1
+        priority[a] = -1.0
+        if source.waiting[a]:
+            pending = 0.0
+            for p in range(source.parts[a]):
+                if source.part_rank[a, p] < 0:
+                    pending += source.part_work_s[a, p]
+            priority[a] = source.rest_s[a, source.step[a] + 1] + _passage(source, pending)
+            priority[a] *= source.bias[a, source.step[a]]
+            if lead < 0 or priority[a] > priority[lead]:
+                lead = a
+    if lead < 0:
+        return False
+    part = _leading(source, lead)
+    source.chosen[lead] = part
+    work, tokens = source.part_work_s[lead, part], source.part_tokens[lead, part]
+    size, longest = source.part_size[lead, part], source.part_longest[lead, part]
+    target = _target(source, lead)
+    given = source.place[source.first_sample[lead] + source.step[lead] * source.batch_size[lead]] >= 0
+    while work < rule.fill * target and not given:
+        priority[lead] = -1.0
+        for a in range(adapters):
+            if priority[a] > priority[lead]:
+                lead = a
+        if priority[lead] < 0.0:
+            break
+        part = _heaviest(source, lead, _OVERSHOOT * target - work, tokens, size, longest)
+        if part >= 0:
+            source.chosen[lead] = part
+            work += source.part_work_s[lead, part]
+            size += source.part_size[lead, part]
+            longest = max(longest, source.part_longest[lead, part])
+            tokens = longest * size if source.costs.padded else tokens + source.part_tokens[lead, part]
+    source.formed[0] = 1
+    return True
+
+
+@compiled
+def _leading(source: Source, a: int) -> int:
+    """Return the part with which an adapter leads: the next one where they are given, else the heaviest."""
+    if source.place[source.first_sample[a] + source.step[a] * source.batch_size[a]] < 0:
+        return _heaviest(source, a, np.inf, 0, 0, 0)
+    p = 0
+    while source.part_rank[a, p] >= 0:
+        p += 1
+    return p
+
+
+@compiled
+def _heaviest(source: Source, a: int, most_s: float, tokens: int, size: int, longest: int) -> int:
+    """Return the heaviest waiting part of at most this work that fits beside tokens at hand; -1: none."""
+    best = -1
+    for p in range(source.parts[a]):
+        if source.part_rank[a, p] >= 0 or source.part_work_s[a, p] > most_s:
+            continue
+        total = tokens + source.part_tokens[a, p]
+        if source.costs.padded:
+            total = max(longest, source.part_longest[a, p]) * (size + source.part_size[a, p])
+        if size and total > source.costs.max_tokens:
+            continue
+        if best < 0 or source.part_work_s[a, p] > source.part_work_s[a, best]:
+            best = p
+    return best
+
+
+@compiled
+def shape_of_next(source: Source) -> tuple[int, float, Added]:
+    """Return tokens and sum of squared lengths of the micro-batch to come, and what its adapters add."""
+    tokens, squares, size, longest = 0, 0.0, 0, 0
+    forward_floor = forward_work = backward_floor = backward_work = 0.0
+    for a in range(len(source.step)):
+        part = source.chosen[a]
+        if part < 0:
+            continue
+        first = source.first_sample[a] + source.step[a] * source.batch_size[a]
+        forward_floor += source.added[a, 0]
+        backward_floor += source.added[a, 2]
+        for n in range(first, first + source.batch_size[a]):
+            if source.part_of[n] == part:
+                tokens += source.length[n]
+                squares += float(source.length[n]) * source.length[n]
+                longest = max(longest, source.length[n])
+                size += 1
+                weight = 1 if source.costs.padded else source.length[n]
+                forward_work += source.added[a, 1] * weight
+                backward_work += source.added[a, 3] * weight
+    if source.costs.padded:
+        tokens = size * longest
+        squares = float(tokens) * longest
+        forward_work *= longest
+        backward_work *= longest
+    return tokens, squares, Added(forward_floor, forward_work, backward_floor, backward_work)
+
+
+@compiled
+def wait_of_next(source: Source) -> float:
+    """Return the optimizer time before the micro-batch to come: one step of every adapter it begins a step of."""
+    count = 0
+    for a in range(len(source.step)):
+        if source.chosen[a] >= 0 and source.step[a] > 0 and source.waiting[a] == source.parts[a]:
+            count += 1
+    return count * source.optimizer_s
+
+
+@compiled
+def take(source: Source, rank: int) -> None:
+    """Hand out the micro-batch to come."""
+    for a in range(len(source.step)):
+        part = source.chosen[a]
+        if part < 0:
+            continue
+        source.part_rank[a, part] = rank
+        source.waiting[a] -= 1
+        source.running[a] += 1
+        first = source.first_sample[a] + source.step[a] * source.batch_size[a]
+        for n in range(first, first + source.batch_size[a]):
+            if source.part_of[n] == part:
+                source.batch_of[n] = rank
+    source.formed[0] = 0
+
+
+@compiled
+def backward_done(source: Source, rank: int) -> None:
+    """Open an adapter's next step when this was the last micro-batch of its current one."""
+    for a in range(len(source.step)):
+        for p in range(source.parts[a]):
+            if source.part_rank[a, p] == rank:
+                source.running[a] -= 1
+                if not source.running[a] and not source.waiting[a]:
+                    if source.step[a] + 1 < source.num_steps[a]:
+                        _open_step(source, a, source.step[a] + 1)
+                        source.formed[0] = 0
+                    else:
+                        source.parts[a] = 0
+                break

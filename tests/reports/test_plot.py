@@ -1,0 +1,86 @@
+from xml.etree import ElementTree
+
+import pytest
+
+from cappuccino.reports.plot import Axis, Panel, Series, line_charts
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+DEADLINE, GPU_TIME = Axis("deadline, s"), Axis("GPU time, GPU-s")
+
+
+def drawn(*series, x=DEADLINE, y=GPU_TIME, columns=1, panels=1):
+    return ElementTree.fromstring(line_charts([Panel("title", x, y, series)] * panels, columns))
+
+
+def group(root, label):
+    return next(g for g in root.iter(f"{SVG}g") if g.get("class") == label)
+
+
+def markers(root, label):
+    return [(float(c.get("cx")), float(c.get("cy"))) for c in group(root, label).iter(f"{SVG}circle")]
+
+
+def texts(root):
+    return [t.text for t in root.iter(f"{SVG}text")]
+
+
+def test_every_point_has_a_marker_and_every_axis_its_label():
+    root = drawn(Series("found", [1, 2, 3], [5, 4, 2]), Series("bound", [1, 2, 3], [4, 3, 1], dashed=True))
+    assert len(markers(root, "found")) == len(markers(root, "bound")) == 3
+    assert {"title", "deadline, s", "GPU time, GPU-s", "found", "bound"} <= set(texts(root))
+
+
+def test_larger_values_are_further_right_and_further_up():
+    xs, ys = zip(*markers(drawn(Series("a", [1, 2, 4], [1, 2, 4])), "a"), strict=True)
+    assert xs[0] < xs[1] < xs[2] and ys[0] > ys[1] > ys[2]
+    # a linear axis keeps differences, a logarithmic one ratios (to the rounding of a tenth of a pixel)
+    assert xs[2] - xs[1] == pytest.approx(2 * (xs[1] - xs[0]), abs=0.3)
+    xs, _ = zip(*markers(drawn(Series("a", [1, 2, 4], [1, 2, 4]), x=Axis("x", log=True)), "a"), strict=True)
+    assert xs[2] - xs[1] == pytest.approx(xs[1] - xs[0], abs=0.3)
+
+
+def test_an_axis_may_begin_at_zero():
+    root = drawn(Series("a", [1, 2], [80, 100]), y=Axis("y", zero=True))
+    assert "0" in texts(root)
+    (_, first), (_, second) = markers(root, "a")
+    assert 272 - first == pytest.approx(0.8 * (272 - second), abs=0.3)  # the axes cross at 272 pixels
+    assert "0" not in texts(drawn(Series("a", [1, 2], [80, 100])))
+
+
+def test_a_missing_value_breaks_the_line():
+    root = drawn(Series("a", [1, 2, 3, 4], [1, None, 3, 4]))
+    assert len(markers(root, "a")) == 3
+    line = group(root, "a").find(f"{SVG}path").get("d")
+    assert line.count("M") == 2 and line.count("L") == 1
+
+
+@pytest.mark.parametrize(("shape", "pattern"), [("step-after", "MHVHV"), ("step-before", "MVHVH")])
+def test_steps(shape, pattern):
+    root = drawn(Series("a", [1, 2, 3], [3, 2, 1], shape))
+    line = group(root, "a").find(f"{SVG}path").get("d")
+    assert "".join(c for c in line if c.isalpha()) == pattern
+
+
+def test_panels_stand_in_columns():
+    root = drawn(Series("a", [1], [1]), panels=3, columns=2)
+    places = [g.get("transform") for g in root.iter(f"{SVG}g") if g.get("transform")]
+    assert places == ["translate(0 0)", "translate(460 0)", "translate(0 320)"]
+
+
+def test_labels_are_escaped():
+    assert "gap <= 2% & more" in texts(drawn(Series("gap <= 2% & more", [1, 2], [1, 2])))
+
+
+@pytest.mark.parametrize("values", [[7, 7], [0, 0], [1e-7, 2e-7], [3e8, 9e8], [-5, 5]])
+def test_axes_of_any_range_have_ticks(values):
+    root = drawn(Series("a", [1, 2], values))
+    assert len(texts(root)) > 6
+    assert all(54 <= y <= 272 for _, y in markers(root, "a"))
+
+
+@pytest.mark.parametrize("values", [[1, float("nan")], [0, 1]])
+def test_what_cannot_be_drawn_is_refused(values):
+    with pytest.raises(ValueError, match="cannot be drawn"):
+        drawn(Series("a", values, [1, 2]), x=Axis("x", log=True))

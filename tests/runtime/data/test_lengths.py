@@ -1,0 +1,217 @@
+"""Length distributions of local files: what is counted, what is refused, and that nothing stays behind."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+import pytest
+from datasets import Dataset
+from helpers.small import save_tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from cappuccino.errors import InputError
+from cappuccino.runtime.data.lengths import measure_lengths
+from cappuccino.prototype.formats import read_length_distribution
+
+ROWS = [{"question": "w " * n, "answer": "w w"} for n in (1, 2, 3, 4, 9)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One token per word."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    words = Tokenizer(models.WordLevel({"w": 0}, unk_token="w"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where `datasets` would keep copies of what it reads."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+    return folder
+
+
+def write(path: Path, rows: Sequence[object]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def measure(
+    sources: Sequence[str],
+    tokenizer: Path,
+    output: Path,
+    *,
+    fields: Sequence[str] = ("question",),
+    most: int = 100,
+    longest: int = 8,
+    seed: int = 42,
+) -> dict[str, list[int]]:
+    """Measure, and return by dataset the lengths that the file holds."""
+    measure_lengths(
+        sources, tokenizer, output, num_samples=most, max_length=longest, text_fields=fields, split="train", seed=seed
+    )
+    found = read_length_distribution(output)
+    return {name: lengths.tolist() for (name, _, _), lengths in found.entries.items()}
+
+
+def test_samples_are_counted_in_tokens_and_cut(tokenizer: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "chat.jsonl", ROWS)
+    (lengths,) = measure([f"chat={file}"], tokenizer, tmp_path / "out.json").values()
+    assert sorted(lengths) == [1, 2, 3, 4, 8]  # the fifth has 9
+
+
+def test_several_fields_make_one_sample(tokenizer: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "chat.jsonl", ROWS)
+    found = measure([f"chat={file}"], tokenizer, tmp_path / "out.json", fields=("question", "answer"), longest=100)
+    assert sorted(found["chat"]) == [3, 4, 5, 6, 11]
+
+
+def test_the_file_has_the_format_of_the_seed(tokenizer: Path, tmp_path: Path) -> None:
+    chat, code = write(tmp_path / "chat.jsonl", ROWS), tmp_path / "code.parquet"
+    Dataset.from_list(ROWS).to_parquet(code)
+    told: list[tuple[float, str]] = []
+    records = measure_lengths(
+        [f"chat={chat}", f"code={code}"],
+        tokenizer,
+        tmp_path / "out.json",
+        num_samples=4,
+        max_length=8,
+        text_fields=["question"],
+        split="train",
+        seed=7,
+        on_progress=lambda fraction, name: told.append((fraction, name)),
+    )
+    document = json.loads((tmp_path / "out.json").read_text())
+    assert document == {name: {"seeds": [7], "seed_7": record} for name, record in records.items()}
+    assert records["chat"]["num_samples"] == 4
+    assert list(read_length_distribution(tmp_path / "out.json").entries) == [("chat", 7, 1), ("code", 7, 1)]
+    assert told == [(0.0, "chat"), (0.5, "code")]
+
+
+def test_the_draw_follows_the_seed(tokenizer: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "chat.jsonl", [{"question": "w " * n} for n in range(1, 31)])
+    draws = [
+        measure([f"chat={file}"], tokenizer, tmp_path / "out.json", most=10, longest=100, seed=seed)["chat"]
+        for seed in (1, 1, 2)
+    ]
+    assert draws[0] == draws[1] != draws[2]
+    assert len(set(draws[0])) == 10
+
+
+def test_nothing_stays_in_a_cache(tokenizer: Path, tmp_path: Path, home: Path) -> None:
+    file = write(tmp_path / "chat.jsonl", ROWS)
+    measure([f"chat={file}"], tokenizer, tmp_path / "out.json")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["chat.jsonl", "out.json"]
+    assert not list(home.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"text": "w"}], r"chat\.jsonl: question: is no field of the data; set --text-field to one of: text"),
+        ([{"question": "w"}, {"question": None}], r"chat\.jsonl: question: None is no text"),
+        ([{"question": ["w", "w"]}], r"chat\.jsonl: question: \['w', 'w'\] is no text"),
+        ([{"question": " "}], r"chat\.jsonl: question: an empty text is not allowed"),
+    ],
+)
+def test_bad_rows_are_named(rows: list[object], message: str, tokenizer: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "chat.jsonl", rows)
+    with pytest.raises(InputError, match=message):
+        measure([f"chat={file}"], tokenizer, tmp_path / "out.json")
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_what_is_not_used_and_how_samples_end_is_said(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path / "letters")
+    file = write(tmp_path / "chat.jsonl", [{"question": "a" * n, "id": n} for n in (1, 2, 9)])
+
+    def told(end: bool) -> tuple[list[str], list[int]]:
+        notes: list[str] = []
+        measure_lengths(
+            [f"org/chat={file}"], tmp_path / "letters", tmp_path / "out.json", num_samples=9, max_length=8,
+            text_fields=["question"], split="train", seed=42, end=end, data=tmp_path / "data", on_note=notes.append,
+        )  # fmt: skip
+        return notes, sorted(read_length_distribution(tmp_path / "out.json").lengths("org/chat").tolist())
+
+    assert told(True) == (["org/chat: 2 of 3 samples end with </s>", "org/chat: not used: id"], [2, 3, 8])
+    assert told(False) == (["org/chat: 0 of 3 samples end with </s>", "org/chat: not used: id"], [1, 2, 8])
+    assert (tmp_path / "data" / "org" / "chat.jsonl").exists()
+
+
+def test_columns_of_tokens_are_refused(tokenizer: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "chat.jsonl", [{"question": "w w", "labels": [1, 2]}])
+    with pytest.raises(InputError, match=r"chat\.jsonl: labels belongs to tokens"):
+        measure([f"chat={file}"], tokenizer, tmp_path / "out.json")
+
+
+def test_nothing_that_is_read_is_written_over(tokenizer: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "chat.jsonl", ROWS)
+    before = file.read_text()
+    with pytest.raises(InputError, match=r"chat\.jsonl: would replace another file of this command"):
+        measure([f"chat={file}"], tokenizer, file)
+    with pytest.raises(InputError, match=r"chat\.jsonl: would replace another file of this command"):
+        measure_lengths(
+            [f"chat={file}"], tokenizer, tmp_path / "out.json", num_samples=9, max_length=8,
+            text_fields=["question"], split="train", seed=42, data=tmp_path,
+        )  # fmt: skip
+    assert file.read_text() == before
+
+
+@pytest.mark.parametrize("content", ['{"question": "w\n', ""])
+def test_unreadable_files_are_named(content: str, tokenizer: Path, tmp_path: Path) -> None:
+    file = tmp_path / "chat.jsonl"
+    file.write_text(content)
+    with pytest.raises(InputError, match=r"chat\.jsonl: "):
+        measure([f"chat={file}"], tokenizer, tmp_path / "out.json")
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        (["chat.jsonl"], '"chat.jsonl" is not NAME=SOURCE'),
+        (["=chat.jsonl"], '"=chat.jsonl" is not NAME=SOURCE'),
+        (["chat="], '"chat=" is not NAME=SOURCE'),
+        (["chat=a.jsonl", "chat=b.jsonl"], '"chat" is given twice'),
+        (["chat=absent.jsonl"], "absent.jsonl: file not found"),
+        (["../chat=a.jsonl"], '"../chat" names no data file: it has an empty part, or one that leads out'),
+    ],
+)
+def test_bad_sources_are_named(sources: list[str], message: str, tokenizer: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        measure(sources, tokenizer, tmp_path / "out.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path / "chat.jsonl", ROWS)
+    for folder in (tmp_path / "absent", tmp_path):
+        with pytest.raises(InputError, match="holds no tokenizer"):
+            measure([f"chat={file}"], folder, tmp_path / "out.json")
+    assert [p.name for p in tmp_path.iterdir()] == ["chat.jsonl"]
+
+
+def test_the_samples_drawn_are_what_a_run_trains_on(tmp_path, tokenizer) -> None:
+    # lengths draws in an order of its own; the data it writes has that order, so row n is sample n
+    texts = [f"{'word ' * n}end" for n in range(1, 9)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    measure_lengths(
+        [f"d={tmp_path / 'in.jsonl'}"],
+        tokenizer,
+        tmp_path / "lengths.json",
+        num_samples=6,
+        max_length=10,
+        text_fields=["text"],
+        split="train",
+        seed=1,
+        data=tmp_path / "data",
+    )
+    lengths = read_length_distribution(tmp_path / "lengths.json").lengths("d")
+    rows = [json.loads(line) for line in (tmp_path / "data" / "d.jsonl").read_text().splitlines()]
+    assert [len(row["input_ids"]) for row in rows] == lengths.tolist()
+    assert len(rows) == 6
+    assert max(lengths) <= 10

@@ -1,0 +1,65 @@
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.distributed as dist
+from helpers.alone import learning_rate_factor
+from torch import nn
+
+from cappuccino.instance import Adapter
+from cappuccino.runtime.pipeline.adapter_training import AdapterTraining
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dist.ProcessGroup]:
+    store = dist.FileStore(str(tmp_path_factory.mktemp("store") / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+def training(parameter: nn.Parameter, group: dist.ProcessGroup, steps: int = 6, **fields: object) -> AdapterTraining:
+    adapter = Adapter(name="a", dataset="d", global_batch_size=1, learning_rate=1.0, **fields)
+    return AdapterTraining(adapter, steps, [parameter], group)
+
+
+@pytest.mark.parametrize("kind", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_learning_rate_follows_its_definition(group: dist.ProcessGroup, kind: str, warmup: int) -> None:
+    parameter = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    job = training(parameter, group, lr_scheduler=kind, warmup_steps=warmup)
+    for step in range(6):
+        before = parameter.item()
+        parameter.grad = torch.ones(1, dtype=torch.float64)
+        job.gradients_complete()
+        job.clip()
+        job.step()
+        # With constant gradients Adam moves by the learning rate (up to its epsilon of 1e-8).
+        assert before - parameter.item() == pytest.approx(learning_rate_factor(kind, step, warmup, 6), abs=1e-6)
+        assert parameter.grad is None
+
+
+@pytest.mark.parametrize("limit", [0.5, 100.0])
+def test_clipping_equals_torch(group: dist.ProcessGroup, limit: float) -> None:
+    parameter, other = (nn.Parameter(torch.zeros(3)) for _ in range(2))
+    job = training(parameter, group, max_grad_norm=limit)
+    parameter.grad = torch.tensor([1.0, -2.0, 2.0])
+    other.grad = parameter.grad.clone()
+    job.gradients_complete()
+    job.clip()
+    nn.utils.clip_grad_norm_([other], limit)
+    torch.testing.assert_close(parameter.grad, other.grad)
+
+
+def test_a_step_before_its_gradients_is_refused(group: dist.ProcessGroup) -> None:
+    job = training(nn.Parameter(torch.zeros(1)), group, max_grad_norm=1.0)
+    with pytest.raises(RuntimeError, match="before the last backward"):
+        job.clip()
+
+
+def test_an_adapter_without_parameters_here_takes_part_in_the_norm(group: dist.ProcessGroup) -> None:
+    adapter = Adapter(name="a", dataset="d", global_batch_size=1, max_grad_norm=1.0)
+    job = AdapterTraining(adapter, 2, [], group)
+    job.gradients_complete()
+    job.clip()
+    job.step()

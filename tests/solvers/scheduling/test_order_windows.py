@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+from helpers.builders import make_costs, make_instance, make_problem
+from helpers.schedules import built, one_by_one, random_replica, schedule_of_random_plan, violations
+
+from cappuccino.costs import MemoryModel
+from cappuccino.models.job_shop import JobShopWindow
+from cappuccino.solvers.scheduling.list_scheduling import list_schedule
+from cappuccino.solvers.scheduling.order_scheduling import schedule_order
+from cappuccino.solvers.scheduling.packing import PackingRule
+from cappuccino.solvers.scheduling.programs import build_schedule
+from cappuccino.solvers.scheduling.order_windows import _graph, _window_data, accepted, improve_order
+
+
+def tight_schedule(problem):
+    return built(problem, list_schedule(problem, PackingRule(0.5 * problem.knee_work)))
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_reordering_never_worsens_and_stays_valid(seed):
+    tight = seed % 2 == 0
+    problem = random_replica(seed, tight=tight, clip=seed % 8 == 3, layout="padded" if seed % 8 == 5 else "packed")
+    schedule = tight_schedule(problem) if tight or problem.clipped else schedule_of_random_plan(problem, seed)
+    rng = np.random.default_rng(seed)
+    for _ in range(6):
+        new = improve_order(schedule, int(rng.integers(4, 30)), rng, time_limit_s=None, deterministic_limit=0.1)
+        if new is not None:
+            assert new.makespan_s < schedule.makespan_s
+            assert violations(new) == ()
+            assert new.makespan_s >= problem.lower_bound_s * (1 - 1e-9)
+            schedule = new
+
+
+def test_reordering_improves_bad_schedules():
+    gains = []
+    for seed in range(1, 12, 2):
+        problem = random_replica(seed)
+        schedule = best = schedule_of_random_plan(problem, seed)
+        rng = np.random.default_rng(seed)
+        for _ in range(5):
+            best = improve_order(best, 24, rng, time_limit_s=None, deterministic_limit=0.3) or best
+        gains.append(1 - best.makespan_s / schedule.makespan_s)
+    assert max(gains) > 0.05
+
+
+def test_pairs_already_executed_on_an_earlier_stage_keep_their_order():
+    # regression: a window that held two F's on stage 1 only could exchange them there, against the FIFO link.
+    # Micro-batch 0 has 1 token, micro-batch 1 has 5; stage 0 runs 0 first, and so must stage 1
+    problem = make_problem(make_instance(([1, 5], 2)), make_costs(), 2)
+    order = problem.batches([[(0, 0)], [(0, 1)]])
+    schedule = build_schedule(problem, order, [[0, 1, ~0, ~1], [0, 1, ~0, ~1]])
+    graph = _graph(schedule)
+    data, nodes = _window_data(schedule, graph, [(2, 4), (0, 2)])  # F's of stage 1, B's of stage 0
+    assert nodes == [(0, 2), (0, 3), (1, 0), (1, 1)]
+    assert ("F", 0, 1) in data.fixed_order
+    assert ("B", 0, 1) in data.fixed_order
+    data, _ = _window_data(schedule, graph, [(0, 2), (0, 2)])  # all F's: free to change places on both stages
+    assert data.fixed_order == ()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_windows_state_the_schedule_they_come_from(seed):
+    # on the grid, the schedule at hand is feasible in its window: nothing starts before its earliest start, and the
+    # tails lead to the makespan at most
+    problem = random_replica(seed)
+    schedule = schedule_of_random_plan(problem, seed)
+    graph = _graph(schedule)
+    rng = np.random.default_rng(seed)
+    window = [tuple(sorted(rng.integers(0, len(stage) + 1, size=2).tolist())) for stage in schedule.operations]
+    data, _ = _window_data(schedule, graph, window)
+    for o in data.operations:
+        assert o.earliest <= o.start
+        assert o.start + o.duration + o.tail <= data.makespan
+    for i, j, lag in data.precedences:
+        assert data.operations[i].start + data.operations[i].duration + lag <= data.operations[j].start
+    if data.operations:
+        JobShopWindow(data)
+
+
+def test_only_better_schedules_are_accepted():
+    problem = make_problem(make_instance(([1, 1], 2)), make_costs(), 2)
+    found = schedule_order(problem, problem.batches([[(0, 0)], [(0, 1)]]))
+    best = built(problem, found)
+    assert accepted(best, found) is None
+    worse = one_by_one(problem, found.order)
+    assert worse.makespan_s == 12
+    assert accepted(worse, found).makespan_s == 9
+
+
+def test_memory_that_is_exactly_full_is_used():
+    # 2 x 3 tokens of 0.1 GiB fill the 0.6 GiB that 10.6 leave beside 10, up to the last bit of rounding; one at a time
+    # takes 2 x 18 s, both in flight 3 + 2 x 9 + 6
+    memory = MemoryModel(static_gib=10.0, working_gib=0.0, held_gib=0.1)
+    problem = make_problem(make_instance(([3, 3], 2)), make_costs(usable=10.6, memory=memory), 2)
+    order = problem.batches([[(0, 0)], [(0, 1)]])
+    assert schedule_order(problem, order).makespan_s == 27
+    start = one_by_one(problem, order)
+    assert start.makespan_s == 36
+    found = improve_order(start, 100, np.random.default_rng(0), time_limit_s=None)
+    assert found is not None
+    assert found.makespan_s == 27
+    assert violations(found) == ()

@@ -1,0 +1,216 @@
+import numpy as np
+import pytest
+from helpers.builders import make_costs, make_instance, make_problem
+from helpers.schedules import built, contents, one_by_one, random_replica, violations
+
+from cappuccino.costs import SmoothMaximum
+from cappuccino.solvers.scheduling.scheduler import scheduler as scheduling
+from cappuccino.solvers.budget import Budget, Clock
+from cappuccino.solvers.scheduling.list_scheduling import list_schedule
+from cappuccino.solvers.scheduling.packing import PackingRule
+from cappuccino.solvers.scheduling.programs import ReplicaSchedule
+from cappuccino.solvers.scheduling.scheduler import construct, schedule_replica
+
+SMALL = Budget(seconds=None, constructions=12, moves=500, windows=4)
+FIRST = Budget(seconds=None, constructions=1, moves=0, windows=0)
+ENDLESS = Budget(seconds=None)
+"""Only a target ends it within the life of a tester."""
+
+
+@pytest.fixture(autouse=True)
+def small_windows(monkeypatch):
+    """Let CP-SAT prove the windows it is given within a moment."""
+    monkeypatch.setattr(scheduling, "WINDOW_OPERATIONS", (6, 14))
+
+
+def content(schedule: ReplicaSchedule):
+    return contents(schedule.order), schedule.operations, schedule.makespan_s
+
+
+@pytest.mark.parametrize("seed", [2, 5, 11])
+def test_same_seed_and_iterations_give_the_same_schedule(seed):
+    problem = random_replica(seed)
+    assert content(schedule_replica(problem, SMALL, 7)) == content(schedule_replica(problem, SMALL, 7))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_schedules_are_valid_and_above_the_bound(seed):
+    problem = random_replica(seed, tight=seed % 2 == 0, clip=seed % 3 == 0, layout="padded" if seed == 5 else "packed")
+    reported: list[ReplicaSchedule] = []
+    found = schedule_replica(problem, SMALL, seed, on_better=reported.append)
+    assert all(violations(schedule) == () for schedule in (found, *reported))
+    assert problem.lower_bound_s <= found.makespan_s * (1 + 1e-9)
+    makespans = [schedule.makespan_s for schedule in reported]
+    assert makespans == sorted(makespans, reverse=True)
+    assert reported[-1] is found
+
+
+def test_every_phase_of_the_search_gains():
+    # over some replicas each phase adds something to the ones before
+    budgets = [
+        FIRST,
+        Budget(None, constructions=24, moves=0, windows=0),
+        Budget(None, constructions=24, moves=2000, windows=0),
+        Budget(None, constructions=24, moves=2000, windows=2),
+    ]
+    problems = [random_replica(seed, tight=seed % 2 == 0) for seed in (1, 4, 7, 10)]
+    totals = [sum(schedule_replica(p, b, 0).makespan_s / p.lower_bound_s for p in problems) for b in budgets]
+    assert totals[0] > totals[1] > totals[2] >= totals[3]
+
+
+def test_constructions_never_worsen_with_their_number():
+    problem = random_replica(10)
+    makespans = []
+    for count in (1, 5, 20, 60):
+        found, patience = construct(problem, count, Clock(None), 0.0, np.random.default_rng(0))
+        assert violations(built(problem, found)) == ()
+        assert patience >= 0
+        makespans.append(found.makespan_s)
+    assert makespans == sorted(makespans, reverse=True)
+    # the first one is that of the first settings
+    rule = PackingRule(scheduling.TARGETS[0] * problem.knee_work, scheduling.FILLS[0], scheduling.LOADS[0])
+    assert makespans[0] == list_schedule(problem, rule, scheduling.PATIENCES[0] * problem.knee_work).makespan_s
+
+
+def test_settings_are_varied_one_by_one_around_the_best(monkeypatch):
+    problem, tried = random_replica(10), []
+
+    def recorded(problem, rule, patience_s, cutoff_s, noise, rng, fastest):
+        knee = problem.knee_work
+        times = rule.target_work_s / knee, rule.critical_urgency_s / knee, patience_s / knee
+        tried.append((times[0], rule.load, times[1], rule.critical_target, rule.fill, times[2], noise))
+        found = list_schedule(problem, rule, patience_s, cutoff_s, noise, rng, fastest)
+        makespans.append(found.makespan_s if found else float("inf"))
+        return found
+
+    makespans: list[float] = []
+    monkeypatch.setattr(scheduling, "list_schedule", recorded)
+    construct(problem, 60, Clock(None), 0.0, np.random.default_rng(0))
+    assert len(tried) == 60
+    expected = [
+        scheduling.TARGETS,
+        scheduling.LOADS,
+        scheduling.CRITICAL_URGENCIES,
+        scheduling.CRITICAL_TARGETS,
+        scheduling.FILLS,
+        scheduling.PATIENCES,
+    ]
+    systematic = 1 + sum(len(values) - 1 for values in expected)
+    for i, values in enumerate(expected):
+        assert sorted({round(t[i], 9) for t in tried[:systematic]}) == sorted(values)
+    for k in range(1, systematic):
+        best = tried[int(np.argmin(makespans[:k]))]
+        assert sum(abs(x - y) > 1e-9 for x, y in zip(tried[k], best, strict=True)) == 1
+    assert {t[-1] for t in tried[:systematic]} == {0.0}
+    # then around the best of them, with noise and targets a little off
+    assert {t[-1] for t in tried[systematic:]} == {scheduling.NOISE}
+
+
+def test_a_start_is_never_worsened():
+    problem = random_replica(8)
+    best = schedule_replica(problem, Budget(None, constructions=48, moves=2000, windows=6), 0)
+    again = schedule_replica(problem, FIRST, 1, start=best)
+    assert content(again) == content(best)
+    more = schedule_replica(problem, Budget(None, constructions=1, moves=500, windows=2), 1, start=best)
+    assert more.makespan_s <= best.makespan_s
+
+
+def test_reaches_a_hand_computed_optimum():
+    # 6 adapters of one token, floor 10 + 20 of a high power: all in one micro-batch, 2 x (10 + 20)
+    costs = make_costs(
+        forward=SmoothMaximum(10.0, 1.0, 0.0, 16.0),
+        backward=SmoothMaximum(20.0, 2.0, 0.0, 16.0),
+    )
+    problem = make_problem(make_instance(*[([1], 1)] * 6), costs, 2)
+    found = schedule_replica(problem, SMALL, 0)
+    assert len(found.order) == 1
+    assert found.makespan_s == pytest.approx(60, rel=1e-3)
+
+
+@pytest.mark.parametrize("seed", [4, 7, 9])
+def test_no_time_still_gives_a_schedule(seed):
+    problem = random_replica(seed, tight=seed % 2 == 0, clip=seed == 9)
+    found = schedule_replica(problem, Budget(seconds=0.0), 0)
+    assert violations(found) == ()
+
+
+@pytest.mark.parametrize("seed", [4, 7, 10])
+def test_a_good_enough_first_schedule_ends_the_search(seed):
+    problem = random_replica(seed)
+    first = schedule_replica(problem, FIRST, 3)
+    assert schedule_replica(problem, Budget(None, moves=0, windows=0), 3).makespan_s < first.makespan_s
+    assert content(schedule_replica(problem, ENDLESS, 3, target_s=first.makespan_s)) == content(first)
+    gap = 1 - problem.lower_bound_s / first.makespan_s + 1e-9
+    assert content(schedule_replica(problem, ENDLESS, 3, target_gap=gap)) == content(first)
+    # any schedule is within a gap of 1
+    assert content(schedule_replica(problem, ENDLESS, 3, target_gap=1.0)) == content(first)
+    # a start that is good enough
+    assert content(schedule_replica(problem, ENDLESS, 5, start=first, target_s=first.makespan_s)) == content(first)
+
+
+@pytest.fixture
+def models_solved(monkeypatch):
+    """Return a list that learns of every CP-SAT model."""
+    calls: list[str] = []
+    for name in ("repack", "improve_order"):
+        original = getattr(scheduling, name)
+
+        def recorded(*args, name=name, original=original, **options):
+            calls.append(name)
+            return original(*args, **options)
+
+        monkeypatch.setattr(scheduling, name, recorded)
+    return calls
+
+
+@pytest.mark.parametrize("seed", [7, 10])
+def test_a_target_reached_by_annealing_ends_the_search(seed, models_solved):
+    problem = random_replica(seed)
+    constructed = schedule_replica(problem, Budget(None, constructions=12, moves=0, windows=0), 3)
+    annealed = schedule_replica(problem, Budget(None, constructions=12, moves=500, windows=0), 3)
+    assert annealed.makespan_s < constructed.makespan_s
+    gap = 1 - problem.lower_bound_s / annealed.makespan_s + 1e-9
+    for target in ({"target_s": annealed.makespan_s}, {"target_gap": gap}):
+        assert content(schedule_replica(problem, SMALL, 3, **target)) == content(annealed)
+    assert models_solved == []
+
+
+def test_a_target_reached_by_a_window_ends_the_search(models_solved):
+    # one in flight at a time takes 12 s, the least is 9 s: one window gets there, no other follows
+    problem = make_problem(make_instance(([1, 1], 2)), make_costs(), 2)
+    order = problem.batches([[(0, 0)], [(0, 1)]])
+    start = one_by_one(problem, order)
+    assert start.makespan_s == 12
+    found = schedule_replica(problem, Budget(None, constructions=1, moves=0, windows=50), 0, start=start, target_s=9.0)
+    assert found.makespan_s == 9
+    assert len(models_solved) <= 1
+
+
+def test_the_target_counts_the_last_optimizer_steps():
+    # one adapter, 5 samples, an optimizer step of 20 s at the end, which list schedules leave out: the target is
+    # between what the first construction takes with and without it
+    problem = make_problem(make_instance(([3, 1, 4, 1, 5], 5)), make_costs(optimizer_s=20.0), 2)
+    first = schedule_replica(problem, FIRST, 0)
+    better = schedule_replica(problem, Budget(None, constructions=1, moves=2000, windows=0), 0)
+    assert first.makespan_s - 20 < better.makespan_s < first.makespan_s
+    budget = Budget(None, constructions=1, moves=2000, windows=0)
+    assert schedule_replica(problem, budget, 0, target_s=better.makespan_s).makespan_s <= better.makespan_s
+
+
+def test_the_target_counts_the_last_optimizer_steps_of_a_start_too():
+    problem = make_problem(make_instance(([3, 1, 4, 1, 5, 9, 2, 6], 8)), make_costs(optimizer_s=20.0), 3)
+    first, start, better = (
+        schedule_replica(problem, Budget(None, constructions=1, moves=moves, windows=0), 0) for moves in (0, 200, 4000)
+    )
+    assert better.makespan_s < start.makespan_s < first.makespan_s < better.makespan_s + 20
+    budget = Budget(None, constructions=1, moves=20000, windows=0)
+    found = schedule_replica(problem, budget, 0, start=start, target_s=better.makespan_s)
+    assert found.makespan_s <= better.makespan_s
+
+
+def test_clock_and_its_parts():
+    endless = Clock(None)
+    assert endless.left is None and not endless.over and endless.part(0.5).left is None
+    spent = Clock(0.0)
+    assert spent.over and spent.left == 0.0 and spent.part(0.5).over
+    assert Clock(1000.0).part(0.5).left <= 500.0
