@@ -23,7 +23,7 @@ from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 from scipy.optimize import isotonic_regression, nnls
 from scipy.spatial import QhullError
 
-from cappuccino.analytic.catalogue import BACKBONES
+from cappuccino.backbone import BACKBONES
 from cappuccino.costs import CostModel, SmoothMaximum, read_cost_table
 from cappuccino.costs.fit import fit_memory, fit_slot, fit_smooth_maximum, predicted_memory_mib
 from cappuccino.costs.validation import CONFIGURATION, stages

@@ -19,8 +19,8 @@ from cappuccino.cli.isolation import ProcessError, run_isolated
 from cappuccino.costs import CostModel, fit_instance_costs
 from cappuccino.errors import CappuccinoError, InfeasibleError
 from cappuccino.instance import FORMAT, Instance, InstanceFile
+from cappuccino.lengths import read_length_distribution
 from cappuccino.plan import Objective, objective_gap
-from cappuccino.prototype.formats import read_length_distribution
 
 REFERENCE_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 LENGTHS, TABLE = "dataset_lengths.json", "profile_a100_40gb.csv"

@@ -15,15 +15,15 @@ from statistics import median
 import numpy as np
 
 from cappuccino.checker import check
-from cappuccino.reports.prediction_error import compare_with_trace
 from cappuccino.costs import fit_instance_costs
 from cappuccino.instance import Instance
 from cappuccino.plan import Plan
+from cappuccino.reports.prediction_error import compare_with_trace
 from cappuccino.runtime.backbone.config import read_backbone_shape
+from cappuccino.runtime.backbone.tiny import build_tiny_backbone
 from cappuccino.runtime.launch.local import run_plan
 from cappuccino.runtime.profiling.grid import ProfileGrid
 from cappuccino.runtime.profiling.profiler import profile_backbone
-from cappuccino.runtime.backbone.tiny import build_tiny_backbone
 from cappuccino.solvers.planning import PlanOptions, make_plan
 from cappuccino.timeline import read_trace
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from cappuccino.errors import InputError
 from cappuccino.files import parse_model, read_json, write_atomically
-from cappuccino.prototype.formats import read_length_distribution
+from cappuccino.lengths import read_length_distribution
 
 FORMAT = "cappuccino.instance/1"
 

@@ -14,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 
 from cappuccino.files import write_atomically
-from cappuccino.prototype.formats import length_statistics
+from cappuccino.lengths import length_statistics
 
 SEED = 42
 NUM_SAMPLES = 1000

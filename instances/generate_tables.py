@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from cappuccino.analytic.catalogue import BACKBONES, GPUS
-from cappuccino.files import write_atomically
+from cappuccino.analytic.catalogue import GPUS
 from cappuccino.analytic.roofline import PUBLISHED, analytic_table
+from cappuccino.backbone import BACKBONES
+from cappuccino.files import write_atomically
 
 TABLES: Mapping[str, Mapping[str, Sequence[int]]] = {
     "a100-40gb": {

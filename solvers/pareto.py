@@ -9,8 +9,8 @@ from cappuccino.costs import CostModel, fit_instance_costs
 from cappuccino.errors import InfeasibleError, InputError
 from cappuccino.instance import Instance
 from cappuccino.plan import Objective, Plan, Status, objective_gap, rounded_bound
-from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.allocation.milp import TimeUpError
+from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.planning import PlanOptions, Progress, make_plan
 from cappuccino.solvers.verification import verified
 

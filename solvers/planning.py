@@ -11,13 +11,13 @@ from cappuccino.errors import InfeasibleError, InputError, NoPlanFoundError
 from cappuccino.instance import Instance
 from cappuccino.plan import AdapterSaving, Objective, Plan
 from cappuccino.solvers.allocation.allocator import Allocation, Allocator
+from cappuccino.solvers.allocation.columns import ReplicaSpace
+from cappuccino.solvers.allocation.milp import TimeUpError
 from cappuccino.solvers.assembly import assemble_plan
 from cappuccino.solvers.budget import Budget, Clock
-from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.improvement import SearchLimits, improve
-from cappuccino.solvers.allocation.milp import TimeUpError
-from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 from cappuccino.solvers.savings import SharingEvaluator, with_savings
+from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 from cappuccino.solvers.scheduling.scheduler import schedule_replica
 from cappuccino.solvers.verification import verified
 

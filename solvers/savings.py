@@ -14,8 +14,8 @@ import numpy as np
 from cappuccino.bounds.replica_bounds import ReplicaBounds
 from cappuccino.instance import GpuPool
 from cappuccino.plan import AdapterSaving, Objective, Plan
-from cappuccino.solvers.budget import Budget, Clock
 from cappuccino.solvers.allocation.columns import ReplicaSpace
+from cappuccino.solvers.budget import Budget, Clock
 from cappuccino.solvers.scheduling.programs import ReplicaSchedule, build_schedule
 from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem
 from cappuccino.solvers.scheduling.scheduler import schedule_replica

@@ -19,10 +19,11 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import least_squares
 
-from cappuccino.analytic.catalogue import BACKBONES, DTYPES, GPUS, BackboneSpec, GpuSpec
+from cappuccino.analytic.catalogue import DTYPES, GPUS, GpuSpec
+from cappuccino.analytic.roofline import PUBLISHED, Efficiency, peak_memory_gib, slot_time
+from cappuccino.backbone import BACKBONES, BackboneShape
 from cappuccino.costs.table import CostTable
 from cappuccino.errors import InputError
-from cappuccino.analytic.roofline import PUBLISHED, Efficiency, peak_memory_gib, slot_time
 
 COUNTED = replace(
     PUBLISHED, elementwise_bytes=300, overlapped=False, context_gib=0.0, one_f_one_b=True, boundary_tensors=4
@@ -47,7 +48,7 @@ class MeasuredRow:
     """One row of a measured table, with the specifications that an estimate of it needs."""
 
     backbone: str
-    spec: BackboneSpec
+    spec: BackboneShape
     gpu_spec: GpuSpec
     num_stages: int
     accumulated: int
@@ -114,7 +115,7 @@ class RooflineCalibration:
 
 
 def measured_rows(
-    table: CostTable, gpu: str | None = None, specs: Mapping[str, BackboneSpec] = BACKBONES
+    table: CostTable, gpu: str | None = None, specs: Mapping[str, BackboneShape] = BACKBONES
 ) -> list[MeasuredRow]:
     """Return the rows of a measured table, those that failed included.
 
@@ -243,7 +244,7 @@ def _accuracy(parts: Iterable[tuple[list[float], list[float]]]) -> Accuracy:
 
 
 def _rows(
-    table: CostTable, frame: pd.DataFrame, gpu: str | None, specs: Mapping[str, BackboneSpec], ran: bool
+    table: CostTable, frame: pd.DataFrame, gpu: str | None, specs: Mapping[str, BackboneShape], ran: bool
 ) -> list[MeasuredRow]:
     found = []
     for row in frame.to_dict("records"):

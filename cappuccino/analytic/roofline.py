@@ -28,7 +28,8 @@ from typing import Any
 
 import pandas as pd
 
-from cappuccino.analytic.catalogue import DTYPES, BackboneSpec, GpuSpec
+from cappuccino.analytic.catalogue import DTYPES, GpuSpec
+from cappuccino.backbone import BackboneShape
 from cappuccino.plan import even_layers
 
 SEED_COLUMNS = (
@@ -143,7 +144,7 @@ _MIB_PER_GIB = 1024
 
 
 def layer_forward_time(
-    spec: BackboneSpec,
+    spec: BackboneShape,
     gpu_spec: GpuSpec,
     tokens: int,
     seqlen: int,
@@ -179,7 +180,7 @@ def layer_forward_time(
 
 
 def head_time(
-    spec: BackboneSpec,
+    spec: BackboneShape,
     gpu_spec: GpuSpec,
     tokens: int,
     efficiency: Efficiency = CALIBRATED,
@@ -196,7 +197,7 @@ def head_time(
 
 
 def slot_time(
-    spec: BackboneSpec,
+    spec: BackboneShape,
     gpu_spec: GpuSpec,
     num_stages: int,
     tokens: int,
@@ -215,7 +216,7 @@ def slot_time(
 
 
 def peak_memory_gib(
-    spec: BackboneSpec,
+    spec: BackboneShape,
     num_stages: int,
     tokens: int,
     held_micro_batches: int,
@@ -269,7 +270,7 @@ def peak_memory_gib(
 def analytic_table(
     backbone: str,
     gpu: str,
-    spec: BackboneSpec,
+    spec: BackboneShape,
     gpu_spec: GpuSpec,
     pp_sizes: Sequence[int],
     *,
@@ -357,7 +358,7 @@ def _outcome(seconds: float, memory_gib: float, limit_gib: float, tokens: int, g
     return {**dict(zip(measured, values, strict=True)), "status": "OK"}
 
 
-def _adapter_parameters(spec: BackboneSpec, rank: int) -> int:
+def _adapter_parameters(spec: BackboneShape, rank: int) -> int:
     return 2 * rank * (2 * spec.hidden + spec.query_width + spec.kv_width)
 
 

@@ -21,8 +21,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from cappuccino.compiled import compiled
 from cappuccino.bounds.last_stage import PRECISION, last_stage_bound, last_stage_order
+from cappuccino.compiled import compiled
 
 MOST_SAMPLES = 8
 """Samples up to which every packing is looked at."""

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cappuccino.bounds.passage import MOST_SAMPLES, combinations, fastest_places, membership, packings, passage_bounds
 from cappuccino.costs import CostModel, SmoothMaximum
 from cappuccino.instance import Instance
-from cappuccino.bounds.passage import MOST_SAMPLES, combinations, fastest_places, membership, packings, passage_bounds
 
 MOST_STEPS_PACKED = 300
 """Optimizer steps, those of the longest paths first, for which every packing is looked at."""

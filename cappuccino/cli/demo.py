@@ -33,10 +33,10 @@ def run_demo(output: Path, time_limit_s: float) -> dict[str, Any]:
         SAMPLES,
         tiny_instance,
     )
+    from cappuccino.runtime.backbone.tiny import build_text_datasets, build_tiny_backbone  # noqa: PLC0415
     from cappuccino.runtime.launch.local import run_plan  # noqa: PLC0415
     from cappuccino.runtime.profiling.grid import ProfileGrid  # noqa: PLC0415
     from cappuccino.runtime.profiling.profiler import profile_backbone  # noqa: PLC0415
-    from cappuccino.runtime.backbone.tiny import build_text_datasets, build_tiny_backbone  # noqa: PLC0415
     from cappuccino.solvers.planning import PlanOptions, Progress, make_plan  # noqa: PLC0415
 
     require_folder(output)

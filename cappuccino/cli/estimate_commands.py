@@ -12,8 +12,9 @@ from cappuccino.errors import InputError
 from cappuccino.files import require_writable
 
 if TYPE_CHECKING:
-    from cappuccino.analytic.catalogue import BackboneSpec, GpuSpec
+    from cappuccino.analytic.catalogue import GpuSpec
     from cappuccino.analytic.roofline import Efficiency
+    from cappuccino.backbone import BackboneShape
 
 STAGE_COUNTS = (1, 2, 4, 8)
 """Estimated unless told otherwise, as far as the backbone has layers."""
@@ -47,9 +48,10 @@ def estimate(
     json: JsonFlag = False,
 ) -> None:
     """Estimate a cost table from the specifications of a backbone and a GPU: nothing runs, and the error is stated."""
-    from cappuccino.analytic.catalogue import BACKBONES, DTYPES, GPUS  # noqa: PLC0415
-    from cappuccino.files import write_atomically  # noqa: PLC0415
+    from cappuccino.analytic.catalogue import DTYPES, GPUS  # noqa: PLC0415
     from cappuccino.analytic.roofline import analytic_table  # noqa: PLC0415
+    from cappuccino.backbone import BACKBONES  # noqa: PLC0415
+    from cappuccino.files import write_atomically  # noqa: PLC0415
 
     require_writable(output)
     for option, value, known in (
@@ -91,8 +93,8 @@ def estimate(
     print(f"table {output}")
 
 
-def _backbone(text: str, name: str | None) -> "tuple[str, BackboneSpec]":
-    from cappuccino.analytic.catalogue import BACKBONES, read_backbone_spec  # noqa: PLC0415
+def _backbone(text: str, name: str | None) -> "tuple[str, BackboneShape]":
+    from cappuccino.backbone import BACKBONES, read_backbone_shape  # noqa: PLC0415
 
     if name is not None and not name.strip():
         raise InputError("--name", "", f'"{name}" is no name', "give the name that instances use")
@@ -102,12 +104,12 @@ def _backbone(text: str, name: str | None) -> "tuple[str, BackboneSpec]":
     if not path.exists():
         remedy = f"give a folder or a config.json, or one of {', '.join(BACKBONES)}"
         raise InputError("--backbone", "", f'"{text}" is neither catalogued nor a file', remedy)
-    spec = read_backbone_spec(path)
+    spec = read_backbone_shape(path)
     folder = path if path.is_dir() else path.parent
     return name or folder.resolve().name, spec
 
 
-def _stage_counts(text: str | None, label: str, spec: "BackboneSpec") -> list[int]:
+def _stage_counts(text: str | None, label: str, spec: "BackboneShape") -> list[int]:
     if text is None:
         return [g for g in STAGE_COUNTS if g <= spec.num_layers]
     counts = list(dict.fromkeys(console.integers("--num-stages", text, least=1)))
@@ -118,7 +120,7 @@ def _stage_counts(text: str | None, label: str, spec: "BackboneSpec") -> list[in
 
 
 def _calibrated(
-    tables: list[Path], gpu: str | None, specs: "dict[str, BackboneSpec]"
+    tables: list[Path], gpu: str | None, specs: "dict[str, BackboneShape]"
 ) -> "tuple[Efficiency, dict[str, float | None], set[GpuSpec]]":
     from cappuccino.analytic import roofline  # noqa: PLC0415
     from cappuccino.analytic.catalogue import GPUS  # noqa: PLC0415
@@ -132,8 +134,8 @@ def _calibrated(
         }
         return roofline.CALIBRATED, errors, {GPUS[roofline.MEASURED_GPU]}
 
-    from cappuccino.costs import read_cost_table  # noqa: PLC0415
     from cappuccino.analytic.calibration import calibrate_roofline, measured_rows  # noqa: PLC0415
+    from cappuccino.costs import read_cost_table  # noqa: PLC0415
 
     rows = [row for table in tables for row in measured_rows(read_cost_table(table), gpu, specs)]
     found = calibrate_roofline(rows)

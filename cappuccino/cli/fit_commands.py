@@ -13,8 +13,8 @@ from cappuccino.errors import InputError
 from cappuccino.files import require_writable
 
 if TYPE_CHECKING:
-    from cappuccino.reports.table_calibration import Calibration, Correction
     from cappuccino.costs.validation import Validation
+    from cappuccino.reports.table_calibration import Calibration, Correction
 
 
 def register(app: typer.Typer) -> None:
@@ -88,12 +88,12 @@ def calibrate(
 ) -> None:
     """Correct the instance's cost table by the measured times of a run; plan with it by naming it in the instance."""
     from cappuccino.checker import check as check_plan  # noqa: PLC0415
-    from cappuccino.reports.prediction_error import compare_with_trace  # noqa: PLC0415
-    from cappuccino.reports import table_calibration as calibrations  # noqa: PLC0415
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
     from cappuccino.files import write_atomically  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415
     from cappuccino.plan import Plan  # noqa: PLC0415
+    from cappuccino.reports import table_calibration as calibrations  # noqa: PLC0415
+    from cappuccino.reports.prediction_error import compare_with_trace  # noqa: PLC0415
     from cappuccino.timeline import read_trace  # noqa: PLC0415
     from cappuccino.workload import Workload  # noqa: PLC0415
 

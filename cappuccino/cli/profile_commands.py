@@ -98,7 +98,7 @@ def profile(
 
 
 def _targets(text: str) -> "tuple[Targets, ...]":
-    from cappuccino.costs.adapters import ALL_LINEAR  # noqa: PLC0415
+    from cappuccino.backbone import ALL_LINEAR  # noqa: PLC0415
 
     parts = [part for part in text.split(",") if part]
     return tuple(ALL_LINEAR if part == ALL_LINEAR else tuple(part.split("+")) for part in parts)

@@ -123,7 +123,8 @@ def schedule(
     """
     from cappuccino.files import parse_model, write_atomically  # noqa: PLC0415
     from cappuccino.instance import save_instance  # noqa: PLC0415
-    from cappuccino.prototype.formats import SeedAdapter, read_length_distribution, schedule_entry  # noqa: PLC0415
+    from cappuccino.lengths import read_length_distribution  # noqa: PLC0415
+    from cappuccino.prototype.formats import SeedAdapter, schedule_entry  # noqa: PLC0415
     from cappuccino.prototype.instance import seed_instance  # noqa: PLC0415
 
     datasets = console.integers("--adapter_to_dataset_idx", adapter_to_dataset_idx, num_adapters, least=0)

@@ -48,12 +48,12 @@ def simulate(
 ) -> None:
     """Run a plan on the cost model: times, bubble and memory of every stage; exit 1 when the plan is invalid."""
     from cappuccino.checker import check as check_plan  # noqa: PLC0415
-    from cappuccino.reports.prediction_error import compare_with_trace  # noqa: PLC0415
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
     from cappuccino.files import write_atomically  # noqa: PLC0415
-    from cappuccino.reports.gantt import gantt  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415
     from cappuccino.plan import Plan  # noqa: PLC0415
+    from cappuccino.reports.gantt import gantt  # noqa: PLC0415
+    from cappuccino.reports.prediction_error import compare_with_trace  # noqa: PLC0415
     from cappuccino.reports.robustness import run_under_noise  # noqa: PLC0415
     from cappuccino.timeline import read_trace, write_trace  # noqa: PLC0415
 

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import least_squares, nnls
 
-from cappuccino.analytic.catalogue import BACKBONES
-from cappuccino.costs.adapters import ALL_LINEAR, AdapterSize, LayerShape
+from cappuccino.backbone import ALL_LINEAR, BACKBONES, LayerShape
+from cappuccino.costs.adapters import AdapterSize
 from cappuccino.costs.model import CostModel, MemoryModel, SmoothMaximum
 from cappuccino.costs.stages import StageParts
 from cappuccino.costs.table import LAYER_SHAPE, LAYERS, MIXED, PARTS, CostTable, read_cost_table

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cappuccino.costs.adapters import AdapterSize, LayerShape
+from cappuccino.backbone import LayerShape
+from cappuccino.costs.adapters import AdapterSize
 from cappuccino.instance import Adapter
 from cappuccino.plan import even_layers
 

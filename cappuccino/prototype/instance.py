@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from cappuccino.analytic.catalogue import GPUS
-from cappuccino.costs.adapters import ALL_LINEAR
+from cappuccino.backbone import ALL_LINEAR
 from cappuccino.errors import InputError
 from cappuccino.files import parse_model
 from cappuccino.instance import Adapter, GpuPool, Instance, name_problem
-from cappuccino.prototype.formats import LengthDistribution, SeedAdapter
+from cappuccino.lengths import LengthDistribution
+from cappuccino.prototype.formats import SeedAdapter
 
 
 def seed_instance(

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
+from cappuccino.backbone import MODULES_THERE_ARE, unknown_modules
 from cappuccino.costs import CostModel
-from cappuccino.costs.adapters import MODULES_THERE_ARE, unknown_modules
 from cappuccino.instance import Instance
 from cappuccino.plan import Plan
 from cappuccino.workload import Workload

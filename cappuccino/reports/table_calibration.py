@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cappuccino.reports.prediction_error import ReplicaComparison, durations, measured_transfers
 from cappuccino.costs.fit import BACKWARD_OVER_FORWARD
 from cappuccino.costs.table import OK, PARTS
 from cappuccino.errors import InputError
+from cappuccino.reports.prediction_error import ReplicaComparison, durations, measured_transfers
 from cappuccino.workload import Workload
 
 MOST_BINS, FEWEST_IN_BIN = 6, 5

@@ -11,10 +11,10 @@ import numpy as np
 from cappuccino.errors import InputError
 from cappuccino.files import require_writable, write_atomically
 from cappuccino.instance import name_problem
+from cappuccino.lengths import length_statistics
 from cappuccino.runtime.data.columns import OtherColumns
 from cappuccino.runtime.data.sample_files import SUFFIXES, Row, read_rows
 from cappuccino.runtime.data.text_encoder import TextEncoder
-from cappuccino.prototype.formats import length_statistics
 
 
 def measure_lengths(

@@ -14,17 +14,18 @@ from typing import Literal, cast, get_args
 
 import numpy as np
 
-from cappuccino.costs.adapters import MODULES_THERE_ARE, unknown_modules
+from cappuccino.backbone import MODULES_THERE_ARE, BackboneShape, unknown_modules
 from cappuccino.errors import InputError
 from cappuccino.files import write_atomically
 from cappuccino.instance import Instance
 from cappuccino.plan import Plan, Replica, even_layers
-from cappuccino.runtime.backbone.config import BackboneShape, read_backbone_shape
+from cappuccino.runtime.backbone.config import read_trainable_shape
 from cappuccino.runtime.data.samples import load_datasets
-from cappuccino.runtime.lora.export import join_parts
 from cappuccino.runtime.launch.processes import ReplicaProcesses
-from cappuccino.runtime.launch.results import PartCost, measured_timeline, read_reports, step_losses
+from cappuccino.runtime.launch.results import measured_timeline, read_reports, step_losses
 from cappuccino.runtime.launch.specification import JobSpecification, ReplicaSpecification
+from cappuccino.runtime.lora.export import join_parts
+from cappuccino.runtime.pipeline.part_costs import PartCost
 from cappuccino.timeline import Timeline, write_trace
 
 Device = Literal["cpu", "cuda"]
@@ -120,12 +121,12 @@ def run_plan(
         raise InputError(instance.source, "layout", f'the runtime does not train "{instance.layout}"', remedy)
     if out.exists() and not out.is_dir():
         raise InputError(out, "", "is not a folder", "name a folder for the results")
-    shape = read_backbone_shape(backbone)
+    shape = read_trainable_shape(backbone)
     layers = [_layers(replica, shape, backbone) for replica in plan.replicas]
     capacity = _capacity(device, plan)
     used = instance.subset([instance.adapter_index(name) for r in plan.replicas for name in r.adapters])
     _require_modules(used, shape)
-    datasets = load_datasets(used, data, backbone, shape.vocab_size, on_note)
+    datasets = load_datasets(used, data, backbone, shape.vocab, on_note)
 
     with _gathered(out) as (folder, results):
         stems = {name: folder / f"data-{i}" for i, name in enumerate(datasets)}

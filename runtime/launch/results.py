@@ -7,7 +7,7 @@ them when all stages are done.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from cappuccino.errors import CappuccinoError, InputError
 from cappuccino.files import parse_model, read_json, write_atomically
 from cappuccino.plan import Replica
+from cappuccino.runtime.pipeline.part_costs import PartCost
 from cappuccino.timeline import Timeline
 
 
@@ -29,23 +30,6 @@ class StepLoss(BaseModel):
     """Optimizer step."""
     loss: float
     """Mean cross-entropy over the loss tokens of the global batch."""
-
-
-Part = Literal["input", "layers", "head", "loss"]
-
-
-class PartCost(BaseModel):
-    """One part of one operation."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["F", "B"]
-    micro_batch: int
-    part: Part
-    """`input`: laying out the samples and, on the first stage, the embedding; `head`: with the norm before it."""
-    seconds: float
-    held_bytes: int | None
-    """What the forward keeps for the backward besides weights; None where it was not weighed."""
 
 
 class StageReport(BaseModel):

@@ -129,14 +129,14 @@ def _train(specification: ReplicaSpecification, stage: int, progress: Progress, 
     from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: PLC0415
 
     from cappuccino.runtime.backbone.part import BackbonePart  # noqa: PLC0415
-    from cappuccino.runtime.pipeline.communication import PlannedCommunicator  # noqa: PLC0415
     from cappuccino.runtime.data.samples import AdapterSamples, TokenizedDataset  # noqa: PLC0415
-    from cappuccino.runtime.pipeline.executor import Executor  # noqa: PLC0415
     from cappuccino.runtime.lora.export import write_parts  # noqa: PLC0415
     from cappuccino.runtime.lora.multi_lora import MultiLora  # noqa: PLC0415
+    from cappuccino.runtime.pipeline.adapter_training import AdapterTraining  # noqa: PLC0415
+    from cappuccino.runtime.pipeline.communication import PlannedCommunicator  # noqa: PLC0415
+    from cappuccino.runtime.pipeline.executor import Executor  # noqa: PLC0415
     from cappuccino.runtime.pipeline.part_meter import PartMeter  # noqa: PLC0415
     from cappuccino.runtime.pipeline.stage import Stage  # noqa: PLC0415
-    from cappuccino.runtime.pipeline.adapter_training import AdapterTraining  # noqa: PLC0415
 
     replica, jobs = specification.replica, specification.jobs
     dtype: torch.dtype = getattr(torch, specification.dtype)

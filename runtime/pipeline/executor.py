@@ -17,13 +17,13 @@ from megatron.core.pipeline_parallel import schedules
 from torch.nn.functional import cross_entropy
 
 from cappuccino.plan import Operation, Replica
+from cappuccino.runtime.data.micro_batch import PackedMicroBatch, collate, num_tokens
+from cappuccino.runtime.data.samples import AdapterSamples
+from cappuccino.runtime.pipeline.adapter_training import AdapterTraining
 from cappuccino.runtime.pipeline.clock import Clock
 from cappuccino.runtime.pipeline.communication import PlannedCommunicator
-from cappuccino.runtime.data.samples import AdapterSamples
-from cappuccino.runtime.data.micro_batch import PackedMicroBatch, collate, num_tokens
 from cappuccino.runtime.pipeline.part_meter import PartMeter
 from cappuccino.runtime.pipeline.stage import Stage
-from cappuccino.runtime.pipeline.adapter_training import AdapterTraining
 
 _TAKES_MODEL_TYPE = "model_type" in inspect.signature(schedules.backward_step).parameters
 """Newer versions of megatron-core dropped the argument."""

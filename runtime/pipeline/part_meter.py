@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cappuccino.runtime.pipeline.clock import Clock
-from cappuccino.runtime.launch.results import Part, PartCost
+from cappuccino.runtime.pipeline.part_costs import Part, PartCost
 
 
 class PartMeter:

@@ -12,8 +12,8 @@ from megatron.core.utils import make_viewless_tensor
 from cappuccino.runtime.backbone.part import BackbonePart
 from cappuccino.runtime.data.micro_batch import PackedMicroBatch
 from cappuccino.runtime.lora.multi_lora import MultiLora
+from cappuccino.runtime.pipeline.part_costs import Part
 from cappuccino.runtime.pipeline.part_meter import PartMeter
-from cappuccino.runtime.launch.results import Part
 
 
 class Stage(MegatronModule):

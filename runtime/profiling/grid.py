@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from cappuccino.costs.adapters import ALL_LINEAR, ATTENTION_MODULES
+from cappuccino.backbone import ALL_LINEAR, ATTENTION_MODULES
 from cappuccino.errors import InputError
 
 Targets = tuple[str, ...] | Literal["all-linear"]

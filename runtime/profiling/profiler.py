@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cappuccino.backbone import BackboneShape
 from cappuccino.costs import fit_costs, read_cost_table
 from cappuccino.costs.fit import FEWEST_ROWS
 from cappuccino.costs.stages import balanced_layers
 from cappuccino.costs.table import MEASURED
 from cappuccino.errors import InputError
 from cappuccino.files import read_json, write_atomically
-from cappuccino.runtime.backbone.config import BackboneShape, is_configuration, read_backbone_shape
+from cappuccino.runtime.backbone.config import is_configuration, read_trainable_shape
 from cappuccino.runtime.launch.errors import RunError, is_out_of_memory
 from cappuccino.runtime.launch.local import run_plan
 from cappuccino.runtime.profiling.grid import Point, ProfileGrid
@@ -83,7 +84,7 @@ def profile_backbone(
     RunError
         When a measurement failed for another reason than memory.
     """
-    shape = read_backbone_shape(backbone)
+    shape = read_trainable_shape(backbone)
     points = grid.points()
     if max(grid.num_stages) > shape.num_layers:
         problem = f"{max(grid.num_stages)} stages for {shape.num_layers} layers"
@@ -113,7 +114,7 @@ def profile_backbone(
                 on_progress(fraction, f"{stages} stages, {operations} of {total} operations")
 
         layers = _split(shape, stages, rows)
-        head_weighs = shape.vocab_size * shape.hidden_size / shape.layer.parameters  # in layers
+        head_weighs = shape.vocab * shape.hidden / shape.layer.parameters  # in layers
         if stages > 1 and not rows and shape.num_layers > stages and head_weighs > 1:
             # nothing has told yet what the head takes, and it matters
             one = points[len(points) // 2]
@@ -155,7 +156,7 @@ def _measure(
     while fit:
         with tempfile.TemporaryDirectory(prefix="cappuccino-profile-") as folder:
             data = Path(folder)
-            profile = profile_plan(fit, grid, layers, name=name, gpu=gpu, vocab=shape.vocab_size, data=data)
+            profile = profile_plan(fit, grid, layers, name=name, gpu=gpu, vocab=shape.vocab, data=data)
             try:
                 result = run_plan(
                     profile.plan,
@@ -199,7 +200,7 @@ def _mixed_factors(
 
 def _split(shape: BackboneShape, stages: int, rows: list[dict[str, Any]]) -> tuple[int, ...]:
     """Return layers by stage that make stages take about as long, by what was measured so far or else by weights."""
-    layer, head = float(shape.layer.parameters), float(shape.vocab_size * shape.hidden_size)
+    layer, head = float(shape.layer.parameters), float(shape.vocab * shape.hidden)
     measured = [row for row in rows if row["status"] == "OK"]
     if measured:
         largest = max(measured, key=lambda row: row["micro_bsz"] * row["seqlen"])
@@ -241,8 +242,8 @@ def expected_seconds(backbone: Path, grid: ProfileGrid, device: str, dtype: str)
     InputError
         When the backbone or the grid cannot be measured.
     """
-    shape = read_backbone_shape(backbone)
-    weights = shape.num_layers * shape.layer.parameters + shape.vocab_size * shape.hidden_size
+    shape = read_trainable_shape(backbone)
+    weights = shape.num_layers * shape.layer.parameters + shape.vocab * shape.hidden
     rate = _product_rate(device, dtype)
     micro_batches = grid.grad_acc_steps * grid.num_steps
     work = sum(p.tokens for p in grid.points()) * micro_batches * weights * _FLOPS_PER_WEIGHT_TOKEN

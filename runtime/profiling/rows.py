@@ -9,9 +9,9 @@ from functools import cached_property
 
 import numpy as np
 
+from cappuccino.backbone import ALL_LINEAR, BackboneShape
 from cappuccino.costs import CostModel
-from cappuccino.costs.adapters import ALL_LINEAR, AdapterSize
-from cappuccino.runtime.backbone.config import BackboneShape
+from cappuccino.costs.adapters import AdapterSize
 from cappuccino.runtime.launch.local import RunResult
 from cappuccino.runtime.profiling.grid import Point, ProfileGrid
 from cappuccino.runtime.profiling.plan import ProfilePlan

@@ -10,14 +10,14 @@ import numpy as np
 
 from cappuccino.errors import NoPlanFoundError
 from cappuccino.plan import Objective
-from cappuccino.solvers.budget import Budget, Clock, InterruptedSearchError, interrupted
 from cappuccino.solvers.allocation.candidates import find_candidates, why_no_partition
 from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.allocation.milp import TimeUpError
+from cappuccino.solvers.allocation.selection import GAINS, ColumnKey, Replica, Selection
+from cappuccino.solvers.budget import Budget, Clock, InterruptedSearchError, interrupted
 from cappuccino.solvers.scheduling.programs import ReplicaSchedule
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 from cappuccino.solvers.scheduling.scheduler import schedule_replica
-from cappuccino.solvers.allocation.selection import GAINS, ColumnKey, Replica, Selection
 
 FIRST_LOOK = Budget(seconds=None, constructions=64, moves=8000, windows=0)
 """Search on a column that the allocator proposes for the first time; no moves where there are too many columns."""

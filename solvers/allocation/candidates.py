@@ -8,7 +8,6 @@ import numpy as np
 
 from cappuccino.errors import CappuccinoError, InfeasibleError
 from cappuccino.plan import Objective
-from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.allocation.column_generation import (
     ColumnPool,
     GeneratedColumn,
@@ -21,6 +20,7 @@ from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.allocation.filling import Partition, filled_partitions, shortest_partition
 from cappuccino.solvers.allocation.milp import PartitionProblem, TimeUpError
 from cappuccino.solvers.allocation.pricing import EnumeratedPricing, KnapsackPricing, Place, Pricing
+from cappuccino.solvers.budget import Clock
 
 MOST_EXACT = 20_000
 """Columns up to which the set partitioning is solved exactly."""

@@ -18,8 +18,8 @@ from pyomo.contrib.appsi.solvers import Highs
 
 from cappuccino.errors import CappuccinoError
 from cappuccino.models.partition_relaxation import PartitionRelaxation
-from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.allocation.pricing import Pricing
+from cappuccino.solvers.budget import Clock
 
 SMOOTHING = 0.7
 """Weight of the best prices so far in those that columns are sought for."""

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from cappuccino.plan import Objective
-from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.allocation.candidates import Candidates
 from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.allocation.expectation import Expectation
 from cappuccino.solvers.allocation.milp import PartitionProblem
+from cappuccino.solvers.budget import Clock
 
 MOST_COLUMNS = 2500
 """Columns that a set partitioning is solved over: the most promising ones."""

@@ -10,9 +10,9 @@ import numpy as np
 
 from cappuccino.compiled import compiled
 from cappuccino.solvers.scheduling.batch_costs import BatchCosts
+from cappuccino.solvers.scheduling.list_schedule_kernel import Jobs, Machine, State, copy_state, run_pipeline
 from cappuccino.solvers.scheduling.packed_order import Links, PackedOrder, Window, link, price
 from cappuccino.solvers.scheduling.packing import Source
-from cappuccino.solvers.scheduling.list_schedule_kernel import Jobs, Machine, State, copy_state, run_pipeline
 
 URGENCIES = (0.0, 0.1, 0.3, 0.7, 1.5)
 """Urgencies tried, in multiples of the knee."""

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cappuccino.solvers.scheduling.annealing import anneal as anneal_moves
 from cappuccino.solvers.budget import Clock
+from cappuccino.solvers.scheduling.annealing import anneal as anneal_moves
 from cappuccino.solvers.scheduling.list_scheduling import ListSchedule, costs_of
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 from cappuccino.solvers.scheduling.stretch import ScheduledOrder, Stretch

@@ -7,8 +7,8 @@ import numpy as np
 
 from cappuccino.plan import Sample
 from cappuccino.solvers.scheduling.batch_costs import BatchCosts
-from cappuccino.solvers.scheduling.packing import PackingRule, Source, open_first_steps
 from cappuccino.solvers.scheduling.list_schedule_kernel import Jobs, Machine, empty_state, run_pipeline
+from cappuccino.solvers.scheduling.packing import PackingRule, Source, open_first_steps
 from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem
 
 

@@ -7,9 +7,15 @@ import numpy as np
 
 from cappuccino.plan import Sample
 from cappuccino.solvers.scheduling.annealing import Scratch, copy_packed
-from cappuccino.solvers.scheduling.list_scheduling import ListSchedule, added_by_adapter, empty_jobs, machine_of, no_source
-from cappuccino.solvers.scheduling.packed_order import Links, PackedOrder, Window, link
 from cappuccino.solvers.scheduling.list_schedule_kernel import empty_state, run_pipeline
+from cappuccino.solvers.scheduling.list_scheduling import (
+    ListSchedule,
+    added_by_adapter,
+    empty_jobs,
+    machine_of,
+    no_source,
+)
+from cappuccino.solvers.scheduling.packed_order import Links, PackedOrder, Window, link
 from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem, StepKey
 
 

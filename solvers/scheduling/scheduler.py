@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from cappuccino.solvers.budget import Budget, Clock
-from cappuccino.solvers.scheduling.list_scheduling import ListSchedule, list_schedule
 from cappuccino.solvers.scheduling.annealing_search import WHOLE, anneal
-from cappuccino.solvers.scheduling.packing import PackingRule
-from cappuccino.solvers.scheduling.programs import ReplicaSchedule, build_schedule
-from cappuccino.solvers.scheduling.packing_windows import repack
-from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
+from cappuccino.solvers.scheduling.list_scheduling import ListSchedule, list_schedule
 from cappuccino.solvers.scheduling.order_windows import accepted, improve_order
+from cappuccino.solvers.scheduling.packing import PackingRule
+from cappuccino.solvers.scheduling.packing_windows import repack
+from cappuccino.solvers.scheduling.programs import ReplicaSchedule, build_schedule
+from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 
 TARGETS = (2.0, 4.0, 1.0, 3.0, 1.5, 2.5, 6.0, 0.7, 5.0, 1.25, 3.5, 1.75)
 """Work aimed at per micro-batch, in multiples of the knee, in the order they are tried."""

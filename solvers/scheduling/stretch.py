@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from cappuccino.solvers.scheduling.annealing import Scratch, evaluate
+from cappuccino.solvers.scheduling.list_schedule_kernel import Jobs, Machine, State, empty_state, run_pipeline
 from cappuccino.solvers.scheduling.list_scheduling import ListSchedule, empty_jobs, machine_of, no_source
 from cappuccino.solvers.scheduling.order_scheduling import OrderArrays
 from cappuccino.solvers.scheduling.packed_order import link
-from cappuccino.solvers.scheduling.list_schedule_kernel import Jobs, Machine, State, empty_state, run_pipeline
 from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem
 
 SPARE = 0.25

@@ -6,9 +6,16 @@ import pandas as pd
 import pytest
 
 from cappuccino.analytic import roofline
-from cappuccino.analytic.catalogue import BACKBONES, GPUS, BackboneSpec, GpuSpec
-from cappuccino.costs import fit_costs, read_cost_table
-from cappuccino.errors import InputError
+from cappuccino.analytic.calibration import (
+    COUNTED,
+    TIME_FIELDS,
+    Deviation,
+    accuracy,
+    calibrate_roofline,
+    fit_efficiency,
+    measured_rows,
+)
+from cappuccino.analytic.catalogue import GPUS, GpuSpec
 from cappuccino.analytic.roofline import (
     CALIBRATED,
     MEASURED_GPU,
@@ -21,18 +28,12 @@ from cappuccino.analytic.roofline import (
     peak_memory_gib,
     slot_time,
 )
-from cappuccino.analytic.calibration import (
-    COUNTED,
-    TIME_FIELDS,
-    Deviation,
-    accuracy,
-    calibrate_roofline,
-    fit_efficiency,
-    measured_rows,
-)
+from cappuccino.backbone import BACKBONES, BackboneShape
+from cappuccino.costs import fit_costs, read_cost_table
+from cappuccino.errors import InputError
 
 # 1024 x (2 x 1024 + 2 x 1024) + 3 x 1024 x 4096 = 2^22 + 3 x 2^22 = 2^24 parameters a layer
-SPEC = BackboneSpec(num_layers=4, hidden=1024, intermediate=4096, num_heads=8, num_kv_heads=8, vocab=1000)
+SPEC = BackboneShape(num_layers=4, hidden=1024, intermediate=4096, num_heads=8, num_kv_heads=8, vocab=1000)
 ONE_TFLOPS = GpuSpec(1 / 0.45, 0.5 / 0.45, 0.25 / 0.45, bandwidth_gb_s=1e9, memory_gib=40, link_gb_s=1)
 """10^12 flops a second at the published share of the peak in bf16, half of it in TF32, a quarter in fp32."""
 ONE_GB_S = GpuSpec(1e9, 1e9, 1e9, bandwidth_gb_s=1, memory_gib=40, link_gb_s=1)
@@ -129,7 +130,7 @@ def test_memory_of_one_gpu():
 
 
 def test_memory_of_the_last_stage_has_the_logits():
-    spec = BackboneSpec(4, 1024, 4096, 8, 8, vocab=100_000)
+    spec = BackboneShape(4, 1024, 4096, 8, 8, vocab=100_000)
     # per stage: 2 layers, one table, two layer inputs of 3 held micro-batches; logits 12 bytes an entry
     expected = 2 * (2 * 2**24 + 102_400_000) + 16 * 2 * 8192 + 100 * (1_200_000 + 2 * 2048 * 3)
     found = peak_memory_gib(spec, 2, 100, 3, 1, PUBLISHED)
@@ -137,7 +138,7 @@ def test_memory_of_the_last_stage_has_the_logits():
 
 
 def test_memory_under_one_f_one_b():
-    spec = BackboneSpec(4, 1024, 4096, 8, 8, vocab=100_000)
+    spec = BackboneShape(4, 1024, 4096, 8, 8, vocab=100_000)
     efficiency = replace(PUBLISHED, context_gib=0, one_f_one_b=True, boundary_tensors=4)
     # last stage: one micro-batch in flight, two layer inputs of 2 x 1024 bytes; 4 tensors of each of 3 micro-batches
     expected = 2 * (2 * 2**24 + 102_400_000) + 16 * 2 * 8192 + 100 * (1_200_000 + 2 * 2048 + 4 * 3 * 2048)

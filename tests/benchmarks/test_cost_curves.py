@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from costs.test_fit import HELD, PER_SQUARE, PER_TOKEN, STATIC, WORKING, law, read, synthetic_rows
 
-from cappuccino.analytic.catalogue import BACKBONES
+from cappuccino.backbone import BACKBONES
 from cappuccino.costs.validation import validate
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "cost_curves.py"

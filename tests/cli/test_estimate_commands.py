@@ -10,10 +10,7 @@ import pytest
 import typer
 from cli.conftest import Outcome
 
-from cappuccino.analytic.catalogue import BACKBONES, GPUS
-from cappuccino.cli import estimate_commands
-from cappuccino.costs import fit_costs, read_cost_table
-from cappuccino.errors import InputError
+from cappuccino.analytic.catalogue import GPUS
 from cappuccino.analytic.roofline import (
     CALIBRATED,
     PUBLISHED,
@@ -21,6 +18,10 @@ from cappuccino.analytic.roofline import (
     STATED_TIME_ERROR_LEFT_OUT,
     analytic_table,
 )
+from cappuccino.backbone import BACKBONES
+from cappuccino.cli import estimate_commands
+from cappuccino.costs import fit_costs, read_cost_table
+from cappuccino.errors import InputError
 
 CONFIG = {
     "model_type": "qwen3",

@@ -10,8 +10,8 @@ from cli.conftest import cappuccino, write_instance
 pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from safetensors.numpy import load_file
 from helpers.small import save_llama, save_tokenizer
+from safetensors.numpy import load_file
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 JOBS: list[dict[str, Any]] = [

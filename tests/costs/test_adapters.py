@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cappuccino.backbone import LayerShape, unknown_modules
 from cappuccino.costs import AdapterCosts, CostModel, MemoryModel, SmoothMaximum, fit_costs
-from cappuccino.costs.adapters import AdapterSize, LayerShape, unknown_modules
+from cappuccino.costs.adapters import AdapterSize
 from cappuccino.costs.fit import predicted_step_time
 from cappuccino.costs.table import CostTable
 from cappuccino.errors import InputError

@@ -3,13 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
-from helpers.builders import make_costs, make_instance, with_adapters
 
 from cappuccino.costs import CostModel, SmoothMaximum
 from cappuccino.instance import Instance
 from cappuccino.plan import Plan
 from cappuccino.solvers.baselines.placement import places_of
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
+from helpers.builders import make_costs, make_instance, with_adapters
 
 
 def with_micro_batches(instance: Instance, *sizes: int) -> Instance:

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from cappuccino.backbone import LayerShape
 from cappuccino.costs import CostModel, MemoryModel, SmoothMaximum
-from cappuccino.costs.adapters import LayerShape
 from cappuccino.instance import Adapter, GpuPool, Instance
 from cappuccino.plan import InstanceReference, MicroBatch, Objective, Operation, Plan, Replica, Status
 from cappuccino.simulator import simulate

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
-from helpers.builders import changed, make_plan, make_replica, timed
 
 from cappuccino.checker import check
 from cappuccino.costs import CostModel
 from cappuccino.instance import Instance
 from cappuccino.workload import Workload
+from helpers.builders import changed, make_plan, make_replica, timed
 
 Packing = list[list[tuple[int, int]]]
 

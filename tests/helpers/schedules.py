@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from helpers.builders import BACKWARD, FORWARD, changed, make_costs, make_instance, make_plan, make_problem, with_adapters
-from helpers.plans import random_plan
 
 from cappuccino.checker import Violation, check
 from cappuccino.costs import CostModel, SmoothMaximum
@@ -14,6 +12,17 @@ from cappuccino.plan import Sample
 from cappuccino.solvers.scheduling.list_scheduling import ListSchedule
 from cappuccino.solvers.scheduling.programs import ReplicaSchedule, build_schedule
 from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem
+from helpers.builders import (
+    BACKWARD,
+    FORWARD,
+    changed,
+    make_costs,
+    make_instance,
+    make_plan,
+    make_problem,
+    with_adapters,
+)
+from helpers.plans import random_plan
 
 
 def violations(schedule: ReplicaSchedule) -> tuple[Violation, ...]:

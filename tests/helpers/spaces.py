@@ -3,11 +3,11 @@
 from functools import cache
 
 import numpy as np
-from helpers.builders import make_costs, make_instance
 
 from cappuccino.costs import SmoothMaximum
 from cappuccino.plan import Objective
 from cappuccino.solvers.allocation.columns import ReplicaSpace
+from helpers.builders import make_costs, make_instance
 
 
 def random_space(seed: int, most: int = 6) -> ReplicaSpace:

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from hypothesis import strategies as st
 
-from cappuccino.costs.adapters import AdapterSize, LayerShape
+from cappuccino.backbone import LayerShape
+from cappuccino.costs.adapters import AdapterSize
 from cappuccino.costs.stages import balanced_layers
 from cappuccino.instance import Adapter, GpuPool, Instance
 from cappuccino.plan import Objective

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from cappuccino import instances
-from cappuccino.analytic.catalogue import BACKBONES
+from cappuccino.backbone import BACKBONES
 from cappuccino.costs import CostModel, fit_costs, fit_instance_costs, read_cost_table
 from cappuccino.instance import Instance
 from cappuccino.instances.generate_instances import instance_texts
@@ -18,8 +18,8 @@ from cappuccino.instances.generate_lengths import (
     sample_lengths,
 )
 from cappuccino.instances.generate_tables import POOL_TABLES, TABLES, pool_table_csv, table_csv
+from cappuccino.lengths import read_length_distribution
 from cappuccino.library.index import INDEX_NAME
-from cappuccino.prototype.formats import read_length_distribution
 from cappuccino.solvers.allocation.columns import ReplicaSpace
 
 FOLDER = Path(instances.__file__).parent

@@ -6,8 +6,8 @@ import pytest
 
 from cappuccino.models.set_partitioning import Column, SetPartitioning
 from cappuccino.plan import Objective
-from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.allocation.milp import PartitionProblem, PartitionResult
+from cappuccino.solvers.budget import Clock
 
 PRICE = {"x": 1.0, "y": 2.5}
 

@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 
 from cappuccino.errors import InputError
+from cappuccino.lengths import length_statistics, read_length_distribution
 from cappuccino.prototype.formats import (
     ProvisionedReplica,
-    length_statistics,
     read_adapter_config,
-    read_length_distribution,
     read_provisioning,
     schedule_entry,
     write_provisioning,

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from helpers.builders import make_costs, make_instance, make_plan, make_replica, parse_programs, timed
 
-from cappuccino.reports.prediction_error import compare_with_trace, durations
 from cappuccino.errors import InputError
+from cappuccino.reports.prediction_error import compare_with_trace, durations
 from cappuccino.simulator import run_programs
 from cappuccino.timeline import Timeline
 from cappuccino.workload import Workload

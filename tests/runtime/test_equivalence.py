@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from helpers.alone import largest_difference, train_alone
-from peft import PeftModel, get_peft_model_state_dict
 from helpers.plans import joined, random_plan
 from helpers.runs import DROPOUT_ADAPTER, Run
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 

@@ -6,8 +6,8 @@ from helpers.builders import make_costs, make_instance
 
 from cappuccino.plan import Objective
 from cappuccino.solvers.allocation.allocator import Allocator
-from cappuccino.solvers.budget import Clock, InterruptedSearchError, interrupted, interruptible
 from cappuccino.solvers.allocation.columns import ReplicaSpace
+from cappuccino.solvers.budget import Clock, InterruptedSearchError, interrupted, interruptible
 
 
 def test_parts_of_a_clock_end_before_it():

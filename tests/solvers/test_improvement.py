@@ -8,13 +8,13 @@ from helpers.schedules import contents, one_by_one, random_costs, violations
 
 from cappuccino.plan import Objective
 from cappuccino.solvers import improvement
-from cappuccino.solvers.scheduling.scheduler import scheduler as scheduling
 from cappuccino.solvers.allocation.allocator import Allocation
-from cappuccino.solvers.budget import Budget, Clock
 from cappuccino.solvers.allocation.columns import ReplicaSpace
+from cappuccino.solvers.budget import Budget, Clock
 from cappuccino.solvers.improvement import SearchLimits, improve
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 from cappuccino.solvers.scheduling.scheduler import schedule_replica
+from cappuccino.solvers.scheduling.scheduler import scheduler as scheduling
 
 FIRST = Budget(seconds=None, constructions=1, moves=0, windows=0)
 REPLICAS = ((0, 1), (2, 3), (4,))

@@ -6,16 +6,17 @@ import pytest
 from helpers.builders import make_costs, make_instance
 from helpers.naive import is_valid
 
+from cappuccino.backbone import LayerShape
 from cappuccino.checker import check
 from cappuccino.costs import MemoryModel, SmoothMaximum, fit_instance_costs
-from cappuccino.costs.adapters import LayerShape
 from cappuccino.errors import InfeasibleError, InputError
 from cappuccino.instance import Adapter, GpuPool, Instance
+from cappuccino.lengths import read_length_distribution
 from cappuccino.plan import Objective, Plan, Status
-from cappuccino.prototype.formats import read_adapter_config, read_length_distribution
+from cappuccino.prototype.formats import read_adapter_config
 from cappuccino.solvers.allocation.allocator import Allocation
-from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.allocation.columns import ReplicaSpace
+from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.improvement import SearchLimits
 from cappuccino.solvers.planning import PlanOptions, Progress, _meet_deadline, make_plan
 

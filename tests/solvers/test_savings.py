@@ -8,12 +8,12 @@ from cappuccino.checker import check
 from cappuccino.costs import MemoryModel, SmoothMaximum
 from cappuccino.plan import AdapterSaving, Objective, Plan
 from cappuccino.solvers import savings
+from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.assembly import assemble_plan
 from cappuccino.solvers.budget import Budget, Clock
-from cappuccino.solvers.allocation.columns import ReplicaSpace
+from cappuccino.solvers.savings import SharingEvaluator, _projected, with_savings
 from cappuccino.solvers.scheduling.programs import build_schedule
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
-from cappuccino.solvers.savings import SharingEvaluator, _projected, with_savings
 from cappuccino.solvers.scheduling.scheduler import schedule_replica
 
 FOREVER = Clock(None)

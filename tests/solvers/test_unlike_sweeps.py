@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.exhaustive import least_makespan
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from helpers.naive import is_valid
 from helpers.strategies import Machine, Sweep, machines, plan_options, sweeps, write_table
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cappuccino.costs import CostModel, fit_instance_costs
 from cappuccino.errors import InfeasibleError, NoPlanFoundError

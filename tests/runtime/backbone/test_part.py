@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from helpers.small import SIZES, save_llama, save_qwen2
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from cappuccino.errors import InputError
 from cappuccino.runtime.backbone.attention import Packing
-from cappuccino.runtime.backbone.part import BackbonePart
 from cappuccino.runtime.backbone.config import SUPPORTED, read_backbone_shape
+from cappuccino.runtime.backbone.part import BackbonePart
 
 CPU = torch.device("cpu")
 EXTRA = {

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from cappuccino.errors import InputError
+from cappuccino.lengths import read_length_distribution
 from cappuccino.runtime.data.lengths import measure_lengths
-from cappuccino.prototype.formats import read_length_distribution
 
 ROWS = [{"question": "w " * n, "answer": "w w"} for n in (1, 2, 3, 4, 9)]
 

@@ -2,8 +2,8 @@ import numpy as np
 import torch
 
 from cappuccino.plan import MicroBatch
-from cappuccino.runtime.data.samples import AdapterSamples, TokenizedDataset
 from cappuccino.runtime.data.micro_batch import collate, num_tokens
+from cappuccino.runtime.data.samples import AdapterSamples, TokenizedDataset
 from cappuccino.runtime.lora.segment import Segment
 
 # Samples: [10 11 12] predicting both, [20], [30 31] predicting nothing, [40 41 42] predicting the last.

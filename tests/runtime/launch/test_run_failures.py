@@ -87,7 +87,8 @@ def test_workers_end_when_the_launcher_dies(small: Instance, llama: Path, data: 
     (tmp_path / "instance.json").write_text(json.dumps(document))
     code = (
         "from pathlib import Path; from cappuccino.plan import Plan; from cappuccino.instance import Instance;"
-        "from cappuccino.runtime.launch.local import run_plan; import sys; plan, instance, *paths = map(Path, sys.argv[1:]);"
+        "from cappuccino.runtime.launch.local import run_plan;"
+        "import sys; plan, instance, *paths = map(Path, sys.argv[1:]);"
         "run_plan(Plan.load(plan), Instance.load(instance), *paths)"
     )
     arguments = [tmp_path / "plan.json", tmp_path / "instance.json", llama, data, tmp_path / "out"]

@@ -11,19 +11,20 @@ import pandas as pd
 import pytest
 from helpers.small import save_llama
 
+from cappuccino.backbone import LayerShape
 from cappuccino.costs import CostModel, fit_costs, read_cost_table
-from cappuccino.costs.adapters import AdapterSize, LayerShape
+from cappuccino.costs.adapters import AdapterSize
 from cappuccino.costs.fit import predicted_step_time
 from cappuccino.errors import InputError
 from cappuccino.instance import Instance
 from cappuccino.plan import Plan
-from cappuccino.runtime.profiling import profiler
 from cappuccino.runtime.backbone.config import read_backbone_shape
 from cappuccino.runtime.launch.errors import RunError
 from cappuccino.runtime.launch.local import RunResult
+from cappuccino.runtime.pipeline.part_costs import PartCost
+from cappuccino.runtime.profiling import profiler
 from cappuccino.runtime.profiling.grid import Point, ProfileGrid
 from cappuccino.runtime.profiling.profiler import PARTIAL, expected_seconds, profile_backbone
-from cappuccino.runtime.launch.results import PartCost
 from cappuccino.simulator import run_programs
 from cappuccino.workload import Workload
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from helpers.builders import BACKWARD, FORWARD, make_costs, make_instance
 
+from cappuccino.backbone import LayerShape
 from cappuccino.bounds.replica_bounds import ReplicaBounds
-from cappuccino.costs.adapters import LayerShape
 from cappuccino.instance import Adapter
 from cappuccino.solvers.allocation.adapter_classes import AdapterKinds
 from cappuccino.solvers.scheduling.programs import build_schedule

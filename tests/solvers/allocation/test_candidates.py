@@ -9,9 +9,9 @@ from cappuccino.bounds.replica_bounds import ReplicaBounds
 from cappuccino.errors import InfeasibleError
 from cappuccino.plan import Objective
 from cappuccino.solvers.allocation.allocator import columns
-from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.allocation.candidates import Candidates, find_candidates
 from cappuccino.solvers.allocation.columns import ReplicaSpace
+from cappuccino.solvers.budget import Clock
 
 COSTS = {"x": make_costs(stages=(1, 2))}
 

@@ -1,13 +1,18 @@
 import numpy as np
 import pytest
-from scipy.optimize import linprog
 from helpers.spaces import random_space
+from scipy.optimize import linprog
 
 from cappuccino.plan import Objective
-from cappuccino.solvers.budget import Clock
-from cappuccino.solvers.allocation.column_generation import ColumnPool, GeneratedColumn, least_makespan, solve_relaxation
+from cappuccino.solvers.allocation.column_generation import (
+    ColumnPool,
+    GeneratedColumn,
+    least_makespan,
+    solve_relaxation,
+)
 from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.allocation.pricing import EnumeratedPricing, KnapsackPricing, Pricing
+from cappuccino.solvers.budget import Clock
 
 
 def pricing_of(space: ReplicaSpace, objective: Objective, enumerated: bool) -> Pricing:

@@ -3,7 +3,13 @@ import pytest
 from helpers.spaces import random_space
 
 from cappuccino.plan import Objective
-from cappuccino.solvers.allocation.filling import Partition, deal_adapters, fill_replicas, filled_partitions, shortest_partition
+from cappuccino.solvers.allocation.filling import (
+    Partition,
+    deal_adapters,
+    fill_replicas,
+    filled_partitions,
+    shortest_partition,
+)
 from cappuccino.solvers.allocation.pricing import Place
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from cappuccino.models.set_partitioning import Column
 from cappuccino.plan import Objective
-from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.allocation.milp import PartitionProblem
+from cappuccino.solvers.budget import Clock
 
 POOLS = {"free": 4, "rented": 4}
 

@@ -4,10 +4,10 @@ from helpers.builders import make_costs, make_instance
 
 from cappuccino.plan import Objective
 from cappuccino.solvers.allocation.allocator import columns
-from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.allocation.candidates import find_candidates
 from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.allocation.selection import GAINS, Replica, Selection
+from cappuccino.solvers.budget import Clock
 
 LINEAR = {"x": make_costs(stages=(1, 2))}
 

@@ -5,10 +5,10 @@ import pytest
 from helpers.schedules import built, random_order, random_replica, violations
 
 from cappuccino.solvers.scheduling.annealing import _accept, _change, anneal, copy_packed, evaluate
+from cappuccino.solvers.scheduling.list_schedule_kernel import empty_state
 from cappuccino.solvers.scheduling.list_scheduling import ListSchedule, costs_of, machine_of
 from cappuccino.solvers.scheduling.order_scheduling import OrderArrays, schedule_order
 from cappuccino.solvers.scheduling.packed_order import PackedOrder, price
-from cappuccino.solvers.scheduling.list_schedule_kernel import empty_state
 
 INFINITY = float("inf")
 

@@ -9,8 +9,8 @@ from helpers.schedules import one_by_one, violations
 
 from cappuccino.costs import MemoryModel, SmoothMaximum
 from cappuccino.solvers.scheduling.order_scheduling import schedule_order
-from cappuccino.solvers.scheduling.programs import build_schedule
 from cappuccino.solvers.scheduling.order_windows import improve_order
+from cappuccino.solvers.scheduling.programs import build_schedule
 
 GRID_ERROR = 1e-5
 """Of a makespan: 18 operations are rounded to a grid of a million points."""

@@ -6,10 +6,10 @@ from helpers.builders import make_costs, make_instance, make_problem, with_memor
 from helpers.naive_list_scheduling import NaivePipeline
 from helpers.schedules import random_order, random_replica
 
+from cappuccino.solvers.scheduling.list_schedule_kernel import copy_state, empty_state, run_pipeline
 from cappuccino.solvers.scheduling.list_scheduling import empty_jobs, machine_of, no_source
 from cappuccino.solvers.scheduling.order_scheduling import OrderArrays, schedule_order
 from cappuccino.solvers.scheduling.packed_order import link
-from cappuccino.solvers.scheduling.list_schedule_kernel import copy_state, empty_state, run_pipeline
 
 INFINITY = float("inf")
 

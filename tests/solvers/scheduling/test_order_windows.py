@@ -7,9 +7,9 @@ from cappuccino.costs import MemoryModel
 from cappuccino.models.job_shop import JobShopWindow
 from cappuccino.solvers.scheduling.list_scheduling import list_schedule
 from cappuccino.solvers.scheduling.order_scheduling import schedule_order
+from cappuccino.solvers.scheduling.order_windows import _graph, _window_data, accepted, improve_order
 from cappuccino.solvers.scheduling.packing import PackingRule
 from cappuccino.solvers.scheduling.programs import build_schedule
-from cappuccino.solvers.scheduling.order_windows import _graph, _window_data, accepted, improve_order
 
 
 def tight_schedule(problem):

@@ -2,9 +2,9 @@
 
 import pytest
 from helpers.builders import make_plan
+from helpers.schedules import random_order, random_replica, schedule_of_random_plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from helpers.schedules import random_order, random_replica, schedule_of_random_plan
 
 from cappuccino.simulator import DeadlockError, simulate
 from cappuccino.solvers.scheduling.programs import BlockedProgramsError, ReplicaSchedule, build_schedule
