@@ -1,6 +1,7 @@
 """What is installed is what stands in the tree, and what is imported stays on its floor."""
 
 import ast
+import importlib.util
 import subprocess
 import sys
 import tomllib
@@ -9,67 +10,134 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = {"cappuccino": "cappuccino"} | {f"cappuccino.{n}": n for n in ("models", "solvers", "runtime", "instances")}
-FORBIDDEN = {
-    # a room imports only from floors below it; the command line is the top floor
-    "cappuccino": ("cappuccino.models", "cappuccino.solvers", "cappuccino.runtime", "torch", "pyomo", "ortools"),
-    "models": ("cappuccino.solvers", "cappuccino.runtime", "torch"),
-    "solvers": ("cappuccino.runtime", "torch"),
-    "runtime": ("cappuccino.solvers", "cappuccino.models", "pyomo", "ortools"),
+_spec = importlib.util.spec_from_file_location("architecture", ROOT / "docs" / "architecture.py")
+architecture = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(architecture)
+imports = architecture.imported_names
+
+MAY_IMPORT = {
+    "errors": "",
+    "compiled": "",
+    "files": "errors",
+    "lengths": "errors files",
+    "backbone": "errors files",
+    "plan": "files",
+    "instance": "errors files lengths",
+    "costs": "errors files backbone plan instance",
+    "timeline": "files plan",
+    "workload": "plan instance costs",
+    "simulator": "errors plan instance costs timeline workload",
+    "bounds": "compiled instance costs",
+    "analytic": "errors backbone plan costs",
+    "prototype": "errors files lengths backbone instance analytic",
+    "checker": "errors plan instance costs simulator",
+    "reports": "errors backbone plan instance costs timeline workload simulator",
+    "models.job_shop": "",
+    "models.packing": "",
+    "models.partition_relaxation": "",
+    "models.set_partitioning": "plan",
+    "solvers.budget": "errors",
+    "solvers.scheduling": "compiled plan instance costs bounds models.job_shop models.packing solvers.budget",
+    "solvers.allocation": "errors compiled plan instance costs bounds models.partition_relaxation "
+    "models.set_partitioning solvers.budget solvers.scheduling",
+    "solvers.assembly": "plan instance costs solvers.scheduling",
+    "solvers.verification": "errors plan instance costs checker",
+    "solvers.baselines": "compiled plan instance costs solvers.scheduling solvers.allocation solvers.assembly "
+    "solvers.verification",
+    "solvers.improvement": "plan solvers.budget solvers.scheduling solvers.allocation",
+    "solvers.savings": "plan instance bounds solvers.budget solvers.scheduling solvers.allocation",
+    "solvers.planning": "errors plan instance costs solvers.budget solvers.scheduling solvers.allocation "
+    "solvers.assembly solvers.verification solvers.improvement solvers.savings",
+    "solvers.pareto": "errors plan instance costs solvers.budget solvers.allocation solvers.verification "
+    "solvers.planning",
+    "runtime.backbone": "errors files backbone",
+    "runtime.lora": "errors files instance runtime.backbone",
+    "runtime.data": "errors files lengths plan instance runtime.backbone runtime.lora",
+    "runtime.pipeline": "plan instance runtime.backbone runtime.lora runtime.data",
+    "runtime.launch": "errors files backbone plan instance timeline runtime.backbone runtime.lora runtime.data "
+    "runtime.pipeline",
+    "runtime.profiling": "errors files backbone plan instance costs timeline runtime.backbone runtime.launch",
+    "instances.generate_lengths": "files lengths",
+    "instances.building": "instance instances.generate_lengths",
+    "instances.generate_instances": "files instances.generate_lengths instances.building",
+    "instances.generate_tables": "files backbone analytic",
+    "instances.generate_tiny": "instance runtime.backbone runtime.profiling",
+    "library": "errors files plan instance costs simulator checker solvers.baselines solvers.planning",
+    "instances.generate_index": "instance library",
+    "cli": "errors files lengths backbone plan instance costs timeline workload simulator analytic prototype checker "
+    "reports solvers.budget solvers.baselines solvers.planning solvers.pareto runtime.backbone runtime.data "
+    "runtime.launch runtime.profiling instances.generate_tiny library",
 }
-
-
-def imports(path: Path) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return names
+"""Who imports whom, a package (or a module at the root of a floor) a line; each only from those above it."""
+LARGE = {
+    "cappuccino": ("torch", "pyomo", "ortools"),
+    "models": ("torch",),
+    "solvers": ("torch",),
+    "runtime": ("pyomo", "ortools"),
+}
+"""Libraries that a floor does without."""
 
 
 def test_pyproject_lists_every_package():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     found = set()
-    for package, folder in FOLDERS.items():
+    for folder, package in architecture.FOLDERS.items():
         for init in (ROOT / folder).rglob("__init__.py"):
             inside = init.parent.relative_to(ROOT / folder).parts
             found.add(".".join((package, *inside)))
     assert sorted(found) == sorted(settings["packages"])
-    assert settings["package-dir"] == FOLDERS
+    assert settings["package-dir"] == {package: folder for folder, package in architecture.FOLDERS.items()}
 
 
-@pytest.mark.parametrize("folder", FORBIDDEN)
-def test_rooms_import_only_from_floors_below(folder):
+def test_rooms_import_what_the_table_says_and_only_from_above():
+    floors = set(architecture.FOLDERS)
+    found = {r: used - floors for r, used in architecture.room_imports().items() if r not in floors}
+    assert {r: set(names.split()) for r, names in MAY_IMPORT.items()} == found
+    rooms = list(MAY_IMPORT)
+    for i, (name, names) in enumerate(MAY_IMPORT.items()):
+        assert set(names.split()) <= set(rooms[:i]), name
+
+
+def test_no_circle_of_modules():
+    files = architecture.modules()
+    left = {m: imports(path) & set(files) - {m} for m, path in files.items()}
+    left = {m: {n for n in used if not m.startswith(f"{n}.")} for m, used in left.items()}
+    while free := {m for m, used in left.items() if not used & set(left)}:
+        left = {m: used for m, used in left.items() if m not in free}
+    assert not left
+
+
+def test_rooms_are_of_a_size_to_live_in():
+    files = list(architecture.modules().values())
+    for path in files:
+        assert len(path.read_text().splitlines()) <= 350, path
+    for folder in {path.parent for path in files}:
+        assert len([p for p in folder.glob("*.py") if p.name != "__init__.py"]) <= 15, folder
+
+
+@pytest.mark.parametrize("folder", LARGE)
+def test_floors_do_without_the_large_libraries_of_others(folder):
     for path in (ROOT / folder).rglob("*.py"):
-        if "cli" in path.parts:
-            continue
-        climbing = [n for n in imports(path) if any(n == f or n.startswith(f + ".") for f in FORBIDDEN[folder])]
-        assert not climbing, f"{path} imports {climbing}"
+        found = {name.split(".")[0] for name in imports(path)} & set(LARGE[folder])
+        assert not found, f"{path} imports {found}"
 
 
-SHARED = {"costs", "instance", "plan", "errors", "files", "compiled", "catalogue", "seed_formats"}
+SHARED = {"costs", "instance", "plan", "errors", "files", "compiled", "backbone", "lengths"}
 """What checker and solvers both stand on: the file formats and the cost model."""
 
 
-def modules_behind(name: str) -> set[str]:
-    """Return the modules of the domain that one imports, directly or not, by their first name."""
+def rooms_behind(name: str) -> set[str]:
+    """Return the rooms that one imports, directly or not, and itself."""
+    used = architecture.room_imports()
     found, left = set(), {name}
     while left:
-        module = left.pop()
-        found.add(module)
-        base = ROOT / "cappuccino" / module
-        files = list(base.glob("*.py")) if base.is_dir() else [base.with_suffix(".py")]
-        used = {n.split(".")[1] for f in files for n in imports(f) if n.startswith("cappuccino.")}
-        left |= {
-            n for n in used if (ROOT / "cappuccino" / n).is_dir() or (ROOT / "cappuccino" / f"{n}.py").exists()
-        } - found
-    return found
+        found |= left
+        left = set().union(*(used[r] for r in left)) - found
+    return found - set(architecture.FOLDERS)
 
 
 def test_the_checker_shares_only_formats_and_costs_with_the_solvers():
-    own = modules_behind("checker") - SHARED
+    own = rooms_behind("checker") - SHARED
     assert own >= {"checker", "simulator", "workload", "timeline"}
     for path in [*(ROOT / "solvers").rglob("*.py"), *(ROOT / "models").rglob("*.py")]:
         checked = {n for n in imports(path) if n.startswith("cappuccino.") and n.split(".")[1] in own}
@@ -89,9 +157,8 @@ def test_costs_are_the_only_ones_to_read_what_an_adapter_costs():
     # whoever else did would not be told apart by the kinds of adapters
     settings = {"rank", "target_modules", "max_grad_norm", "dropout", "alpha"}
     files = [*(ROOT / "solvers").rglob("*.py"), *(ROOT / "models").rglob("*.py")]
-    files += [
-        ROOT / "cappuccino" / f"{name}.py" for name in ("bounds", "passage", "last_stage", "simulator", "workload")
-    ]
+    files += [*(ROOT / "cappuccino" / "bounds").glob("*.py")]
+    files += [ROOT / "cappuccino" / f"{name}.py" for name in ("simulator", "workload")]
     for path in files:
         read = {n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)}
         if "baselines" in path.parts:
