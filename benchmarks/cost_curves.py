@@ -25,7 +25,8 @@ from scipy.spatial import QhullError
 
 from cappuccino.backbone import BACKBONES
 from cappuccino.costs import CostModel, SmoothMaximum, read_cost_table
-from cappuccino.costs.fit import fit_memory, fit_slot, fit_smooth_maximum, predicted_memory_mib
+from cappuccino.costs.fit import fit_slot, fit_smooth_maximum
+from cappuccino.costs.memory_fit import fit_memory, predicted_memory_mib
 from cappuccino.costs.validation import CONFIGURATION, stages
 from cappuccino.errors import InputError
 

@@ -98,23 +98,26 @@ def _placement(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]) -
         used[r.gpu] += r.num_stages
         if r.gpu not in pools:
             yield Violation(1, f'replica {r.id}: there is no pool of "{r.gpu}"')
-        if len(r.programs) != r.num_stages or len(r.peak_memory_gib) != r.num_stages:
-            found = f"{len(r.programs)} programs and {len(r.peak_memory_gib)} memory peaks"
-            yield Violation(1, f"replica {r.id}: {found} for {r.num_stages} stages")
-        layers = costs[r.gpu].num_layers if r.gpu in costs else None
-        if layers is not None and r.num_stages > layers:
-            yield Violation(1, f"replica {r.id}: {r.num_stages} stages for {layers} layers")
-        if r.layers_per_stage is not None and len(r.layers_per_stage) != r.num_stages:
-            yield Violation(1, f"replica {r.id}: layers for {len(r.layers_per_stage)} of {r.num_stages} stages")
-        if r.layers_per_stage is not None and layers is not None and sum(r.layers_per_stage) != layers:
-            yield Violation(1, f"replica {r.id}: {sum(r.layers_per_stage)} layers placed of a backbone of {layers}")
-        elif r.gpu in costs and not _costed(r, costs[r.gpu]):
-            yield Violation(
-                1, f"replica {r.id}: the costs are not those of layers {r.layers_per_stage or 'split evenly'}"
-            )
+        yield from _stages(r, costs.get(r.gpu))
     for gpu, count in used.items():
         if gpu in pools and count > pools[gpu]:
             yield Violation(1, f'{count} GPUs used of a pool of {pools[gpu]} "{gpu}"')
+
+
+def _stages(r: Replica, costs: CostModel | None) -> Iterator[Violation]:
+    """Rule 1, of one replica: what is said of its stages is said of each, and costs are those of their layers."""
+    if len(r.programs) != r.num_stages or len(r.peak_memory_gib) != r.num_stages:
+        found = f"{len(r.programs)} programs and {len(r.peak_memory_gib)} memory peaks"
+        yield Violation(1, f"replica {r.id}: {found} for {r.num_stages} stages")
+    layers = None if costs is None else costs.num_layers
+    if layers is not None and r.num_stages > layers:
+        yield Violation(1, f"replica {r.id}: {r.num_stages} stages for {layers} layers")
+    if r.layers_per_stage is not None and len(r.layers_per_stage) != r.num_stages:
+        yield Violation(1, f"replica {r.id}: layers for {len(r.layers_per_stage)} of {r.num_stages} stages")
+    if r.layers_per_stage is not None and layers is not None and sum(r.layers_per_stage) != layers:
+        yield Violation(1, f"replica {r.id}: {sum(r.layers_per_stage)} layers placed of a backbone of {layers}")
+    elif costs is not None and not _costed(r, costs):
+        yield Violation(1, f"replica {r.id}: the costs are not those of layers {r.layers_per_stage or 'split evenly'}")
 
 
 def _costed(replica: Replica, costs: CostModel) -> bool:

@@ -1,8 +1,7 @@
 """Draws the structure of the code from the code: `python docs/architecture.py` writes the pictures beside it.
 
 `packages.svg` has every package and what it imports, a row a floor; `way-of-the-data.svg` has the functions that a plan
-passes through, and what each takes and gives, by their signatures. `tests/docs/test_architecture.py` fails when they are
-stale.
+passes through, and what each takes and gives, by their signatures. A test fails when they are stale.
 """
 
 import ast

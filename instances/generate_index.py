@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cappuccino.instance import Instance
-from cappuccino.library.index import INDEX_NAME, SHIPPED, Entry, EntryOptions, InstanceFile, Library, Size
+from cappuccino.library.index import INDEX_NAME, SHIPPED, Library
+from cappuccino.library.records import Entry, EntryOptions, InstanceFile, Size
 
 KINDS: Mapping[str, Mapping[str, float]] = {
     "tiny": {"tiny-cpu": 10, "tiny1-llama7b": 5, "tiny2-qwen7b": 10, "tiny3-qwen32b": 10},

@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from cappuccino.analytic.catalogue import GPUS
-from cappuccino.analytic.roofline import PUBLISHED, analytic_table
+from cappuccino.analytic.efficiency import PUBLISHED
+from cappuccino.analytic.roofline import analytic_table
 from cappuccino.backbone import BACKBONES
 from cappuccino.files import write_atomically
 

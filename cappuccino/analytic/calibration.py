@@ -20,7 +20,8 @@ import pandas as pd
 from scipy.optimize import least_squares
 
 from cappuccino.analytic.catalogue import DTYPES, GPUS, GpuSpec
-from cappuccino.analytic.roofline import PUBLISHED, Efficiency, peak_memory_gib, slot_time
+from cappuccino.analytic.efficiency import PUBLISHED, Efficiency
+from cappuccino.analytic.roofline import peak_memory_gib, slot_time
 from cappuccino.backbone import BACKBONES, BackboneShape
 from cappuccino.costs.table import CostTable
 from cappuccino.errors import InputError

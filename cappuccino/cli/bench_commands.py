@@ -18,7 +18,8 @@ from cappuccino.files import require_folder, require_writable, write_atomically
 
 if TYPE_CHECKING:
     from cappuccino.library.bench import EntryRun
-    from cappuccino.library.index import Entry, Library
+    from cappuccino.library.index import Library
+    from cappuccino.library.records import Entry
 
 QUICK_LIMIT_S = 5.0
 """Of the planner per entry with `--quick`, seconds."""
@@ -145,7 +146,7 @@ def _run_all(
         A row per entry, and what went wrong, entry by entry.
     """
     from cappuccino.library.bench import run_entry  # noqa: PLC0415
-    from cappuccino.library.index import updated_entry  # noqa: PLC0415
+    from cappuccino.library.merge_rules import updated_entry  # noqa: PLC0415
 
     rows: list[Row] = []
     failures: list[Row] = []

@@ -13,7 +13,7 @@ from cappuccino.files import require_writable
 
 if TYPE_CHECKING:
     from cappuccino.analytic.catalogue import GpuSpec
-    from cappuccino.analytic.roofline import Efficiency
+    from cappuccino.analytic.efficiency import Efficiency
     from cappuccino.backbone import BackboneShape
 
 STAGE_COUNTS = (1, 2, 4, 8)
@@ -122,17 +122,17 @@ def _stage_counts(text: str | None, label: str, spec: "BackboneShape") -> list[i
 def _calibrated(
     tables: list[Path], gpu: str | None, specs: "dict[str, BackboneShape]"
 ) -> "tuple[Efficiency, dict[str, float | None], set[GpuSpec]]":
-    from cappuccino.analytic import roofline  # noqa: PLC0415
+    from cappuccino.analytic import efficiency  # noqa: PLC0415
     from cappuccino.analytic.catalogue import GPUS  # noqa: PLC0415
 
     if not tables:
         errors: dict[str, float | None] = {
-            "time": roofline.STATED_TIME_ERROR,
-            "time_left_out": roofline.STATED_TIME_ERROR_LEFT_OUT,
-            "memory": roofline.STATED_MEMORY_ERROR,
-            "memory_left_out": roofline.STATED_MEMORY_ERROR_LEFT_OUT,
+            "time": efficiency.STATED_TIME_ERROR,
+            "time_left_out": efficiency.STATED_TIME_ERROR_LEFT_OUT,
+            "memory": efficiency.STATED_MEMORY_ERROR,
+            "memory_left_out": efficiency.STATED_MEMORY_ERROR_LEFT_OUT,
         }
-        return roofline.CALIBRATED, errors, {GPUS[roofline.MEASURED_GPU]}
+        return efficiency.CALIBRATED, errors, {GPUS[efficiency.MEASURED_GPU]}
 
     from cappuccino.analytic.calibration import calibrate_roofline, measured_rows  # noqa: PLC0415
     from cappuccino.costs import read_cost_table  # noqa: PLC0415

@@ -9,7 +9,8 @@ from scipy.optimize import least_squares, nnls
 
 from cappuccino.backbone import ALL_LINEAR, BACKBONES, LayerShape
 from cappuccino.costs.adapters import AdapterSize
-from cappuccino.costs.model import CostModel, MemoryModel, SmoothMaximum
+from cappuccino.costs.memory_fit import _usable_memory, fit_memory
+from cappuccino.costs.model import CostModel, SmoothMaximum
 from cappuccino.costs.stages import StageParts
 from cappuccino.costs.table import LAYER_SHAPE, LAYERS, MIXED, PARTS, CostTable, read_cost_table
 from cappuccino.errors import InputError
@@ -17,7 +18,6 @@ from cappuccino.instance import Instance
 
 BACKWARD_OVER_FORWARD = 2.0
 """Ratio of backward to forward time where a table has step times only (frozen backbone, activations recomputed)."""
-_MIB_PER_GIB = 1024
 FEWEST_ROWS = 4
 """Of a backbone on a GPU type, without which nothing is fitted."""
 _POWER_BOUNDS = (1.0, 16.0)
@@ -298,47 +298,6 @@ def _fit_with_adapters(rows: pd.DataFrame, seconds: pd.Series) -> SmoothMaximum:
     return curve(least_squares(error, begin, loss="soft_l1", f_scale=0.05, bounds=(lower, upper)).x)
 
 
-def fit_memory(rows: pd.DataFrame) -> dict[int, MemoryModel]:
-    """Fit the peak memory for every stage count, to relative error with coefficients that are not negative.
-
-    All micro-batches of a step count as held (`held_micro_batches` where the table says better): in the A100 table the
-    peak keeps growing with `grad_acc_steps` beyond `pp_size`. Where rows cannot tell held from working memory, because
-    one micro-batch is held throughout, all of it counts as held, which is the safe side.
-    """
-    result = {}
-    for g, group in rows.groupby("pp_size"):
-        tokens = group["tokens"].to_numpy(float)
-        held = tokens * _held_micro_batches(group)
-        peak = group["peak_memory_mb"].to_numpy(float) / _MIB_PER_GIB
-        columns = [np.ones_like(tokens), held]
-        separable = bool(np.any(held != tokens))
-        if separable:
-            columns.insert(1, tokens)
-        coefficients, _ = nnls(np.stack(columns, axis=1) / peak[:, None], np.ones_like(peak))
-        static, *slopes = (float(c) for c in coefficients)
-        result[int(str(g))] = MemoryModel(static, slopes[0] if separable else 0.0, slopes[-1])
-    return result
-
-
-def _held_micro_batches(rows: pd.DataFrame) -> np.ndarray:
-    if "held_micro_batches" in rows:
-        return rows["held_micro_batches"].to_numpy(float)
-    return np.where(rows["pp_size"] > 1, rows["grad_acc_steps"], 1).astype(float)
-
-
-def _usable_memory(rows: CostTable, memory: dict[int, MemoryModel]) -> float | None:
-    """Half way between the fullest GPU that ran and the emptiest that failed, as the fitted memory tells."""
-    failed = rows.failed[rows.failed["pp_size"].isin(list(memory))]
-    if failed.empty:
-        return None
-    held = failed["tokens"].to_numpy() * _held_micro_batches(failed)
-    peaks = [
-        float(memory[int(g)].peak(t, h)) for g, t, h in zip(failed["pp_size"], failed["tokens"], held, strict=True)
-    ]
-    ran = float(rows.ok["peak_memory_mb"].max()) / _MIB_PER_GIB
-    return max(ran, (ran + min(peaks)) / 2)
-
-
 def _fit_transfer(rows: pd.DataFrame) -> tuple[float, float]:
     if "transfer_time_s" not in rows or not (rows["pp_size"] > 1).any():
         return 0.0, 0.0
@@ -362,9 +321,3 @@ def predicted_step_time(model: CostModel, row: pd.Series) -> float:
             work = curve.adapter_work(size) * float(row["tokens"])
         slot += float(curve(row["tokens"], row["squares"], floor, work)) / factor
     return slot * (float(row["grad_acc_steps"]) + model.bubble * (g - 1))
-
-
-def predicted_memory_mib(model: CostModel, row: pd.Series) -> float:
-    """Return what a model makes of a row's `peak_memory_mb`, MiB."""
-    held = float(row["tokens"]) * float(_held_micro_batches(row.to_frame().T)[0])
-    return float(model.memory_model(int(row["pp_size"])).peak(row["tokens"], held)) * _MIB_PER_GIB

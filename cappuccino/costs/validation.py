@@ -7,7 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from cappuccino.costs.fit import fit_costs, predicted_memory_mib, predicted_step_time
+from cappuccino.costs.fit import fit_costs, predicted_step_time
+from cappuccino.costs.memory_fit import predicted_memory_mib
 from cappuccino.costs.model import CostModel
 from cappuccino.costs.table import COUNTS, CostTable
 from cappuccino.errors import InputError

@@ -10,16 +10,9 @@ from cappuccino.checker import check
 from cappuccino.costs import CostModel, fit_instance_costs
 from cappuccino.errors import InfeasibleError, InputError, InvalidPlanError
 from cappuccino.instance import Instance
-from cappuccino.library.index import (
-    TOLERANCE,
-    Entry,
-    Library,
-    Reference,
-    RunResult,
-    cost_probes,
-    least_gpus,
-    require_no_contradiction,
-)
+from cappuccino.library.index import Library, cost_probes, least_gpus
+from cappuccino.library.merge_rules import require_no_contradiction
+from cappuccino.library.records import TOLERANCE, Entry, Reference, RunResult
 from cappuccino.plan import Objective, Plan
 from cappuccino.simulator import Simulation
 

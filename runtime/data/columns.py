@@ -95,12 +95,17 @@ class OtherColumns:
         if kind in _EDGES:
             inside = isinstance(value, list) and all(e == 0 or e >= kept for e in value)
             return None if inside else _several(column)
-        if not _is_of_tokens(kind):
-            return None
+        return self._token_problem(column, kind, value, count, labels) if _is_of_tokens(kind) else None
+
+    def _token_problem(
+        self, column: str, kind: str, value: Any, count: int, labels: Sequence[int] | None
+    ) -> Problem | None:
+        """Return what is wrong with a column that may have a value for every token."""
         if kind in (*_SEGMENTS, *_OTHER_LABELS) and not isinstance(value, list):
             return None
         if not isinstance(value, list) or len(value) != count:
             return f"{column} is not one number for each of the {count} input_ids", "correct it, or remove the column"
+        kept = min(count, self._longest)
         value = value[:kept]
         if kind in _OTHER_LABELS:
             return f"{column} is not used, and has a number for every token", "call it labels, or remove it"
@@ -108,14 +113,18 @@ class OtherColumns:
             return _several(column) if any(v != value[0] for v in value) else None
         if kind == _POSITIONS:
             return None if value == list(range(kept)) else _several(column)
+        return self._mask_problem(column, kind, value, labels if labels is None else labels[:kept])
+
+    def _mask_problem(self, column: str, kind: str, value: list[Any], labels: Sequence[int] | None) -> Problem | None:
+        """Return what is wrong with a mask: which tokens are hidden, or not learnt."""
         strange = [v for v in value if isinstance(v, str | list) or v not in (0, 1)]
         if strange:
             return f"{column} holds {strange[0]!r}, and only 0 and 1 are understood", _LABELS_INSTEAD
-        learnt = [True] * kept if labels is None else [label != NO_LOSS for label in labels[:kept]]
+        learnt = [True] * len(value) if labels is None else [label != NO_LOSS for label in labels]
         hidden = [i for i, visible in enumerate(value) if not visible]
         if kind == _ATTENTION:
             # what stands behind a token does not change it
-            behind = hidden == list(range(kept - len(hidden), kept))
+            behind = hidden == list(range(len(value) - len(hidden), len(value)))
             if not hidden or (behind and not any(learnt[i] for i in hidden)):
                 return None
             return f"{column} is 0 at token {hidden[0]}, where padding would be trained on", _UNPADDED

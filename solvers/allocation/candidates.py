@@ -18,8 +18,9 @@ from cappuccino.solvers.allocation.column_generation import (
 )
 from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.allocation.filling import Partition, filled_partitions, shortest_partition
+from cappuccino.solvers.allocation.knapsack_pricing import KnapsackPricing
 from cappuccino.solvers.allocation.milp import PartitionProblem, TimeUpError
-from cappuccino.solvers.allocation.pricing import EnumeratedPricing, KnapsackPricing, Place, Pricing
+from cappuccino.solvers.allocation.pricing import EnumeratedPricing, Place, Pricing
 from cappuccino.solvers.budget import Clock
 
 MOST_EXACT = 20_000

@@ -9,7 +9,7 @@ from cappuccino.compiled import compiled
 
 
 @compiled
-def pack_steps(
+def pack_steps(  # noqa: C901, PLR0915
     length: np.ndarray, step: np.ndarray, group: np.ndarray, capacity: int, stages: int, padded: bool
 ) -> np.ndarray:
     """Return the rank of each sample's micro-batch, shape (N,).

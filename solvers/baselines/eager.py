@@ -75,7 +75,7 @@ def eager_turns(problem: ReplicaProblem, samples: Samples, own: np.ndarray) -> E
 
 
 @compiled
-def _run(
+def _run(  # noqa: C901, PLR0915
     stages: int,
     ends: np.ndarray,
     forward: np.ndarray,

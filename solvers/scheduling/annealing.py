@@ -150,7 +150,7 @@ def _copy_slot(source: PackedOrder, goal: PackedOrder, slot: int) -> None:
 
 
 @compiled
-def _change(
+def _change(  # noqa: C901
     rng: np.random.Generator, window: Window, packed: PackedOrder, low: int, high: int, knee_s: float
 ) -> tuple[int, int, int]:
     """Change packing or order at random.

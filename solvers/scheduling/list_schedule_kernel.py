@@ -94,7 +94,7 @@ def copy_state(source: State, goal: State) -> None:
 
 
 @compiled
-def run_pipeline(
+def run_pipeline(  # noqa: C901, PLR0915
     machine: Machine,
     jobs: Jobs,
     count: int,

@@ -33,7 +33,7 @@ class BatchTable(NamedTuple):
 
 
 @compiled
-def time_programs(
+def time_programs(  # noqa: C901
     programs: Programs, batches: BatchTable, optimizer_s: float, working_gib: float, held_gib: float
 ) -> tuple[float, np.ndarray]:
     """Run every operation in its turn as soon as its input has arrived.

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pandas as pd
 import pytest
 
-from cappuccino.analytic import roofline
+from cappuccino.analytic import efficiency, roofline
 from cappuccino.analytic.calibration import (
     COUNTED,
     TIME_FIELDS,
@@ -16,12 +16,9 @@ from cappuccino.analytic.calibration import (
     measured_rows,
 )
 from cappuccino.analytic.catalogue import GPUS, GpuSpec
+from cappuccino.analytic.efficiency import CALIBRATED, MEASURED_GPU, PUBLISHED, Efficiency
 from cappuccino.analytic.roofline import (
-    CALIBRATED,
-    MEASURED_GPU,
-    PUBLISHED,
     SEED_COLUMNS,
-    Efficiency,
     analytic_table,
     head_time,
     layer_forward_time,
@@ -230,10 +227,10 @@ def test_stated_errors_are_those_on_the_measured_table(a100, recalibrated):
     fitted += [accuracy(CALIBRATED, [r for r in a100 if r.backbone == name]) for name in names]
     left_out = [recalibrated.left_out, *(recalibrated.left_out_by_backbone[name] for name in names)]
     stated = [
-        (roofline.STATED_TIME_ERROR, fitted[0].time),
-        (roofline.STATED_MEMORY_ERROR, fitted[0].memory),
-        (roofline.STATED_TIME_ERROR_LEFT_OUT, left_out[0].time),
-        (roofline.STATED_MEMORY_ERROR_LEFT_OUT, left_out[0].memory),
+        (efficiency.STATED_TIME_ERROR, fitted[0].time),
+        (efficiency.STATED_MEMORY_ERROR, fitted[0].memory),
+        (efficiency.STATED_TIME_ERROR_LEFT_OUT, left_out[0].time),
+        (efficiency.STATED_MEMORY_ERROR_LEFT_OUT, left_out[0].memory),
     ]
     for figure, found in stated:
         assert figure == pytest.approx(found.mape, abs=6e-4)

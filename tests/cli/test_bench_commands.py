@@ -10,7 +10,8 @@ from cappuccino.cli import bench_commands
 from cappuccino.costs import fit_instance_costs
 from cappuccino.errors import CappuccinoError, InfeasibleError
 from cappuccino.instance import Instance
-from cappuccino.library.index import Entry, EntryOptions, InstanceFile, Library, Size
+from cappuccino.library.index import Library
+from cappuccino.library.records import Entry, EntryOptions, InstanceFile, Size
 from cappuccino.plan import Plan, Status, objective_gap
 from cappuccino.solvers import baselines, planning
 

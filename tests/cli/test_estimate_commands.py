@@ -11,13 +11,8 @@ import typer
 from cli.conftest import Outcome
 
 from cappuccino.analytic.catalogue import GPUS
-from cappuccino.analytic.roofline import (
-    CALIBRATED,
-    PUBLISHED,
-    STATED_TIME_ERROR,
-    STATED_TIME_ERROR_LEFT_OUT,
-    analytic_table,
-)
+from cappuccino.analytic.efficiency import CALIBRATED, PUBLISHED, STATED_TIME_ERROR, STATED_TIME_ERROR_LEFT_OUT
+from cappuccino.analytic.roofline import analytic_table
 from cappuccino.backbone import BACKBONES
 from cappuccino.cli import estimate_commands
 from cappuccino.costs import fit_costs, read_cost_table

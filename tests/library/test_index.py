@@ -13,9 +13,9 @@ from cappuccino.costs import MemoryModel, SmoothMaximum, fit_costs, read_cost_ta
 from cappuccino.errors import InputError
 from cappuccino.instances import generate_index
 from cappuccino.instances.generate_index import generate_library
-from cappuccino.library.index import (
-    INDEX_NAME,
-    SHIPPED,
+from cappuccino.library.index import INDEX_NAME, SHIPPED, Library, cost_probes, least_gpus
+from cappuccino.library.merge_rules import require_no_contradiction, updated_entry
+from cappuccino.library.records import (
     BestKnown,
     ContradictionError,
     CostProbe,
@@ -23,15 +23,10 @@ from cappuccino.library.index import (
     EntryOptions,
     Finding,
     InstanceFile,
-    Library,
     Probes,
     Reference,
     RunResult,
     Size,
-    cost_probes,
-    least_gpus,
-    require_no_contradiction,
-    updated_entry,
 )
 
 LIBRARY = Library.load()

@@ -11,7 +11,8 @@ from cappuccino.solvers.allocation.column_generation import (
     solve_relaxation,
 )
 from cappuccino.solvers.allocation.columns import ReplicaSpace
-from cappuccino.solvers.allocation.pricing import EnumeratedPricing, KnapsackPricing, Pricing
+from cappuccino.solvers.allocation.knapsack_pricing import KnapsackPricing
+from cappuccino.solvers.allocation.pricing import EnumeratedPricing, Pricing
 from cappuccino.solvers.budget import Clock
 
 

@@ -3,7 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cappuccino.solvers.allocation.pricing import EnumeratedPricing, KnapsackPricing, Place
+from cappuccino.solvers.allocation.knapsack_pricing import KnapsackPricing
+from cappuccino.solvers.allocation.pricing import EnumeratedPricing, Place
 
 
 def random_place(rng: np.random.Generator, kinds: int, rate: float | None = None) -> Place:

@@ -1,0 +1,57 @@
+"""Memory models fitted to the peaks that a cost table holds."""
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import nnls
+
+from cappuccino.costs.model import CostModel, MemoryModel
+from cappuccino.costs.table import CostTable
+
+_MIB_PER_GIB = 1024
+
+
+def fit_memory(rows: pd.DataFrame) -> dict[int, MemoryModel]:
+    """Fit the peak memory for every stage count, to relative error with coefficients that are not negative.
+
+    All micro-batches of a step count as held (`held_micro_batches` where the table says better): in the A100 table the
+    peak keeps growing with `grad_acc_steps` beyond `pp_size`. Where rows cannot tell held from working memory, because
+    one micro-batch is held throughout, all of it counts as held, which is the safe side.
+    """
+    result = {}
+    for g, group in rows.groupby("pp_size"):
+        tokens = group["tokens"].to_numpy(float)
+        held = tokens * _held_micro_batches(group)
+        peak = group["peak_memory_mb"].to_numpy(float) / _MIB_PER_GIB
+        columns = [np.ones_like(tokens), held]
+        separable = bool(np.any(held != tokens))
+        if separable:
+            columns.insert(1, tokens)
+        coefficients, _ = nnls(np.stack(columns, axis=1) / peak[:, None], np.ones_like(peak))
+        static, *slopes = (float(c) for c in coefficients)
+        result[int(str(g))] = MemoryModel(static, slopes[0] if separable else 0.0, slopes[-1])
+    return result
+
+
+def _held_micro_batches(rows: pd.DataFrame) -> np.ndarray:
+    if "held_micro_batches" in rows:
+        return rows["held_micro_batches"].to_numpy(float)
+    return np.where(rows["pp_size"] > 1, rows["grad_acc_steps"], 1).astype(float)
+
+
+def _usable_memory(rows: CostTable, memory: dict[int, MemoryModel]) -> float | None:
+    """Half way between the fullest GPU that ran and the emptiest that failed, as the fitted memory tells."""
+    failed = rows.failed[rows.failed["pp_size"].isin(list(memory))]
+    if failed.empty:
+        return None
+    held = failed["tokens"].to_numpy() * _held_micro_batches(failed)
+    peaks = [
+        float(memory[int(g)].peak(t, h)) for g, t, h in zip(failed["pp_size"], failed["tokens"], held, strict=True)
+    ]
+    ran = float(rows.ok["peak_memory_mb"].max()) / _MIB_PER_GIB
+    return max(ran, (ran + min(peaks)) / 2)
+
+
+def predicted_memory_mib(model: CostModel, row: pd.Series) -> float:
+    """Return what a model makes of a row's `peak_memory_mb`, MiB."""
+    held = float(row["tokens"]) * float(_held_micro_batches(row.to_frame().T)[0])
+    return float(model.memory_model(int(row["pp_size"])).peak(row["tokens"], held)) * _MIB_PER_GIB
