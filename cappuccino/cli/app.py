@@ -31,7 +31,6 @@ RUNTIME_PACKAGES = {
     "pyarrow",
     "safetensors",
     "tokenizers",
-    "psutil",
 }
 """Of the extra `runtime`, which planning does without."""
 

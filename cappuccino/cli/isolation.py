@@ -1,14 +1,16 @@
 """A call in a process of its own, so that its peak memory is its own."""
 
 import multiprocessing
-import os
 import resource
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+
+import psutil
 
 from cappuccino.errors import CappuccinoError
 
@@ -16,7 +18,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _LOOK_EVERY_S = 0.2
-_PROCESSES = Path("/proc")
 
 
 class ProcessError(RuntimeError):
@@ -35,7 +36,7 @@ def run_isolated(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) ->
     -------
     tuple
         The result, and the peak memory in GiB: the new process and everything that it starts, looked at five times a
-        second where the system shows processes as files; elsewhere the new process alone.
+        second.
 
     Raises
     ------
@@ -83,7 +84,7 @@ def _call(sender: Connection, function: Callable[..., Any], args: tuple[Any, ...
 
 def _own_peak() -> float:
     """Return the peak resident memory of this process, bytes."""
-    status = _PROCESSES / "self" / "status"
+    status = Path("/proc/self/status")
     if status.exists():  # the other figure starts at what the parent had when it started this process
         kib = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return 1024.0 * int(kib)
@@ -92,17 +93,13 @@ def _own_peak() -> float:
 
 def _tree_memory(root: int) -> float:
     """Return the resident memory of a process and its descendants, bytes; pages they share count once for each."""
-    parents: dict[int, int] = {}
-    pages: dict[int, int] = {}
-    for folder in _PROCESSES.glob("[0-9]*"):
-        try:
-            # the name in parentheses may hold spaces
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:  # ended meanwhile
-            continue
-        parents[int(folder.name)] = int(fields[1])
-        pages[int(folder.name)] = int(fields[21])
-    family = {root}
-    while grown := {p for p, parent in parents.items() if parent in family} - family:
-        family |= grown
-    return float(sum(pages.get(p, 0) for p in family) * os.sysconf("SC_PAGE_SIZE"))
+    total = 0.0
+    try:
+        process = psutil.Process(root)
+        family = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return total
+    for member in family:
+        with suppress(psutil.NoSuchProcess):  # ended meanwhile
+            total += member.memory_info().rss
+    return total

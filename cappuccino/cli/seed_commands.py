@@ -59,10 +59,10 @@ def provision(
 
     Writes OUTPUT_DIR/provisioning.json in the seed's format.
     """
+    from cappuccino.lengths import read_length_distribution  # noqa: PLC0415
     from cappuccino.prototype.formats import (  # noqa: PLC0415
         ProvisionedReplica,
         read_adapter_config,
-        read_length_distribution,
         write_provisioning,
     )
     from cappuccino.prototype.instance import seed_instance  # noqa: PLC0415

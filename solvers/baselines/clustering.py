@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.cluster.hierarchy import linkage
+from scipy.cluster.hierarchy import cut_tree, linkage
 from scipy.spatial.distance import cdist, squareform
 
 from cappuccino.instance import Instance
@@ -97,24 +97,13 @@ def clusterings(distance: np.ndarray) -> Iterator[list[list[int]]]:
         merges = linkage(squareform(distance, checks=False), method="average")
         scored = []
         for clusters in range(FEWEST_CLUSTERS, min(MOST_CLUSTERS, count) + 1):
-            labels = _cut(merges, count, clusters)
+            labels = cut_tree(merges, n_clusters=clusters)[:, 0]
             inside = float(distance[labels[:, None] == labels].sum())
             scored.append((-round(silhouette(distance, labels), 9), inside, clusters, labels))
         for *_, labels in sorted(scored, key=lambda s: s[:3]):
             groups = [np.flatnonzero(labels == k).tolist() for k in range(labels.max() + 1)]
             yield sorted(groups)
     yield [list(range(count))]
-
-
-def _cut(merges: np.ndarray, count: int, clusters: int) -> np.ndarray:
-    """Return labels 0, 1, ... after all but the last `clusters - 1` merges, shape (A,)."""
-    groups = {i: [i] for i in range(count)}
-    for k, (left, right) in enumerate(merges[: count - clusters, :2].astype(int)):
-        groups[count + k] = groups.pop(left) + groups.pop(right)
-    labels = np.zeros(count, np.int64)
-    for label, members in enumerate(groups.values()):
-        labels[members] = label
-    return labels
 
 
 def silhouette(distance: np.ndarray, labels: np.ndarray) -> float:

@@ -5,7 +5,8 @@ from itertools import pairwise
 import pandas as pd
 import pytest
 
-from cappuccino.analytic import efficiency, roofline
+from cappuccino.analytic import efficiency as efficiencies
+from cappuccino.analytic import roofline
 from cappuccino.analytic.calibration import (
     COUNTED,
     TIME_FIELDS,
@@ -227,10 +228,10 @@ def test_stated_errors_are_those_on_the_measured_table(a100, recalibrated):
     fitted += [accuracy(CALIBRATED, [r for r in a100 if r.backbone == name]) for name in names]
     left_out = [recalibrated.left_out, *(recalibrated.left_out_by_backbone[name] for name in names)]
     stated = [
-        (efficiency.STATED_TIME_ERROR, fitted[0].time),
-        (efficiency.STATED_MEMORY_ERROR, fitted[0].memory),
-        (efficiency.STATED_TIME_ERROR_LEFT_OUT, left_out[0].time),
-        (efficiency.STATED_MEMORY_ERROR_LEFT_OUT, left_out[0].memory),
+        (efficiencies.STATED_TIME_ERROR, fitted[0].time),
+        (efficiencies.STATED_MEMORY_ERROR, fitted[0].memory),
+        (efficiencies.STATED_TIME_ERROR_LEFT_OUT, left_out[0].time),
+        (efficiencies.STATED_MEMORY_ERROR_LEFT_OUT, left_out[0].memory),
     ]
     for figure, found in stated:
         assert figure == pytest.approx(found.mape, abs=6e-4)

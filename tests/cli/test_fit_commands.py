@@ -22,8 +22,9 @@ def test_fit_as_text_and_as_plot(workspace):
     for word in ("toy", "rows left out", "stage counts left out", "largest micro-batch", "2 stages"):
         assert word in done.out
     root = ElementTree.parse(plot).getroot()
-    circles = list(root.iter("{http://www.w3.org/2000/svg}circle"))
-    assert len(circles) == 2 * (10 + 2)  # every row in both panels, and the legends
+    groups = {g.get("id"): g for g in root.iter("{http://www.w3.org/2000/svg}g")}
+    markers = [len(list(groups[f"{n} stage{'s' * (n > 1)}"].iter("{http://www.w3.org/2000/svg}use"))) for n in (1, 2)]
+    assert markers == [5, 5]
 
 
 BAD_TABLES = {

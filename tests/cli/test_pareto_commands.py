@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 from cli.conftest import cappuccino, one_clear_error, read_instance, write_instance
 
-CIRCLE = "{http://www.w3.org/2000/svg}circle"
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture
@@ -51,7 +51,9 @@ def test_the_plot_has_a_marker_for_every_plan_and_every_bound(explored):
     workspace, done = explored
     root = ElementTree.fromstring((workspace / "front.svg").read_text())
     planned = [p for p in done.json["points"] if p["plan"]]
-    assert len(list(root.iter(CIRCLE))) == 2 * len(planned)
+    for line in ("plan found", "proven bound"):
+        group = next(g for g in root.iter(f"{SVG}g") if g.get("id") == line)
+        assert len(list(group.iter(f"{SVG}use"))) == len(planned)
 
 
 def test_text_and_html(workspace):

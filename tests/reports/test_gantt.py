@@ -1,9 +1,21 @@
+import re
 from xml.etree import ElementTree
 
 import numpy as np
+import pytest
 
 from cappuccino.reports.gantt import COLOURS, gantt
 from cappuccino.timeline import Timeline
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def spans(root, gid):
+    group = next(g for g in root.iter(f"{SVG}g") if g.get("id") == gid)
+    points = [re.findall(r"([\d.]+) -?[\d.]+", p.get("d")) for p in group.iter(f"{SVG}path")]
+    xs = [[float(x) for x in found] for found in points]
+    colours = {re.search(r"fill: (#\w+)", u.get("style"))[1] for u in group.iter(f"{SVG}use")}
+    return [(min(x), max(x)) for x in xs], colours
 
 
 def test_every_operation_is_drawn_where_it_ran():
@@ -14,14 +26,18 @@ def test_every_operation_is_drawn_where_it_ran():
         (np.array([1.0, 8.0, 9.0]), np.array([3.0, 6.0])),
     )
     root = ElementTree.fromstring(gantt([("predicted & more", line), ("measured", line)]))
-    boxes = [r for r in root.iter("{http://www.w3.org/2000/svg}rect") if len(r)]
-    assert len(boxes) == 2 * 5
-    first, second = boxes[0], boxes[1]
-    assert first.get("fill") == COLOURS["F"]
-    assert first[0].text == "F 0: 0 to 1 s"
-    # the second box of a stage begins where its operation does: at 6 of 9 s, on the same scale
-    unit = float(first.get("width"))
-    assert abs(float(second.get("x")) - float(first.get("x")) - 6 * unit) < 0.05
-    assert abs(float(second.get("width")) - 2 * unit) < 0.05
-    texts = [t.text for t in root.iter("{http://www.w3.org/2000/svg}text")]
+    found = {
+        (label, stage, kind): spans(root, f"{label}, stage {stage}, {kind}")
+        for label in ("predicted & more", "measured")
+        for stage, kinds in enumerate(("FBS", "FB"))
+        for kind in kinds
+    }
+    assert all(len(boxes) == 1 for boxes, _ in found.values())
+    assert all(colours == {COLOURS[kind]} for (_, _, kind), (_, colours) in found.items())
+    # one scale: the first forward takes 1 s, the backward begins after 6 s and takes 2
+    [(begin, end)], _ = found["measured", 0, "F"]
+    [(low, high)], _ = found["measured", 0, "B"]
+    assert low - begin == pytest.approx(6 * (end - begin), rel=1e-3)
+    assert high - low == pytest.approx(2 * (end - begin), rel=1e-3)
+    texts = [t.text for t in root.iter(f"{SVG}text")]
     assert "predicted & more, 9 s" in texts
