@@ -1,19 +1,13 @@
 """What is installed is what stands in the tree, and what is imported stays on its floor."""
 
 import ast
-import importlib.util
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-_spec = importlib.util.spec_from_file_location("architecture", ROOT / "docs" / "architecture.py")
-architecture = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(architecture)
-imports = architecture.imported_names
+from helpers.imports import FOLDERS, ROOT, modules, room_imports
+from helpers.imports import imported_names as imports
 
 MAY_IMPORT = {
     "errors": "",
@@ -81,17 +75,17 @@ LARGE = {
 def test_pyproject_lists_every_package():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     found = set()
-    for folder, package in architecture.FOLDERS.items():
+    for folder, package in FOLDERS.items():
         for init in (ROOT / folder).rglob("__init__.py"):
             inside = init.parent.relative_to(ROOT / folder).parts
             found.add(".".join((package, *inside)))
     assert sorted(found) == sorted(settings["packages"])
-    assert settings["package-dir"] == {package: folder for folder, package in architecture.FOLDERS.items()}
+    assert settings["package-dir"] == {package: folder for folder, package in FOLDERS.items()}
 
 
 def test_rooms_import_what_the_table_says_and_only_from_above():
-    floors = set(architecture.FOLDERS)
-    found = {r: used - floors for r, used in architecture.room_imports().items() if r not in floors}
+    floors = set(FOLDERS)
+    found = {r: used - floors for r, used in room_imports().items() if r not in floors}
     assert {r: set(names.split()) for r, names in MAY_IMPORT.items()} == found
     rooms = list(MAY_IMPORT)
     for i, (name, names) in enumerate(MAY_IMPORT.items()):
@@ -99,7 +93,7 @@ def test_rooms_import_what_the_table_says_and_only_from_above():
 
 
 def test_no_circle_of_modules():
-    files = architecture.modules()
+    files = modules()
     left = {m: imports(path) & set(files) - {m} for m, path in files.items()}
     left = {m: {n for n in used if not m.startswith(f"{n}.")} for m, used in left.items()}
     while free := {m for m, used in left.items() if not used & set(left)}:
@@ -108,7 +102,7 @@ def test_no_circle_of_modules():
 
 
 def test_rooms_are_of_a_size_to_live_in():
-    files = list(architecture.modules().values())
+    files = list(modules().values())
     for path in files:
         assert len(path.read_text().splitlines()) <= 350, path
     for folder in {path.parent for path in files}:
@@ -128,12 +122,12 @@ SHARED = {"costs", "instance", "plan", "errors", "files", "compiled", "backbone"
 
 def rooms_behind(name: str) -> set[str]:
     """Return the rooms that one imports, directly or not, and itself."""
-    used = architecture.room_imports()
+    used = room_imports()
     found, left = set(), {name}
     while left:
         found |= left
         left = set().union(*(used[r] for r in left)) - found
-    return found - set(architecture.FOLDERS)
+    return found - set(FOLDERS)
 
 
 def test_the_checker_shares_only_formats_and_costs_with_the_solvers():

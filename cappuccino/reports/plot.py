@@ -78,7 +78,8 @@ def svg(figure: "Figure") -> str:
     text = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cappuccino"}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    return text.getvalue()
+    document = text.getvalue()
+    return document[document.index("<svg") :]  # so that it can stand in a page
 
 
 def _draw(axes: "Axes", panel: Panel) -> None:

@@ -68,7 +68,7 @@ def test_text_and_html(workspace):
     assert any("valid" in row for row in rows)
     page = (workspace / "front.html").read_text()
     body = ElementTree.fromstring(page.removeprefix("<!doctype html>\n"))
-    assert list(body.iter(CIRCLE))
+    assert list(body.iter(f"{SVG}use"))
 
 
 def test_money_against_deadline(workspace):

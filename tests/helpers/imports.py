@@ -1,14 +1,10 @@
-"""Draws the structure of the code from the code: `python docs/architecture.py` writes the pictures beside it.
-
-`packages.svg` has every package and what it imports, a row a floor; `way-of-the-data.svg` has the functions that a plan
-passes through, and what each takes and gives, by their signatures. A test fails when they are stale.
-"""
+"""Who imports whom, read from the code."""
 
 import ast
 from collections.abc import Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = {"cappuccino": "cappuccino"} | {f: f"cappuccino.{f}" for f in ("models", "solvers", "runtime", "instances")}
 """Folders of the tree and the packages that they are installed as."""
 
