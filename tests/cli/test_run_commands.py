@@ -23,7 +23,7 @@ pytest.importorskip("peft")
 from helpers.small import save_llama, write_data
 
 from cappuccino.errors import InputError
-from cappuccino.runtime.launch.local import local as launch
+from cappuccino.runtime.launch import local as launch
 
 LENGTHS = {"news": [3, 9, 14, 24, 7, 11], "code": [20, 5, 16, 8]}
 

@@ -12,9 +12,9 @@ from cappuccino.solvers.allocation.allocator import Allocation
 from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.budget import Budget, Clock
 from cappuccino.solvers.improvement import SearchLimits, improve
+from cappuccino.solvers.scheduling import scheduler as scheduling
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 from cappuccino.solvers.scheduling.scheduler import schedule_replica
-from cappuccino.solvers.scheduling.scheduler import scheduler as scheduling
 
 FIRST = Budget(seconds=None, constructions=1, moves=0, windows=0)
 REPLICAS = ((0, 1), (2, 3), (4,))

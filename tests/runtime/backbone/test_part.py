@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from cappuccino.errors import InputError
 from cappuccino.runtime.backbone.attention import Packing
-from cappuccino.runtime.backbone.config import SUPPORTED, read_backbone_shape
+from cappuccino.runtime.backbone.config import SUPPORTED, read_trainable_shape
 from cappuccino.runtime.backbone.part import BackbonePart
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def test_parts_in_a_row_equal_the_whole_model(kind: str, tmp_path: Path) -> None
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **SIZES, num_hidden_layers=3, **EXTRA.get(kind, {}))
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    read_backbone_shape(tmp_path)
+    read_trainable_shape(tmp_path)
     whole = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64, attn_implementation="sdpa")
     ids = torch.randint(3, 64, (1, 12))
     lengths = (4, 8)
@@ -143,12 +143,12 @@ def test_unsupported_configurations_are_refused(tmp_path: Path, change: dict[str
     config = {"model_type": "llama", "num_hidden_layers": 2, **SIZES, **change}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError) as error:
-        read_backbone_shape(tmp_path)
+        read_trainable_shape(tmp_path)
     assert message in str(error.value)
 
 
 def test_missing_folder_and_configuration_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere: is not a folder"):
-        read_backbone_shape(tmp_path / "nowhere")
+        read_trainable_shape(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"config.json: file not found"):
-        read_backbone_shape(tmp_path)
+        read_trainable_shape(tmp_path)

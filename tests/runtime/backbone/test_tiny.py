@@ -9,7 +9,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from cappuccino.errors import InputError
-from cappuccino.runtime.backbone.part import tiny
+from cappuccino.runtime.backbone import tiny
 
 TEXTS = ("def f(x):\n    return x  # plain", "  indented\n\n\tand tabbed ", "Grüße, 咖啡 ☕", "")
 

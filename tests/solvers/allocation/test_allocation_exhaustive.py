@@ -9,8 +9,9 @@ from helpers.spaces import best_objective, random_space
 
 from cappuccino.errors import InfeasibleError
 from cappuccino.plan import Objective
-from cappuccino.solvers.allocation.allocator import Allocator, candidates, columns
-from cappuccino.solvers.allocation.allocator import allocator as allocation
+from cappuccino.solvers.allocation import allocator as allocation
+from cappuccino.solvers.allocation import candidates, columns
+from cappuccino.solvers.allocation.allocator import Allocator
 from cappuccino.solvers.allocation.candidates import Candidates, find_candidates
 from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.budget import Budget, Clock

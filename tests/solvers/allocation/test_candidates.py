@@ -8,7 +8,7 @@ from helpers.spaces import random_space
 from cappuccino.bounds.replica_bounds import ReplicaBounds
 from cappuccino.errors import InfeasibleError
 from cappuccino.plan import Objective
-from cappuccino.solvers.allocation.allocator import columns
+from cappuccino.solvers.allocation import columns
 from cappuccino.solvers.allocation.candidates import Candidates, find_candidates
 from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.budget import Clock

@@ -3,7 +3,7 @@ import pytest
 from helpers.builders import make_costs, make_instance
 
 from cappuccino.plan import Objective
-from cappuccino.solvers.allocation.allocator import columns
+from cappuccino.solvers.allocation import columns
 from cappuccino.solvers.allocation.candidates import find_candidates
 from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.allocation.selection import GAINS, Replica, Selection

@@ -6,12 +6,12 @@ from helpers.builders import make_costs, make_instance, make_problem
 from helpers.schedules import built, contents, random_replica, violations
 
 from cappuccino.solvers.budget import Clock
+from cappuccino.solvers.scheduling import annealing_search as local_search
+from cappuccino.solvers.scheduling import stretch
 from cappuccino.solvers.scheduling.annealing_search import _windows, anneal
 from cappuccino.solvers.scheduling.list_scheduling import ListSchedule, list_schedule
 from cappuccino.solvers.scheduling.order_scheduling import schedule_order
 from cappuccino.solvers.scheduling.packing import PackingRule
-from cappuccino.solvers.scheduling.scheduler import annealing_search as local_search
-from cappuccino.solvers.scheduling.scheduler import stretch
 from cappuccino.solvers.scheduling.stretch import ScheduledOrder
 
 FOREVER = Clock(None)

@@ -5,11 +5,11 @@ from helpers.schedules import built, contents, one_by_one, random_replica, viola
 
 from cappuccino.costs import SmoothMaximum
 from cappuccino.solvers.budget import Budget, Clock
+from cappuccino.solvers.scheduling import scheduler as scheduling
 from cappuccino.solvers.scheduling.list_scheduling import list_schedule
 from cappuccino.solvers.scheduling.packing import PackingRule
 from cappuccino.solvers.scheduling.programs import ReplicaSchedule
 from cappuccino.solvers.scheduling.scheduler import construct, schedule_replica
-from cappuccino.solvers.scheduling.scheduler import scheduler as scheduling
 
 SMALL = Budget(seconds=None, constructions=12, moves=500, windows=4)
 FIRST = Budget(seconds=None, constructions=1, moves=0, windows=0)

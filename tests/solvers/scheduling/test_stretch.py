@@ -3,10 +3,10 @@ import pytest
 from helpers.builders import make_costs, make_instance, make_problem
 from helpers.schedules import built, contents, random_order, random_replica, violations
 
+from cappuccino.solvers.scheduling import stretch
 from cappuccino.solvers.scheduling.annealing import anneal
 from cappuccino.solvers.scheduling.list_scheduling import costs_of
 from cappuccino.solvers.scheduling.order_scheduling import schedule_order
-from cappuccino.solvers.scheduling.scheduler import stretch
 from cappuccino.solvers.scheduling.stretch import ScheduledOrder
 
 
