@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cappuccino.errors import InputError
 
@@ -167,6 +167,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _reject_constant(name: str) -> None:
     raise _NotANumberError(name)
+
+
+class Record(BaseModel):
+    """What stands in a file of ours: it does not change, and holds no fields but its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def parse_model(model: type[M], data: Any, source: object) -> M:

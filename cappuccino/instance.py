@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cappuccino.errors import InputError
-from cappuccino.files import parse_model, read_json, write_atomically
+from cappuccino.files import Record, parse_model, read_json, write_atomically
 from cappuccino.lengths import read_length_distribution
 
 FORMAT = "cappuccino.instance/1"
@@ -41,11 +41,7 @@ def name_problem(name: str) -> str | None:
     return None
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class GpuPool(_Record):
+class GpuPool(Record):
     """GPUs of one type that replicas may be placed on."""
 
     gpu: str
@@ -58,7 +54,7 @@ class GpuPool(_Record):
     """Money per GPU-hour; needed by the objective `cost` only."""
 
 
-class Adapter(_Record):
+class Adapter(Record):
     """One LoRA job: what is trained, on which data, in which steps."""
 
     name: Name
@@ -99,7 +95,7 @@ class Adapter(_Record):
         return self
 
 
-class DatasetSource(_Record):
+class DatasetSource(Record):
     """Sample lengths of a dataset in training order: given here, or by reference to a seed distribution file."""
 
     lengths: tuple[PositiveInt, ...] | None = None
@@ -126,7 +122,7 @@ class DatasetSource(_Record):
         return self
 
 
-class InstanceFile(_Record):
+class InstanceFile(Record):
     """Schema of `cappuccino.instance/1`, before references are resolved."""
 
     format: Literal["cappuccino.instance/1"]

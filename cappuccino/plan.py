@@ -5,9 +5,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
+from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 
-from cappuccino.files import parse_model, read_json, write_atomically
+from cappuccino.files import Record, parse_model, read_json, write_atomically
 
 Index = Annotated[int, Field(ge=0, strict=True)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -56,17 +56,13 @@ class Status(StrEnum):
     """Valid, with the gap stated."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class MicroBatch(_Record):
+class MicroBatch(Record):
     """Samples that run together, adapter by adapter."""
 
     samples: Annotated[tuple[Sample, ...], Field(min_length=1)]
 
 
-class AdapterSaving(_Record):
+class AdapterSaving(Record):
     """What an adapter costs on its own and what it adds to its replica; null what there was no time to find out.
 
     Both are figures of schedules found, not bounds.
@@ -100,7 +96,7 @@ class AdapterSaving(_Record):
         return self.alone_gpu_time_s is not None and self.added_gpu_time_s is not None
 
 
-class Replica(_Record):
+class Replica(Record):
     """One pipeline: its adapters, micro-batches and one program per stage."""
 
     id: Index
@@ -121,7 +117,7 @@ class Replica(_Record):
     """By adapter; null in plans that do not compare with separate runs."""
 
 
-class InstanceReference(_Record):
+class InstanceReference(Record):
     """Which instance a plan belongs to."""
 
     name: str
@@ -129,7 +125,7 @@ class InstanceReference(_Record):
     """`Instance.digest`."""
 
 
-class Plan(_Record):
+class Plan(Record):
     """Replicas with their programs, the objective reached and what is proven about it."""
 
     format: Literal["cappuccino.plan/1"] = "cappuccino.plan/1"

@@ -10,7 +10,7 @@ from typing import Any
 
 from cappuccino.instance import Instance
 from cappuccino.library.index import INDEX_NAME, SHIPPED, Library
-from cappuccino.library.records import Entry, EntryOptions, InstanceFile, Size
+from cappuccino.library.records import Entry, EntryFile, EntryOptions, Size
 
 KINDS: Mapping[str, Mapping[str, float]] = {
     "tiny": {"tiny-cpu": 10, "tiny1-llama7b": 5, "tiny2-qwen7b": 10, "tiny3-qwen32b": 10},
@@ -71,7 +71,7 @@ def generate_library(folder: Path = SHIPPED) -> Library:
         entry = Entry(
             name=name,
             kind=kind,
-            instance=InstanceFile(file=f"{stem}.json", sha256=instance.digest),
+            instance=EntryFile(file=f"{stem}.json", sha256=instance.digest),
             size=Size.of(instance),
             options=EntryOptions(**options),
         )

@@ -163,7 +163,7 @@ def test_costs_are_the_only_ones_to_read_what_an_adapter_costs():
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
-        ("import cappuccino.cli", ("torch", "pyomo", "ortools", "pandas", "scipy")),
+        ("import cappuccino.cli", ("torch", "pyomo", "ortools", "pandas", "scipy", "matplotlib")),
         ("import cappuccino.solvers.planning", ("torch", "transformers", "peft")),
         ("import cappuccino.runtime.launch.local", ("torch", "pyomo", "ortools")),
     ],

@@ -46,7 +46,6 @@ llm-foundry's benchmarks, 7B to 70B on H100 with recomputation at 1k to 8k token
 3.3 to 5.2 ms a layer; logits, softmax and gradient in fp32 are 12 bytes. The tables of the shipped instances are made
 with these, since the best known of an instance belongs to its table: see `CALIBRATED` for anything else."""
 
-
 CALIBRATED = Efficiency(
     compute_share=0.470,
     elementwise_bytes=301,
@@ -60,22 +59,13 @@ CALIBRATED = Efficiency(
 )
 """Fitted to the measured A100 table by `cappuccino.analytic.calibration`."""
 
-
 MEASURED_GPU = "a100-40gb"
 """GPU type of the table behind `CALIBRATED` and its errors."""
-
-
 STATED_TIME_ERROR = 0.188
 """Mean absolute relative error of the step times of `CALIBRATED` on the measured rows."""
-
-
 STATED_TIME_ERROR_LEFT_OUT = 0.227
 """Likewise, each backbone predicted by a calibration on the other: what to expect of a backbone never measured."""
-
-
 STATED_MEMORY_ERROR = 0.016
 """Mean absolute relative error of the peak memory of `CALIBRATED` on the measured rows."""
-
-
 STATED_MEMORY_ERROR_LEFT_OUT = 0.016
 """Likewise, each backbone predicted by a calibration on the other."""

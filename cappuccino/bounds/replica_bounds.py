@@ -227,7 +227,7 @@ class ReplicaBounds:
         return PackedPassages(forward, backward, *found)
 
     @cached_property
-    def head_s(self) -> float:
+    def ramp_s(self) -> float:
         """Time that any replica takes before the last stage begins and after it has done its last B, at least.
 
         The first F comes down to it, the last B goes up from it, and behind that B the first stage has an optimizer
@@ -271,7 +271,7 @@ class ReplicaBounds:
     def additive(self, members: np.ndarray) -> np.ndarray:
         """Return the additive bound of sets of adapters, seconds, shape (N,): never above `lower_bounds`.
 
-        It is `max(head_s + sum of shares, longest path)`, and infinite where a sample does not fit.
+        It is `max(ramp_s + sum of shares, longest path)`, and infinite where a sample does not fit.
 
         Parameters
         ----------
@@ -280,7 +280,7 @@ class ReplicaBounds:
         """
         held = members > 0
         # infinite times nothing is no number
-        busy = members @ np.where(self.fits, self.shares, 0.0) + self.head_s
+        busy = members @ np.where(self.fits, self.shares, 0.0) + self.ramp_s
         result = np.maximum(busy, np.where(held, self.paths, 0.0).max(axis=1))
         return np.where((held & ~self.fits).any(axis=1), np.inf, result)
 

@@ -11,9 +11,9 @@ from pydantic import Field
 from cappuccino import instances
 from cappuccino.costs import CostModel
 from cappuccino.errors import InputError
-from cappuccino.files import parse_model, read_json, write_atomically
+from cappuccino.files import Record, parse_model, read_json, write_atomically
 from cappuccino.instance import GpuPool, Instance
-from cappuccino.library.records import PROBE_ADAPTERS, PROBE_TOKENS, CostProbe, Entry, Probes, Record
+from cappuccino.library.records import PROBE_ADAPTERS, PROBE_TOKENS, CostProbe, Entry, Probes
 
 FORMAT = "cappuccino.index/2"
 INDEX_NAME = "index.json"

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from cappuccino.errors import CappuccinoError
+from cappuccino.files import Record
 from cappuccino.instance import Adapter, Instance
 from cappuccino.plan import Objective, objective_gap
 
@@ -15,8 +16,6 @@ TOLERANCE = 1e-5
 """Relative difference that two machines' fits of one cost table may show; figures closer than this count as equal."""
 PROBE_TOLERANCE = 1e-4
 """The same of cost probes: curves differ most at the ends of what was profiled."""
-
-
 PROBE_TOKENS = (64, 1024, 8192)
 PROBE_ADAPTERS = (
     Adapter(name="small", dataset="probe", global_batch_size=1),
@@ -34,13 +33,7 @@ class ContradictionError(CappuccinoError):
     """A proven bound stands above an objective that the checker confirmed: one of the two is wrong."""
 
 
-class Record(BaseModel):
-    """What stands in the index."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class InstanceFile(Record):
+class EntryFile(Record):
     """Where an entry's instance is."""
 
     file: str
@@ -164,7 +157,7 @@ class Entry(Record):
     name: EntryName
     kind: Annotated[str, Field(min_length=1)]
     """What makes the instance hard."""
-    instance: InstanceFile
+    instance: EntryFile
     size: Size
     options: EntryOptions
     costs: dict[str, Probes] | None = None
@@ -189,7 +182,7 @@ class Entry(Record):
 
 
 @dataclass(frozen=True)
-class RunResult:
+class EntryRun:
     """What a run of an entry found; its plan is one that the checker confirmed."""
 
     value: float

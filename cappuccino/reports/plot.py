@@ -105,6 +105,8 @@ def _draw(axes: "Axes", panel: Panel) -> None:
 
 
 def _scale(axes: "Axes", panel: Panel) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: PLC0415
+
     values = {
         "x": [x for s in panel.series for x in s.x],
         "y": [y for s in panel.series for y in s.y if y is not None],
@@ -115,5 +117,11 @@ def _scale(axes: "Axes", panel: Panel) -> None:
                 raise ValueError(f'axis "{axis.label}": {value} cannot be drawn')
         if axis.log:
             axes.set(**{f"{name}scale": "log"})
+            drawn = axes.xaxis if name == "x" else axes.yaxis
+            decades = math.log10(max(values[name]) / min(values[name])) if values[name] else 1.0
+            digits = (1.0,) if decades > 3 else (1.0, 2.0, 5.0) if decades > 1 else (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+            drawn.set_major_locator(LogLocator(subs=digits))
+            drawn.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+            drawn.set_minor_formatter(NullFormatter())
         if axis.zero and values[name] and min(values[name]) >= 0:
             axes.set(**{f"{name}lim": (0, 1.06 * max(values[name]) or 1)})

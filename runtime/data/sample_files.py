@@ -63,7 +63,7 @@ def _json_rows(file: Path) -> Iterator[Row]:
 def _parsed(text: str, file: Path, line: int) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object)
-    except _RepeatedKeyError as error:
+    except _RepeatedColumnError as error:
         raise InputError(file, f"line {line}", f"{error} is given twice", "keep one of the two") from error
     except json.JSONDecodeError as error:
         problem = f"is no JSON at column {error.colno} ({error.msg})"
@@ -72,7 +72,7 @@ def _parsed(text: str, file: Path, line: int) -> Any:
         raise InputError(file, f"line {line}", f"is JSON that cannot be held ({error})", "correct it") from error
 
 
-class _RepeatedKeyError(Exception):
+class _RepeatedColumnError(Exception):
     """An object has a key twice."""
 
 
@@ -80,7 +80,7 @@ def _object(pairs: list[tuple[str, Any]]) -> Row:
     row = dict(pairs)
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
-        raise _RepeatedKeyError(next(name for name in row if names.count(name) > 1))
+        raise _RepeatedColumnError(next(name for name in row if names.count(name) > 1))
     return row
 
 

@@ -33,7 +33,7 @@ _PATIENCE = timedelta(days=7)
 _REASON_LINES = 8
 
 
-class Progress:
+class StageProgress:
     """How far a stage has come.
 
     Parameters
@@ -60,7 +60,7 @@ class Progress:
 def main(arguments: list[str]) -> NoReturn:
     """Run one stage and leave with exit status 0, or 1 when it failed."""
     path, stage = Path(arguments[0]), int(arguments[1])
-    progress = Progress(os.dup(1))
+    progress = StageProgress(os.dup(1))
     os.dup2(2, 1)  # whatever libraries print must not look like progress
     threading.Thread(target=_end_with_launcher, daemon=True).start()
     specification = parse_model(ReplicaSpecification, read_json(path), path)
@@ -84,7 +84,7 @@ def _end_with_launcher() -> None:
     os._exit(1)
 
 
-def run_stage(specification: ReplicaSpecification, stage: int, progress: Progress) -> None:
+def run_stage(specification: ReplicaSpecification, stage: int, progress: StageProgress) -> None:
     """Build a stage, run its program and write its results.
 
     Parameters
@@ -121,7 +121,9 @@ def run_stage(specification: ReplicaSpecification, stage: int, progress: Progres
     dist.destroy_process_group()
 
 
-def _train(specification: ReplicaSpecification, stage: int, progress: Progress, device: "torch.device") -> StageReport:
+def _train(
+    specification: ReplicaSpecification, stage: int, progress: StageProgress, device: "torch.device"
+) -> StageReport:
     import torch  # noqa: PLC0415
     import torch.distributed as dist  # noqa: PLC0415
     from megatron.core import parallel_state  # noqa: PLC0415

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 
-class Clock(ABC):
+class DeviceClock(ABC):
     """Marks moments and tells their times afterwards."""
 
     @abstractmethod
@@ -19,12 +19,12 @@ class Clock(ABC):
         """Return the moments marked so far on this machine's monotonic clock, seconds, shape (marks,)."""
 
     @staticmethod
-    def of(device: torch.device) -> "Clock":
+    def of(device: torch.device) -> "DeviceClock":
         """Return the clock of a device."""
         return CudaClock(device) if device.type == "cuda" else CpuClock()
 
 
-class CpuClock(Clock):
+class CpuClock(DeviceClock):
     """The process itself does the work, so now is the moment."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class CpuClock(Clock):
         return np.array(self._times)
 
 
-class CudaClock(Clock):
+class CudaClock(DeviceClock):
     """Events on the GPU's stream: the process runs ahead of the GPU and need not wait."""
 
     def __init__(self, device: torch.device) -> None:

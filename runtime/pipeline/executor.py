@@ -20,7 +20,7 @@ from cappuccino.plan import Operation, Replica
 from cappuccino.runtime.data.micro_batch import PackedMicroBatch, collate, num_tokens
 from cappuccino.runtime.data.samples import AdapterSamples
 from cappuccino.runtime.pipeline.adapter_training import AdapterTraining
-from cappuccino.runtime.pipeline.clock import Clock
+from cappuccino.runtime.pipeline.clock import DeviceClock
 from cappuccino.runtime.pipeline.communication import PlannedCommunicator
 from cappuccino.runtime.pipeline.part_meter import PartMeter
 from cappuccino.runtime.pipeline.stage import Stage
@@ -88,7 +88,7 @@ class Executor:
         self._peak_memory_gib = peak_memory_gib
         self._meter: PartMeter | None = None
         self._first, self._last = index == 0, index == replica.num_stages - 1
-        self._clock = Clock.of(device)
+        self._clock = DeviceClock.of(device)
         self._in_flight: dict[int, tuple[torch.Tensor | None, torch.Tensor]] = {}
         self._losses: dict[tuple[int, int], list[torch.Tensor]] = defaultdict(list)
         hidden = stage.config.hidden_size

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from cappuccino.runtime.pipeline.clock import Clock
+from cappuccino.runtime.pipeline.clock import DeviceClock
 from cappuccino.runtime.pipeline.part_costs import Part, PartCost
 
 
@@ -21,7 +21,7 @@ class PartMeter:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._clock = Clock.of(device)
+        self._clock = DeviceClock.of(device)
         self._marks: list[tuple[str, int, Part | None, int | None]] = []
         self._held: int | None = None
 

@@ -11,7 +11,7 @@ from cappuccino.instance import Instance
 
 
 @dataclass(frozen=True)
-class AdapterKinds:
+class AdapterClasses:
     """The adapters of an instance by kind.
 
     A sweep trains many adapters on the same samples. Those of which costs, memory and bounds read equal numbers are one
@@ -22,7 +22,7 @@ class AdapterKinds:
     """Adapters of each kind, ascending; kinds in the order of their first adapters."""
 
     @classmethod
-    def of(cls, instance: Instance, costs: Sequence[AdapterCosts]) -> "AdapterKinds":
+    def of(cls, instance: Instance, costs: Sequence[AdapterCosts]) -> "AdapterClasses":
         """Group the adapters of an instance by their samples and by every number that costs read of them.
 
         Parameters

@@ -13,29 +13,29 @@ from cappuccino.plan import Objective
 from cappuccino.solvers.allocation.candidates import find_candidates, why_no_partition
 from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.allocation.milp import TimeUpError
-from cappuccino.solvers.allocation.selection import GAINS, ColumnKey, Replica, Selection
+from cappuccino.solvers.allocation.selection import GAINS, ChosenColumn, ColumnKey, Selection
 from cappuccino.solvers.budget import Budget, Clock, InterruptedSearchError, interrupted
 from cappuccino.solvers.scheduling.programs import ReplicaSchedule
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 from cappuccino.solvers.scheduling.scheduler import schedule_replica
 
-FIRST_LOOK = Budget(seconds=None, constructions=64, moves=8000, windows=0)
+FIRST_ATTEMPT = Budget(seconds=None, constructions=64, moves=8000, windows=0)
 """Search on a column that the allocator proposes for the first time; no moves where there are too many columns."""
 FIRST_MOVES_S = 1.0
-"""Time for the moves of a first look where time is limited, seconds."""
+"""Time for the moves of a first attempt where time is limited, seconds."""
 MOVES_SHARE = 0.3
 """Of the time left, what moves may take, or they are left out."""
-FIRST_LOOK_SHARE, PACE_S = 0.5, 5e-5
-"""Of the time left, what the first look at all columns of a choice may take; one construction takes this per sample."""
-FURTHER_LOOKS = (
+FIRST_ATTEMPT_SHARE, PACE_S = 0.5, 5e-5
+"""Of the time left, what first attempts at all columns of a choice may take; one construction takes this a sample."""
+FURTHER_ATTEMPTS = (
     (0.04, Budget(seconds=None, constructions=1, moves=20000, windows=0)),
     (0.1, Budget(seconds=None, constructions=1, moves=60000, windows=0)),
     (0.25, Budget(seconds=None, constructions=1, moves=150000, windows=0)),
 )
-"""Further looks where makespans bind: the part of the allocator's time they take, and their limits without one."""
+"""Further attempts where makespans bind: the part of the allocator's time they take, and their limits without one."""
 EFFORT_S = 0.1
 """Time per sample and core in which effort brings what `GAINS` says."""
-ALL_LOOKS = len(GAINS)
+ALL_ATTEMPTS = len(GAINS)
 """A replica that was looked at so often is left to the improvement of the whole plan."""
 BOUND_SHARE, SELECTION_SHARE = 0.3, 0.1
 """What bounds and candidates may take of the allocator's time, and one choice of columns of what is left."""
@@ -166,24 +166,24 @@ class Allocator:
         for schedule, gpu in zip(self.state.chosen, self.state.chosen_gpus, strict=True):
             of_kind = [kinds.of_adapter[i] for i in schedule.problem.adapters]
             numbers = np.bincount(of_kind, minlength=len(kinds.counts))
-            replica = Replica(places[gpu, schedule.problem.num_stages], numbers)
+            replica = ChosenColumn(places[gpu, schedule.problem.num_stages], numbers)
             known = self.state.schedules.get(replica.key)
             if known is None or schedule.makespan_s < known.makespan_s:
                 problem = replace(schedule.problem, adapters=kinds.adapters(numbers))
                 if [kinds.of_adapter[i] for i in problem.adapters] != of_kind:
                     continue  # in another order of kinds it is another schedule
                 self.state.schedules[replica.key] = replace(schedule, problem=problem)
-                self.selection.observe_again(replica, schedule.makespan_s, ALL_LOOKS)
+                self.selection.observe_again(replica, schedule.makespan_s, ALL_ATTEMPTS)
         self._go_on(self._next(clock.part(SELECTION_SHARE)))
         return self.state.best < before
 
-    def _go_on(self, picked: list[Replica]) -> None:
+    def _go_on(self, picked: list[ChosenColumn]) -> None:
         """Schedule what was picked and pick again, until there is nothing to work on or the time is up."""
         idle = 0
         while picked:
             fresh = [r for r in {r.key: r for r in picked}.values() if r.key not in self.state.schedules]
             self._schedule(fresh)
-            worked = bool(fresh) or self._look_closer(picked) or self._schedule_alone()
+            worked = bool(fresh) or self._schedule_further(picked) or self._schedule_alone()
             self._offer(picked)
             self.selection.judge(met_deadline=bool(self.state.chosen))
             if self.clock.over and not self.state.chosen:
@@ -193,7 +193,7 @@ class Allocator:
             if self._done or idle > self._binding:
                 break
             if self.state.chosen:
-                self.selection.take_turns()
+                self.selection.alternate()
             picked = self._next(self.clock.part(SELECTION_SHARE))
 
     @property
@@ -201,11 +201,11 @@ class Allocator:
         good_enough = self.state.best <= self.target or self.state.best * (1 - self.gap) <= self.state.bound
         return self.clock.over or good_enough
 
-    def _next(self, clock: Clock | None) -> list[Replica]:
-        """Return the next partition to look at; empty when there is none or it was not found in time."""
+    def _next(self, clock: Clock | None) -> list[ChosenColumn]:
+        """Return the next partition to schedule; empty when there is none or it was not found in time."""
         try:
             found = self.selection.next(clock or Clock(None))
-            if found is None and self.selection.become_bold():
+            if found is None and self.selection.allow_optimism():
                 found = self.selection.next(clock or Clock(None))
         except TimeUpError:
             if clock is None:
@@ -216,7 +216,7 @@ class Allocator:
             raise NoPlanFoundError(why_no_partition(self.space, self.deadline_s, proven=False))
         return found or []
 
-    def _schedule(self, replicas: Sequence[Replica]) -> None:
+    def _schedule(self, replicas: Sequence[ChosenColumn]) -> None:
         """Schedule replicas, several at once: the compiled searches release the lock."""
         constructions = self._affordable_constructions(replicas)
         moves = self.clock.left is None or FIRST_MOVES_S * len(replicas) <= MOVES_SHARE * self.clock.left
@@ -231,34 +231,36 @@ class Allocator:
             self.state.schedules[replica.key] = schedule
             self.selection.observe(replica, schedule.makespan_s)
 
-    def _affordable_constructions(self, replicas: Sequence[Replica]) -> int:
+    def _affordable_constructions(self, replicas: Sequence[ChosenColumn]) -> int:
         """Return how many schedules of each replica fit into the time: at least one of each."""
         if self.clock.left is None:
-            return FIRST_LOOK.constructions
+            return FIRST_ATTEMPT.constructions
         one_each = self.pace_s * sum(map(self._num_samples, replicas))
-        return max(1, min(FIRST_LOOK.constructions, int(FIRST_LOOK_SHARE * self.clock.left / max(one_each, 1e-9))))
+        return max(
+            1, min(FIRST_ATTEMPT.constructions, int(FIRST_ATTEMPT_SHARE * self.clock.left / max(one_each, 1e-9)))
+        )
 
-    def _num_samples(self, replica: Replica) -> int:
+    def _num_samples(self, replica: ChosenColumn) -> int:
         lengths = self.space.instance.step_lengths
         return sum(lengths[i].size for i in self.space.kinds.adapters(replica.numbers))
 
-    def _first_schedule(self, replica: Replica, constructions: int, moves: bool) -> tuple[ReplicaSchedule, float]:
+    def _first_schedule(self, replica: ChosenColumn, constructions: int, moves: bool) -> tuple[ReplicaSchedule, float]:
         """Schedule a replica; return the seconds that the constructions took as well."""
         begin = time.monotonic()
         problem = self._problem(replica)
-        schedule = schedule_replica(problem, replace(FIRST_LOOK, constructions=constructions, moves=0), self.seed)
+        schedule = schedule_replica(problem, replace(FIRST_ATTEMPT, constructions=constructions, moves=0), self.seed)
         taken = time.monotonic() - begin
         if moves:
-            budget = replace(FIRST_LOOK, constructions=1, seconds=None if self.clock.left is None else FIRST_MOVES_S)
+            budget = replace(FIRST_ATTEMPT, constructions=1, seconds=None if self.clock.left is None else FIRST_MOVES_S)
             schedule = schedule_replica(problem, budget, self.seed, start=schedule, target_gap=self.gap / 2)
         return schedule, taken
 
-    def _look_closer(self, picked: Sequence[Replica]) -> bool:
+    def _schedule_further(self, picked: Sequence[ChosenColumn]) -> bool:
         """Work on the picked replicas with most to gain, late ones first; return whether there were any."""
         if not self._binding:
             return False
-        looks = self.selection.known
-        loose = [r for r in picked if looks[r.key].looks < ALL_LOOKS and self.selection.to_gain(r) > 0]
+        attempts = self.selection.known
+        loose = [r for r in picked if attempts[r.key].number < ALL_ATTEMPTS and self.selection.to_gain(r) > 0]
         loose.sort(key=self._urgency, reverse=True)
         workers = os.cpu_count() or 1
         chosen = list({r.key: r for r in loose}.values())[:workers]
@@ -266,23 +268,23 @@ class Allocator:
             found = list(executor.map(self._further_schedule, chosen))
         for replica, schedule in zip(chosen, found, strict=True):
             self.state.schedules[replica.key] = schedule
-            self.selection.observe_again(replica, schedule.makespan_s, looks[replica.key].looks + 1)
+            self.selection.observe_again(replica, schedule.makespan_s, attempts[replica.key].number + 1)
         return bool(chosen)
 
-    def _urgency(self, replica: Replica) -> tuple[bool, float]:
+    def _urgency(self, replica: ChosenColumn) -> tuple[bool, float]:
         makespan = self.state.schedules[replica.key].makespan_s
         if self.state.objective is Objective.MAKESPAN:
             return False, makespan
         late = self.deadline_s is not None and makespan > self.deadline_s
         return late, self.selection.rates[replica.place] * self.selection.to_gain(replica)
 
-    def _further_schedule(self, replica: Replica) -> ReplicaSchedule:
-        looks = self.selection.known[replica.key].looks
-        share, budget = FURTHER_LOOKS[looks - 1]
+    def _further_schedule(self, replica: ChosenColumn) -> ReplicaSchedule:
+        attempts = self.selection.known[replica.key].number
+        share, budget = FURTHER_ATTEMPTS[attempts - 1]
         if self.time_s is not None:
             budget = Budget(share * self.time_s, constructions=1, windows=0)
         start = self.state.schedules[replica.key]
-        return schedule_replica(start.problem, budget, self.seed + looks, start=start, target_gap=self.gap / 2)
+        return schedule_replica(start.problem, budget, self.seed + attempts, start=start, target_gap=self.gap / 2)
 
     def _schedule_alone(self) -> bool:
         """Schedule every adapter on its own where that is expected to be best, unless done; whether any was fresh."""
@@ -293,7 +295,7 @@ class Allocator:
         self._schedule(fresh)
         return bool(fresh)
 
-    def _problem(self, replica: Replica) -> ReplicaProblem:
+    def _problem(self, replica: ChosenColumn) -> ReplicaProblem:
         pool, bounds = self.space.bounds[replica.place]
         adapters, bound = self.space.kinds.adapters(replica.numbers), self.selection.bound(replica)
         critical = int(np.where(replica.numbers > 0, bounds.paths, 0.0).argmax())
@@ -312,7 +314,7 @@ class Allocator:
             fastest,
         )
 
-    def _offer(self, picked: list[Replica]) -> None:
+    def _offer(self, picked: list[ChosenColumn]) -> None:
         """Offer scheduled replicas, each for adapters of its own."""
         kinds = self.space.kinds
         unused = [list(members) for members in kinds.members]

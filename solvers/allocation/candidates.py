@@ -139,7 +139,7 @@ class _Finder:
 
     def _relax_makespan(self, low_s: float, partitions: list[Partition]) -> tuple[float, RelaxationResult | None]:
         ends = [max(self._priced_bound(*replica) for replica in partition) for partition in partitions]
-        at_once = max(p.head_s + float(self.counts @ np.where(p.fits, p.shares, 0.0)) for p in self.places)
+        at_once = max(p.ramp_s + float(self.counts @ np.where(p.fits, p.shares, 0.0)) for p in self.places)
         high = min(ends, default=low_s + at_once if self.deadline_s is None else self.deadline_s)
         pricing = self._pricing(self.space.places(Objective.MAKESPAN))
         return least_makespan(
@@ -224,7 +224,7 @@ class _Finder:
         best = min(values, default=math.inf)
         if best < math.inf and best - bound <= self.tolerance * best:
             return bound, []
-        limit, reach = self.deadline_s, math.inf
+        limit, slack = self.deadline_s, math.inf
         if self.objective is Objective.MAKESPAN:
             # bounds of one set, worked out among different others, may differ in the last digit
             limit = min(best, math.inf if limit is None else limit) * (1 + _TINY)
@@ -232,11 +232,11 @@ class _Finder:
                 self._pricing(self.places), self.pools, self.pool, self.clock,
                 limit_s=limit if limit < math.inf else None, share_only=True, tolerance=1e-4,
             )  # fmt: skip
-            reach = 1.0 - relaxed.bound + _TINY
+            slack = 1.0 - relaxed.bound + _TINY
         elif relaxed is not None and best < math.inf:
-            reach = (best - relaxed.bound) * (1 + 1e-6) + _TINY
+            slack = (best - relaxed.bound) * (1 + 1e-6) + _TINY
         assert relaxed is not None  # only the makespan goes without
-        columns = self._columns_within(relaxed, limit, reach)
+        columns = self._columns_within(relaxed, limit, slack)
         if columns is None:
             return bound, []
         start = partitions[int(np.argmin(values))] if partitions else []
@@ -263,19 +263,19 @@ class _Finder:
         return max(bound, min(best, proven)), [chosen]
 
     def _columns_within(
-        self, relaxed: RelaxationResult, limit_s: float | None, reach: float
+        self, relaxed: RelaxationResult, limit_s: float | None, slack: float
     ) -> list[tuple[int, np.ndarray, float]] | None:
-        """Return place, adapters and full bound of all columns within reach; None where there are too many."""
+        """Return place, adapters and full bound of all columns within the slack; None where there are too many."""
         pricing = self._pricing(self.places)
         found: list[tuple[int, np.ndarray, float]] = []
         for number, place in enumerate(self.places):
             charge = relaxed.charges[place.gpu] * place.num_stages
             left = MOST_EXACT - len(found)
-            sets = pricing.within_reach(number, relaxed.prices, charge, limit_s, reach, left)
+            sets = pricing.within_slack(number, relaxed.prices, charge, limit_s, slack, left)
             if sets is None:
                 return None
             bounds_s = self.space.bounds[number][1].lower_bounds(sets)
-            useful = np.isfinite(bounds_s) & (place.rate * bounds_s + charge - sets @ relaxed.prices <= reach)
+            useful = np.isfinite(bounds_s) & (place.rate * bounds_s + charge - sets @ relaxed.prices <= slack)
             if limit_s is not None:
                 useful &= bounds_s <= limit_s * (1 + _TINY)
             found += [(number, numbers, bound) for numbers, bound in zip(sets[useful], bounds_s[useful], strict=True)]

@@ -218,7 +218,7 @@ class _Search:
             self.charges = dict.fromkeys(self.gpus, rent)
             least = [
                 np.where(
-                    p.admits(limit), p.num_stages * rent * _finite(p.shares) / max(limit - p.head_s, _TINY), np.inf
+                    p.admits(limit), p.num_stages * rent * _finite(p.shares) / max(limit - p.ramp_s, _TINY), np.inf
                 )
                 for p in places
             ]

@@ -14,7 +14,7 @@ from cappuccino.errors import InfeasibleError
 from cappuccino.instance import GpuPool, Instance
 from cappuccino.models.set_partitioning import Column
 from cappuccino.plan import Objective
-from cappuccino.solvers.allocation.adapter_classes import AdapterKinds
+from cappuccino.solvers.allocation.adapter_classes import AdapterClasses
 from cappuccino.solvers.allocation.pricing import Place
 
 MOST_SETS = 2**12
@@ -27,7 +27,7 @@ class ReplicaSpace:
 
     instance: Instance
     costs: Mapping[str, CostModel]
-    kinds: AdapterKinds
+    kinds: AdapterClasses
     bounds: tuple[tuple[GpuPool, ReplicaBounds], ...]
     """Of an instance with one adapter of each kind: sets are given by how many adapters of each kind they hold."""
 
@@ -62,7 +62,7 @@ class ReplicaSpace:
                 profiled = not (profiled_only and model.extrapolated(num_stages))
                 counts = (num_stages,) if allowed and profiled else ()
             places += [(pool, model, g) for g in counts]
-        kinds = AdapterKinds.of(instance, [model.adapter_costs(g, instance.adapters) for _, model, g in places])
+        kinds = AdapterClasses.of(instance, [model.adapter_costs(g, instance.adapters) for _, model, g in places])
         representatives = instance.subset(kinds.representatives)
         bounds = [(pool, ReplicaBounds(representatives, model, g, pool.memory_gib)) for pool, model, g in places]
         space = cls(instance, costs, kinds, tuple(bounds))
@@ -96,7 +96,7 @@ class ReplicaSpace:
                 gpu=pool.gpu,
                 num_stages=bounds.num_stages,
                 rate=self.rate(pool.gpu, bounds.num_stages, objective),
-                head_s=bounds.head_s,
+                ramp_s=bounds.ramp_s,
                 shares=bounds.shares,
                 paths=paths,
             )

@@ -71,7 +71,7 @@ class Expectation:
     def _features(self, place: int, sets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Longest path over work, and the kind with the longest path."""
         where = self.places[place]
-        busy = where.head_s + sets @ np.where(where.fits, where.shares, 0.0)
+        busy = where.ramp_s + sets @ np.where(where.fits, where.shares, 0.0)
         paths = np.where(sets > 0, np.where(where.fits, where.paths, 0.0), 0.0)
         return paths.max(axis=1) / np.maximum(busy, 1e-300), paths.argmax(axis=1)
 

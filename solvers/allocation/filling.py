@@ -63,7 +63,7 @@ def fill_replicas(
         shares,
         paths,
         weights,
-        np.array([p.head_s for p in places]),
+        np.array([p.ramp_s for p in places]),
         depths,
         np.array([gpus.index(p.gpu) for p in places]),
         np.array(list(pools.values())),
@@ -173,7 +173,7 @@ def deal_adapters(
         return None
     kinds = np.repeat(np.arange(len(counts)), counts)
     kinds = kinds[np.argsort(-where.shares[kinds], kind="stable")]
-    least = math.ceil(float(counts @ where.shares) / max(level_s - where.head_s, 1e-12) - 1e-9)
+    least = math.ceil(float(counts @ where.shares) / max(level_s - where.ramp_s, 1e-12) - 1e-9)
     most = min(pools[where.gpu] // where.num_stages, len(kinds))
     for size in range(max(1, least), min(most, math.ceil(SPARE * least)) + 1):
         numbers = np.zeros((size, len(counts)), dtype=np.int64)
@@ -194,7 +194,7 @@ def _levels(
     replicas = max(1, pools[place.gpu] // place.num_stages)
     # an adapter that another depth must take has its path there
     path = float(np.min([p.paths for p in places], axis=0).max())
-    least = max(place.head_s + work / replicas, float(place.paths[admitted].max()), path)
+    least = max(place.ramp_s + work / replicas, float(place.paths[admitted].max()), path)
     everything = least + max(float(counts @ np.where(p.fits, p.shares, 0.0)) for p in places)
     levels = [least * x for x in LEVELS if least * x < everything] + [everything]
     if deadline_s is not None:

@@ -147,14 +147,14 @@ def list_sets(
     shares: np.ndarray,
     paths: np.ndarray,
     prices: np.ndarray,
-    head_s: float,
+    ramp_s: float,
     rate: float,
     charge: float,
     limit_s: float,
-    reach: float,
+    slack: float,
     found: np.ndarray,
 ) -> int:
-    """List all sets whose cost and charge exceed what they are paid by no more than `reach`.
+    """List all sets whose cost and charge exceed what they are paid by no more than `slack`.
 
     A tree of decisions, one kind after the other. What the kinds to come can add at most is the relaxation of a
     knapsack: they cost nothing until the shares reach the longest path, and `rate` per second after that.
@@ -165,8 +165,8 @@ def list_sets(
         Kinds by falling price per share.
     counts, shares, paths, prices
         By kind, falling paths: the first kind held has the longest path.
-    head_s, rate, charge
-        A set costs `rate max(head_s + sum of shares, longest path) + charge`.
+    ramp_s, rate, charge
+        A set costs `rate max(ramp_s + sum of shares, longest path) + charge`.
     limit_s
         Latest end.
     found
@@ -189,16 +189,16 @@ def list_sets(
             return -1
         numbers[kind] += 1
         load = filled[kind] + numbers[kind] * shares[kind]
-        if numbers[kind] > counts[kind] or head_s + load > limit_s * (1 + 1e-12):
+        if numbers[kind] > counts[kind] or ramp_s + load > limit_s * (1 + 1e-12):
             kind -= 1
             continue
         path = longest[kind]
         if numbers[kind] > 0 and path == 0.0:
             path = paths[kind]
         worth = paid[kind] + numbers[kind] * prices[kind]
-        free = max(path - head_s - load, 0.0) if rate > 0 else np.inf
-        room = limit_s - head_s - load
-        surplus = rate * max(head_s + load, path) + charge - worth
+        free = max(path - ramp_s - load, 0.0) if rate > 0 else np.inf
+        room = limit_s - ramp_s - load
+        surplus = rate * max(ramp_s + load, path) + charge - worth
         for other in order:
             if other <= kind:
                 continue
@@ -210,7 +210,7 @@ def list_sets(
             surplus -= density * unpaid + max(density - rate, 0.0) * (share - unpaid)
             free -= unpaid
             room -= share
-        if surplus > reach:
+        if surplus > slack:
             continue
         if kind == kinds - 1:
             if load > 0:

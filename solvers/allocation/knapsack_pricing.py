@@ -11,14 +11,11 @@ from cappuccino.solvers.allocation.pricing import Place, Priced, paid_per_cost
 TABLE_SIZE = 2**22
 """Entries of the dynamic program's table, which decide how fine the grid is."""
 
-
 CELLS = (2**11, 2**14)
 """Fewest and most cells of the grid."""
 
-
 EXTENSION = 2.0
 """How far the grid goes beyond the longest path, in multiples of the largest share."""
-
 
 _HAIR = 1e-9
 """Rounding errors, in cells."""
@@ -48,10 +45,10 @@ class KnapsackPricing:
             sets = sets[sets.any(axis=1)]
         return Priced(sets, where.makespans(sets), ratio)
 
-    def within_reach(
-        self, place: int, prices: np.ndarray, charge: float, limit_s: float | None, reach: float, most: int
+    def within_slack(
+        self, place: int, prices: np.ndarray, charge: float, limit_s: float | None, slack: float, most: int
     ) -> np.ndarray | None:
-        """See `Pricing.within_reach`."""
+        """See `Pricing.within_slack`."""
         where = self.places[place]
         kinds = np.flatnonzero(where.admits(limit_s))
         found = np.zeros((most, len(kinds)), dtype=np.int64)
@@ -65,11 +62,11 @@ class KnapsackPricing:
             shares,
             where.paths[kinds],
             prices[kinds],
-            where.head_s,
+            where.ramp_s,
             where.rate,
             charge,
             np.inf if limit_s is None else limit_s,
-            reach,
+            slack,
             found,
         )
         sets = np.zeros((max(number, 0), len(self.counts)), dtype=np.int64)
@@ -106,21 +103,21 @@ class _Knapsack:
         charge: float,
         limit_s: float | None,
     ) -> "_Knapsack":
-        shares, free = place.shares[kinds], place.paths[kinds] - place.head_s
+        shares, free = place.shares[kinds], place.paths[kinds] - place.ramp_s
         if place.rate == 0:
             free = np.full(len(kinds), np.inf)
         everything = float(shares @ counts)
-        bounded = limit_s is not None and place.head_s + everything > limit_s
+        bounded = limit_s is not None and place.ramp_s + everything > limit_s
         # beyond the longest path costs are linear in the shares, and little more of a grid is needed
         linear = float(free[-1] + EXTENSION * shares.max())
-        room = limit_s - place.head_s if bounded and limit_s is not None else min(linear, everything)
+        room = limit_s - place.ramp_s if bounded and limit_s is not None else min(linear, everything)
         return cls(
             shares=np.maximum(shares, 1e-12 * max(everything, 1e-300)),
             counts=counts,
             prices=prices,
             free=free,
             base=place.rate * place.paths[kinds] + charge,
-            offset=place.rate * place.head_s + charge,
+            offset=place.rate * place.ramp_s + charge,
             slope=place.rate,
             room=max(room, float(shares.min()), 1e-300),
             bounded=bounded,
@@ -207,7 +204,7 @@ def _trim(place: Place, numbers: np.ndarray, prices: np.ndarray, limit_s: float)
     """
     held = np.repeat(np.flatnonzero(numbers), numbers[numbers > 0])
     shares = place.shares[held]
-    over = place.head_s + float(shares.sum()) - limit_s
+    over = place.ramp_s + float(shares.sum()) - limit_s
     if over <= 0:
         return
     enough = np.flatnonzero(shares >= over)

@@ -24,7 +24,7 @@ class Place:
     num_stages: int
     rate: float
     """Objective per second of makespan; 0 where only GPUs are charged."""
-    head_s: float
+    ramp_s: float
     shares: np.ndarray
     """By kind, seconds, shape (K,); infinite where an adapter does not fit."""
     paths: np.ndarray
@@ -38,7 +38,7 @@ class Place:
     def admits(self, limit_s: float | None) -> np.ndarray:
         """Return whether an adapter of each kind can end within a limit here, shape (K,)."""
         limit = np.finfo(float).max if limit_s is None else limit_s
-        return np.asarray((self.paths <= limit) & (self.head_s + self.shares <= limit))
+        return np.asarray((self.paths <= limit) & (self.ramp_s + self.shares <= limit))
 
     def least_costs(self, limit_s: float | None = None) -> np.ndarray:
         """Return what an adapter of each kind costs at least, in whatever company, shape (K,)."""
@@ -54,7 +54,7 @@ class Place:
             Shape (N, K).
         """
         held = sets > 0
-        busy = self.head_s + sets @ np.where(self.fits, self.shares, 0.0)
+        busy = self.ramp_s + sets @ np.where(self.fits, self.shares, 0.0)
         result = np.maximum(busy, np.where(held, np.where(self.fits, self.paths, 0.0), 0.0).max(axis=1))
         return np.where((held & ~self.fits).any(axis=1), np.inf, result)
 
@@ -99,10 +99,10 @@ class Pricing(Protocol):
             Sets to return, about.
         """
 
-    def within_reach(
-        self, place: int, prices: np.ndarray, charge: float, limit_s: float | None, reach: float, most: int
+    def within_slack(
+        self, place: int, prices: np.ndarray, charge: float, limit_s: float | None, slack: float, most: int
     ) -> np.ndarray | None:
-        """Return all sets of a place whose cost and charge exceed what they are paid by at most `reach`, shape (N, K).
+        """Return all sets of a place whose cost and charge exceed what they are paid by at most `slack`, shape (N, K).
 
         None where there are more than `most`; the other parameters are those of `price`.
         """
@@ -132,14 +132,14 @@ class EnumeratedPricing:
             best = np.append(best, ratio.argmax())
         return Priced(self.sets[within[best]], makespans[best], float(ratio.max(initial=0.0)))
 
-    def within_reach(
-        self, place: int, prices: np.ndarray, charge: float, limit_s: float | None, reach: float, most: int
+    def within_slack(
+        self, place: int, prices: np.ndarray, charge: float, limit_s: float | None, slack: float, most: int
     ) -> np.ndarray | None:
-        """See `Pricing.within_reach`."""
+        """See `Pricing.within_slack`."""
         limit = np.finfo(float).max if limit_s is None else limit_s
         makespans = self.makespans[place]
         cost = self.places[place].rate * np.where(makespans <= limit, makespans, 0.0) + charge
-        near = (makespans <= limit) & (cost - self.sets @ prices <= reach)
+        near = (makespans <= limit) & (cost - self.sets @ prices <= slack)
         return self.sets[near] if near.sum() <= most else None
 
 

@@ -15,8 +15,8 @@ from cappuccino.solvers.budget import Clock
 MOST_COLUMNS = 2500
 """Columns that a set partitioning is solved over: the most promising ones."""
 GAINS = (0.35, 0.25, 0.15, 0.05)
-"""Part of the distance between a schedule and its bound that more effort closes, about: after the first look at it and
-so on to the last one, from which on a deadline that was missed counts as missed. With less effort it is less."""
+"""Part of the distance between a schedule and its bound that more effort closes, about: after the first attempt and so
+on to the last one, from which on a deadline that was missed counts as missed. With less effort it is less."""
 OPTIMISM, CAUTION, MORE_CAUTION = 0.9, 1.3, 1.25
 """Factors on the expected excess of columns that nobody has scheduled: once there is a plan, so that columns are tried;
 before there is one that meets the deadline; and on the latter whenever a choice has missed it."""
@@ -30,7 +30,7 @@ ColumnKey = tuple[int, bytes]
 
 
 @dataclass(frozen=True)
-class Replica:
+class ChosenColumn:
     """A column that was chosen."""
 
     place: int
@@ -44,11 +44,11 @@ class Replica:
 
 
 @dataclass(frozen=True)
-class Look:
+class Attempt:
     """A schedule of a column."""
 
     makespan_s: float
-    looks: int = 1
+    number: int = 1
     """How often it was worked on."""
 
 
@@ -86,9 +86,9 @@ class Selection:
         self.problem = PartitionProblem(
             space.kinds.of_adapter.tolist(), space.pools, objective, gap, seed, not space.enumerates_all
         )
-        self.known: dict[ColumnKey, Look] = {}
+        self.known: dict[ColumnKey, Attempt] = {}
         self._binding = deadline_s is not None or objective is Objective.MAKESPAN
-        self._bold = deadline_s is None
+        self._optimistic = deadline_s is None
         self._careful_turn = False
         self._caution = CAUTION
         self._gains = [effort * gain for gain in GAINS]
@@ -96,39 +96,39 @@ class Selection:
             (int(p), n.tobytes()): c for c, (p, n) in enumerate(zip(candidates.place, candidates.numbers, strict=True))
         }
 
-    def bound(self, replica: Replica) -> float:
+    def bound(self, replica: ChosenColumn) -> float:
         """Return the proven bound on a replica's makespan, seconds."""
         return float(self.space.bounds[replica.place][1].lower_bounds(replica.numbers[None])[0])
 
-    def observe(self, replica: Replica, makespan_s: float) -> None:
+    def observe(self, replica: ChosenColumn, makespan_s: float) -> None:
         """Take note of a first schedule."""
-        self.known[replica.key] = Look(makespan_s)
+        self.known[replica.key] = Attempt(makespan_s)
         self.expectation.observe(replica.place, replica.numbers, self.bound(replica), makespan_s)
 
-    def observe_again(self, replica: Replica, makespan_s: float, looks: int) -> None:
+    def observe_again(self, replica: ChosenColumn, makespan_s: float, attempts: int) -> None:
         """Take note of a schedule that was worked on more than once."""
-        self.known[replica.key] = Look(makespan_s, looks)
+        self.known[replica.key] = Attempt(makespan_s, attempts)
 
     def judge(self, met_deadline: bool) -> None:
         """Take note of whether a choice has met the deadline by now."""
         if met_deadline:
-            self._bold = True
+            self._optimistic = True
         else:
             self._caution *= MORE_CAUTION
 
-    def become_bold(self) -> bool:
+    def allow_optimism(self) -> bool:
         """Reckon with effort, though no choice has met the deadline; return whether that is new."""
-        new, self._bold = not self._bold, True
+        new, self._optimistic = not self._optimistic, True
         return new
 
-    def take_turns(self) -> None:
+    def alternate(self) -> None:
         """Reckon by turns with what effort may bring, which finds better plans, and without, which has a plan soon."""
         self._careful_turn = not self._careful_turn
 
-    def to_gain(self, replica: Replica) -> float:
+    def to_gain(self, replica: ChosenColumn) -> float:
         """Return what more effort on a scheduled replica gains, about, seconds of its makespan."""
-        look = self.known[replica.key]
-        return self._gains[look.looks - 1] * (look.makespan_s - self.bound(replica))
+        attempt = self.known[replica.key]
+        return self._gains[attempt.number - 1] * (attempt.makespan_s - self.bound(replica))
 
     def expected(self) -> np.ndarray:
         """Return the makespans to reckon with, seconds, shape (C,): infinite where the deadline is missed."""
@@ -137,24 +137,25 @@ class Selection:
         for place in range(len(self.places)):
             here = found.place == place
             result[here] = self.expectation.makespans(place, found.numbers[here], found.bounds_s[here])
-        factor = OPTIMISM if self._bold else self._caution
-        reckons = self._binding and self._bold and not self._careful_turn
+        factor = OPTIMISM if self._optimistic else self._caution
+        reckons = self._binding and self._optimistic and not self._careful_turn
         result = found.bounds_s + factor * (1 - self._gains[0] * reckons) * (result - found.bounds_s)
-        for key, look in self.known.items():
+        for key, attempt in self.known.items():
             c = self._index.get(key)
             if c is None:
                 continue
-            result[c] = look.makespan_s - reckons * self._gains[look.looks - 1] * (look.makespan_s - found.bounds_s[c])
-            if look.looks >= len(GAINS) and look.makespan_s > self.deadline_s:
+            gain = reckons * self._gains[attempt.number - 1]
+            result[c] = attempt.makespan_s - gain * (attempt.makespan_s - found.bounds_s[c])
+            if attempt.number >= len(GAINS) and attempt.makespan_s > self.deadline_s:
                 result[c] = np.inf
         return np.where(result <= self.deadline_s, result, np.inf)
 
-    def first(self) -> list[Replica]:
+    def first(self) -> list[ChosenColumn]:
         """Return the best partition at hand; empty where there is none."""
         partition = self._best_partition(self.expected())
         return [self._replica(c) for c in partition]
 
-    def next(self, clock: Clock) -> list[Replica] | None:
+    def next(self, clock: Clock) -> list[ChosenColumn] | None:
         """Return the partition of the best expected objective among the most promising columns; None for none.
 
         Raises
@@ -173,7 +174,7 @@ class Selection:
             return None
         return self._without_surplus([self._replica(int(useful[c])) for c in solved.chosen])
 
-    def alone(self) -> list[Replica]:
+    def alone(self) -> list[ChosenColumn]:
         """Return the replica of least expected cost for one adapter of each kind."""
         single = np.eye(len(self.space.kinds.counts), dtype=np.int64)
         costs = np.full((len(self.places), len(single)), np.inf)
@@ -182,7 +183,7 @@ class Selection:
             makespans = self.expectation.makespans(number, single, bound)
             costs[number] = np.where(bound <= self.deadline_s, self._weight(number) * makespans, np.inf)
         best = costs.argmin(axis=0)
-        return [Replica(int(best[k]), single[k]) for k in range(len(single)) if costs[best[k], k] < np.inf]
+        return [ChosenColumn(int(best[k]), single[k]) for k in range(len(single)) if costs[best[k], k] < np.inf]
 
     def _best_partition(self, expected: np.ndarray) -> tuple[int, ...]:
         """Return the partition of the best expected objective, the shortest of those nearly equal.
@@ -231,7 +232,7 @@ class Selection:
         held = self.candidates.numbers > 0
         return np.array([expected[held[:, k]].min(initial=np.inf) for k in range(held.shape[1])])
 
-    def _without_surplus(self, replicas: list[Replica]) -> list[Replica]:
+    def _without_surplus(self, replicas: list[ChosenColumn]) -> list[ChosenColumn]:
         """Take adapters that are covered more than once out of the replicas that gain most by it."""
         surplus = np.sum([r.numbers for r in replicas], axis=0) - self.space.kinds.counts
         for kind in np.flatnonzero(surplus > 0):
@@ -240,10 +241,10 @@ class Selection:
                 _, k = max(savings)
                 numbers = replicas[k].numbers.copy()
                 numbers[kind] -= 1
-                replicas[k] = Replica(replicas[k].place, numbers)
+                replicas[k] = ChosenColumn(replicas[k].place, numbers)
         return [r for r in replicas if r.numbers.any()]
 
-    def _saving(self, replica: Replica, kind: int) -> float:
+    def _saving(self, replica: ChosenColumn, kind: int) -> float:
         less = replica.numbers.copy()
         less[kind] -= 1
         place = self.places[replica.place]
@@ -254,5 +255,5 @@ class Selection:
         """Return what a second of a replica counts where replicas are compared one by one, ties by GPU time."""
         return float(self.rates[place]) or self._tie_rate * self.places[place].num_stages
 
-    def _replica(self, column: int) -> Replica:
-        return Replica(int(self.candidates.place[column]), self.candidates.numbers[column])
+    def _replica(self, column: int) -> ChosenColumn:
+        return ChosenColumn(int(self.candidates.place[column]), self.candidates.numbers[column])

@@ -24,7 +24,7 @@ from cappuccino.instance import Instance
 from cappuccino.solvers.baselines.bin_packing import pack_steps
 from cappuccino.solvers.baselines.layout import Layout, best_layout, geometric_counts, layout_cost
 from cappuccino.solvers.baselines.one_f_one_b import OneFOneB
-from cappuccino.solvers.baselines.placement import Place, own_places, places_of
+from cappuccino.solvers.baselines.placement import ReplicaShape, own_places, places_of
 from cappuccino.solvers.baselines.samples import Samples
 from cappuccino.solvers.baselines.sequential import alone_gpu_time
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
@@ -47,21 +47,21 @@ def grouped(instance: Instance, costs: Mapping[str, CostModel]) -> Layout:
     """
     places = places_of(instance, costs)
     everyone = list(range(len(instance.adapters)))
-    assignments: list[dict[Place, list[int]]] = [{place: everyone} for place in places if place.fits.all()]
+    assignments: list[dict[ReplicaShape, list[int]]] = [{place: everyone} for place in places if place.fits.all()]
     assignments.append(own_places(places, alone_gpu_time))
 
     @cache
-    def replica(place: Place, adapters: tuple[int, ...]) -> OneFOneB:
+    def replica(place: ReplicaShape, adapters: tuple[int, ...]) -> OneFOneB:
         return _Search(place.problem(adapters)).best()
 
-    def best(candidates: list[dict[Place, list[int]]], counts: Callable[[int], Iterable[int]]) -> Layout:
+    def best(candidates: list[dict[ReplicaShape, list[int]]], counts: Callable[[int], Iterable[int]]) -> Layout:
         return best_layout(candidates, replica, _work_s, counts)
 
     assignments.sort(key=lambda assignment: layout_cost(best([assignment], lambda _: [1])))
     return best(assignments[:MOST_PROMISING], geometric_counts)
 
 
-def _work_s(place: Place, adapter: int) -> float:
+def _work_s(place: ReplicaShape, adapter: int) -> float:
     """Return the time that an adapter's samples take on a stage in the fullest micro-batches."""
     return float(place.problem([adapter]).sample_work[0].sum())
 
@@ -97,8 +97,8 @@ class _Search:
     def _capacities(self) -> list[int]:
         problem, length = self._problem, self._samples.length
         work = sum(float(w.sum()) for w in problem.sample_work)
-        knee = problem.knee_work / work * float(length.sum()) if work > 0 else 0.0
-        unit = max(knee, float(length.mean()))
+        launch_bound = problem.launch_bound_work / work * float(length.sum()) if work > 0 else 0.0
+        unit = max(launch_bound, float(length.mean()))
         return sorted({min(int(f * unit), problem.max_tokens) for f in CAPACITIES} | {problem.max_tokens})
 
     def _try(self, groups: int, capacity: int) -> OneFOneB:

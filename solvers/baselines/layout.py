@@ -3,7 +3,7 @@
 import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from cappuccino.solvers.baselines.placement import Place
+from cappuccino.solvers.baselines.placement import ReplicaShape
 from cappuccino.solvers.baselines.replica import BaselineReplica
 
 Layout = list[tuple[BaselineReplica, str]]
@@ -16,9 +16,9 @@ def layout_cost(layout: Layout) -> tuple[float, float]:
 
 
 def best_layout(
-    assignments: Iterable[Mapping[Place, Sequence[int]]],
-    schedule: Callable[[Place, tuple[int, ...]], BaselineReplica],
-    weight: Callable[[Place, int], float],
+    assignments: Iterable[Mapping[ReplicaShape, Sequence[int]]],
+    schedule: Callable[[ReplicaShape, tuple[int, ...]], BaselineReplica],
+    weight: Callable[[ReplicaShape, int], float],
     counts: Callable[[int], Iterable[int]],
 ) -> Layout:
     """Return the replicas of least GPU time.
@@ -45,9 +45,9 @@ def best_layout(
 
 
 def _fill(
-    parts: Sequence[tuple[Place, Sequence[int]]],
-    schedule: Callable[[Place, tuple[int, ...]], BaselineReplica],
-    weight: Callable[[Place, int], float],
+    parts: Sequence[tuple[ReplicaShape, Sequence[int]]],
+    schedule: Callable[[ReplicaShape, tuple[int, ...]], BaselineReplica],
+    weight: Callable[[ReplicaShape, int], float],
     counts: Callable[[int], Iterable[int]],
 ) -> Layout:
     """Choose the number of replicas of every place of one pool: the least GPU time within the pool's GPUs."""

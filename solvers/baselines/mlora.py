@@ -16,7 +16,7 @@ from cappuccino.instance import Instance
 from cappuccino.solvers.baselines.eager import eager_turns
 from cappuccino.solvers.baselines.layout import Layout, best_layout
 from cappuccino.solvers.baselines.one_f_one_b import OneFOneB
-from cappuccino.solvers.baselines.placement import Place, least_places, own_places, places_of
+from cappuccino.solvers.baselines.placement import ReplicaShape, least_places, own_places, places_of
 from cappuccino.solvers.baselines.replica import BaselineReplica, ranks_of
 from cappuccino.solvers.baselines.samples import Samples, own_micro_batches
 from cappuccino.solvers.baselines.sequential import alone_gpu_time, one_after_the_other
@@ -33,7 +33,7 @@ def mlora(instance: Instance, costs: Mapping[str, CostModel]) -> Layout:
     """
     places = places_of(instance, costs)
     everyone = range(len(instance.adapters))
-    assignments: list[dict[Place, list[int]]] = [{place: list(everyone)} for place in least_places(places)]
+    assignments: list[dict[ReplicaShape, list[int]]] = [{place: list(everyone)} for place in least_places(places)]
     assignments.append(own_places(places, alone_gpu_time))
     return best_layout(
         assignments,
@@ -52,7 +52,7 @@ def round_robin(problem: ReplicaProblem) -> BaselineReplica:
     return min([*candidates, eager_turns(problem, samples, own)], key=lambda replica: replica.makespan_s)
 
 
-def _busy_s(place: Place, adapter: int) -> float:
+def _busy_s(place: ReplicaShape, adapter: int) -> float:
     """Return how long an adapter keeps a stage busy."""
     forward, backward, _ = one_after_the_other(place.problem([adapter])).times
     return float((forward + backward).sum())

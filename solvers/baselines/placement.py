@@ -16,7 +16,7 @@ from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class ReplicaShape:
     """Replicas of one depth on one GPU type."""
 
     instance: Instance = field(repr=False)
@@ -31,7 +31,7 @@ class Place:
         return ReplicaProblem(self.instance, self.costs, tuple(adapters), self.num_stages, self.pool.memory_gib)
 
 
-def places_of(instance: Instance, costs: Mapping[str, CostModel]) -> list[Place]:
+def places_of(instance: Instance, costs: Mapping[str, CostModel]) -> list[ReplicaShape]:
     """Return all places of an instance, pool by pool, shallow ones first.
 
     Raises
@@ -47,20 +47,22 @@ def places_of(instance: Instance, costs: Mapping[str, CostModel]) -> list[Place]
         for g in model.stage_counts(pool.count):
             fits = longest <= model.max_tokens(g, pool.memory_gib)
             if fits.any():
-                result.append(Place(instance, pool, model, g, fits))
+                result.append(ReplicaShape(instance, pool, model, g, fits))
     return result
 
 
-def least_places(places: Sequence[Place]) -> list[Place]:
+def least_places(places: Sequence[ReplicaShape]) -> list[ReplicaShape]:
     """Return, of each pool, the shallowest place that fits every adapter; none of a pool without one."""
-    found: dict[str, Place] = {}
+    found: dict[str, ReplicaShape] = {}
     for place in places:
         if place.fits.all():
             found.setdefault(place.pool.gpu, place)
     return list(found.values())
 
 
-def own_places(places: Sequence[Place], gpu_time: Callable[[Place, int], float]) -> dict[Place, list[int]]:
+def own_places(
+    places: Sequence[ReplicaShape], gpu_time: Callable[[ReplicaShape, int], float]
+) -> dict[ReplicaShape, list[int]]:
     """Assign each adapter to the shallowest place that fits it, in the pool where that costs the least GPU time.
 
     Replicas of all places used must stand side by side. Where the pools are too small for that, places are given up,
@@ -112,7 +114,7 @@ def _shallowest(fits: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     return np.where(some.any(axis=0), candidates[some.argmax(axis=0)], -1)
 
 
-def _overdrawn(places: Sequence[Place]) -> Iterator[str]:
+def _overdrawn(places: Sequence[ReplicaShape]) -> Iterator[str]:
     used: Counter[str] = Counter()
     for place in places:
         used[place.pool.gpu] += place.num_stages

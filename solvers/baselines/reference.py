@@ -17,9 +17,9 @@ from cappuccino.solvers.baselines.clustering import LengthFeatures, clusterings,
 from cappuccino.solvers.baselines.layout import Layout
 from cappuccino.solvers.baselines.one_f_one_b import OneFOneB
 from cappuccino.solvers.baselines.packed_batches import packed_batches
-from cappuccino.solvers.baselines.placement import Place, places_of
+from cappuccino.solvers.baselines.placement import ReplicaShape, places_of
 
-MakeReplica = Callable[[Place, tuple[int, ...]], OneFOneB]
+MakeReplica = Callable[[ReplicaShape, tuple[int, ...]], OneFOneB]
 
 
 def reference(instance: Instance, costs: Mapping[str, CostModel]) -> Layout:
@@ -33,7 +33,7 @@ def reference(instance: Instance, costs: Mapping[str, CostModel]) -> Layout:
     places = places_of(instance, costs)
 
     @cache
-    def replica(place: Place, adapters: tuple[int, ...]) -> OneFOneB:
+    def replica(place: ReplicaShape, adapters: tuple[int, ...]) -> OneFOneB:
         return packed_batches(place.problem(adapters))
 
     for clusters in clusterings(distances(LengthFeatures.of(instance))):
@@ -45,15 +45,15 @@ def reference(instance: Instance, costs: Mapping[str, CostModel]) -> Layout:
 
 
 def _least_depths(
-    places: Sequence[Place], clusters: Sequence[Sequence[int]], replica: MakeReplica
-) -> list[Place] | None:
+    places: Sequence[ReplicaShape], clusters: Sequence[Sequence[int]], replica: MakeReplica
+) -> list[ReplicaShape] | None:
     """Return the shallowest place of each cluster, in the pool where that costs the least GPU time.
 
     Clusters that take the most GPU time choose first. None when the pools have no room for all.
     """
-    options: list[list[tuple[float, Place]]] = []
+    options: list[list[tuple[float, ReplicaShape]]] = []
     for cluster in clusters:
-        shallowest: dict[str, Place] = {}
+        shallowest: dict[str, ReplicaShape] = {}
         for place in places:
             if place.fits[list(cluster)].all():
                 shallowest.setdefault(place.pool.gpu, place)
@@ -62,7 +62,7 @@ def _least_depths(
     if not all(options):
         return None
     free = {place.pool.gpu: place.pool.count for place in places}
-    chosen: dict[int, Place] = {}
+    chosen: dict[int, ReplicaShape] = {}
     for c in sorted(range(len(clusters)), key=lambda c: -options[c][0][0]):
         with_room = [place for _, place in options[c] if place.num_stages <= free[place.pool.gpu]]
         if not with_room:
@@ -73,7 +73,7 @@ def _least_depths(
 
 
 def _grow(
-    places: Sequence[Place], clusters: Sequence[Sequence[int]], chosen: list[Place], replica: MakeReplica
+    places: Sequence[ReplicaShape], clusters: Sequence[Sequence[int]], chosen: list[ReplicaShape], replica: MakeReplica
 ) -> None:
     """Give single GPUs to the replica that saves the most GPU time by one, while one saves some, in place."""
     free = {place.pool.gpu: place.pool.count for place in places}

@@ -14,7 +14,7 @@ from cappuccino.costs import CostModel
 from cappuccino.instance import Instance
 from cappuccino.solvers.baselines.layout import Layout, spread
 from cappuccino.solvers.baselines.one_f_one_b import OneFOneB
-from cappuccino.solvers.baselines.placement import Place, own_places, places_of
+from cappuccino.solvers.baselines.placement import ReplicaShape, own_places, places_of
 from cappuccino.solvers.baselines.replica import ranks_of
 from cappuccino.solvers.baselines.samples import Samples, own_micro_batches
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
@@ -48,12 +48,12 @@ def one_after_the_other(problem: ReplicaProblem) -> OneFOneB:
     return OneFOneB(problem, samples, rank, flushed)
 
 
-def alone_gpu_time(place: Place, adapter: int) -> float:
+def alone_gpu_time(place: ReplicaShape, adapter: int) -> float:
     """Return the GPU time of an adapter on a replica of its own."""
     return one_after_the_other(place.problem([adapter])).gpu_time_s
 
 
-def _numbers(times: Mapping[Place, list[float]]) -> dict[Place, int]:
+def _numbers(times: Mapping[ReplicaShape, list[float]]) -> dict[ReplicaShape, int]:
     """Return how many replicas each place gets: while there are GPUs, one more where replicas would end last."""
     numbers = dict.fromkeys(times, 1)
     free = {place.pool.gpu: place.pool.count for place in times}

@@ -15,7 +15,7 @@ from cappuccino.solvers.scheduling.packed_order import Links, PackedOrder, Windo
 from cappuccino.solvers.scheduling.packing import Source
 
 URGENCIES = (0.0, 0.1, 0.3, 0.7, 1.5)
-"""Urgencies tried, in multiples of the knee."""
+"""Urgencies tried, in multiples of the launch-bound work."""
 _SHIFT, _SWAP, _MOVE, _EXCHANGE, _SPLIT, _MERGE, _HURRY = range(7)
 KINDS = np.cumsum([0.26, 0.10, 0.30, 0.05, 0.07, 0.09])
 """How often a micro-batch is shifted or swapped, samples are moved or exchanged, a micro-batch is split, merged; the
@@ -73,7 +73,7 @@ def anneal(
     tail: int,
     moves: int,
     temperature_s: float,
-    knee_s: float,
+    launch_bound_s: float,
     values: np.ndarray,
     target_s: float,
 ) -> None:
@@ -89,7 +89,7 @@ def anneal(
         So many micro-batches at the end stay as they are.
     temperature_s
         How much worse a candidate may be, about, seconds.
-    knee_s
+    launch_bound_s
         Work of a micro-batch at which it leaves the launch-bound floor: the unit of urgency.
     values
         Value of `current` and of `scratch.best`, seconds, in and out.
@@ -101,7 +101,7 @@ def anneal(
     for _ in range(moves):
         if values[1] <= target_s:
             break
-        touched = _change(rng, window, candidate, low, candidate.number[0] - tail, knee_s)
+        touched = _change(rng, window, candidate, low, candidate.number[0] - tail, launch_bound_s)
         if touched[0] == -2:
             continue
         fits = touched[2] == 0
@@ -151,7 +151,7 @@ def _copy_slot(source: PackedOrder, goal: PackedOrder, slot: int) -> None:
 
 @compiled
 def _change(  # noqa: C901
-    rng: np.random.Generator, window: Window, packed: PackedOrder, low: int, high: int, knee_s: float
+    rng: np.random.Generator, window: Window, packed: PackedOrder, low: int, high: int, launch_bound_s: float
 ) -> tuple[int, int, int]:
     """Change packing or order at random.
 
@@ -171,7 +171,7 @@ def _change(  # noqa: C901
     order, batch_of = packed.order, packed.batch_of
     source, goal = order[i], order[near]
     if kind == _HURRY:
-        packed.urgency_s[source] = URGENCIES[int(rng.random() * len(URGENCIES))] * knee_s
+        packed.urgency_s[source] = URGENCIES[int(rng.random() * len(URGENCIES))] * launch_bound_s
         return source, -1, 0
     if kind == _SPLIT:
         return _split(rng, packed, i)

@@ -11,7 +11,7 @@ from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 from cappuccino.solvers.scheduling.stretch import ScheduledOrder, Stretch
 
 HOT, COLD = 0.1, 0.003
-"""First and last temperature, in multiples of the knee."""
+"""First and last temperature, in multiples of the launch-bound work."""
 CHUNK = 500
 """Moves between two looks at the clock."""
 WHOLE = 240
@@ -99,13 +99,13 @@ def _search(
     rng: np.random.Generator,
 ) -> tuple[int, float]:
     """Anneal a stretch, cooling down over the time or the moves there are; return moves made and best value."""
-    costs, knee, done = costs_of(problem), problem.knee_work, 0
+    costs, launch_bound, done = costs_of(problem), problem.launch_bound_work, 0
     values = np.array([value_s, value_s])
     while done < max_moves and not clock.over and values[1] > target_s:
         progress = done / max_moves
         if clock.left is not None:
             progress = max(progress, clock.elapsed / (clock.elapsed + clock.left + 1e-9))
-        temperature = knee * HOT * (COLD / HOT) ** progress
+        temperature = launch_bound * HOT * (COLD / HOT) ** progress
         moves = min(CHUNK, max_moves - done)
         anneal_moves(
             rng,
@@ -119,7 +119,7 @@ def _search(
             stretch.tail,
             moves,
             temperature,
-            knee,
+            launch_bound,
             values,
             target_s,
         )

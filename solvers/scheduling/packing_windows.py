@@ -69,7 +69,7 @@ def _packing_data(
 ) -> PackingData:
     works = [float(problem.sample_work[a].ravel()[n]) for a, n in samples]
     total = sum(works)
-    scale = _TOTAL_WORK / max(total, problem.knee_work)
+    scale = _TOTAL_WORK / max(total, problem.launch_bound_work)
     tangents = []
     for x in (0.0, *np.geomspace(min(works), total, 12)):
         width = 1e-4 * total

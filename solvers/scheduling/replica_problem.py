@@ -148,7 +148,7 @@ class ReplicaProblem:
         )
 
     @cached_property
-    def knee_work(self) -> float:
+    def launch_bound_work(self) -> float:
         """Work at which a micro-batch of one adapter leaves the launch-bound floor."""
         forward, backward = self._curves
         adapter = float((self.adapter_costs.forward_floor + self.adapter_costs.backward_floor).mean())

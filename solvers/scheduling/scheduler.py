@@ -15,11 +15,11 @@ from cappuccino.solvers.scheduling.programs import ReplicaSchedule, build_schedu
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 
 TARGETS = (2.0, 4.0, 1.0, 3.0, 1.5, 2.5, 6.0, 0.7, 5.0, 1.25, 3.5, 1.75)
-"""Work aimed at per micro-batch, in multiples of the knee, in the order they are tried."""
+"""Work aimed at per micro-batch, in multiples of the launch-bound work, in the order they are tried."""
 LOADS, FILLS, PATIENCES = (1.0, 2.0, 4.0, 0.0, 0.5), (0.75, 0.9, 0.5), (0.0, 0.25)
-"""Other settings of the packing rule, and the patience in multiples of the knee; the first ones with every target."""
+"""Other settings of the packing rule, and the patience likewise; the first ones with every target."""
 CRITICAL_TARGETS, CRITICAL_URGENCIES = (1.0, 0.5, 0.3, 0.75), (0.0, 0.7, 1.5, 0.3)
-"""Settings for the adapter with the longest path: target relative to that of the others, urgency in knees."""
+"""Settings for the adapter with the longest path: target relative to that of the others, urgency likewise."""
 NOISE = 0.25
 """Largest deviation of the priorities in repeated constructions."""
 CONSTRUCTION_SHARE, ANNEALING_SHARE, REPACKING_SHARE = 0.15, 0.8, 0.3
@@ -74,7 +74,7 @@ def construct(
 
     The first schedule is always finished, however little time there is; one that ends by `target_s` is the last.
     """
-    knee = problem.knee_work
+    launch_bound = problem.launch_bound_work
     chosen: tuple[ListSchedule, float] | None = None
     best: dict[bool, tuple[float, list[float]]] = {}
     passes = (False,) if problem.fastest is None else (False, True)
@@ -83,13 +83,13 @@ def construct(
             break
         target, load, urgency, critical, fill, patience = trial.settings
         cutoff = best[trial.fastest][0] if trial.fastest in best else float("inf")
-        rule = PackingRule(target * knee, fill, load, critical, urgency * knee)
+        rule = PackingRule(target * launch_bound, fill, load, critical, urgency * launch_bound)
         given = problem.fastest if trial.fastest else None
-        found = list_schedule(problem, rule, patience * knee, cutoff, trial.noise, rng, given)
+        found = list_schedule(problem, rule, patience * launch_bound, cutoff, trial.noise, rng, given)
         if found is not None and found.makespan_s < cutoff:
             best[trial.fastest] = found.makespan_s, trial.settings
             if chosen is None or found.makespan_s < chosen[0].makespan_s:
-                chosen = found, patience * knee
+                chosen = found, patience * launch_bound
     assert chosen is not None  # a micro-batch of one sample fits, so packing on the fly always gets through
     return chosen
 

@@ -147,7 +147,7 @@ def test_isotonic_follows_any_law_that_grows_and_flattens_what_falls(curves, exa
 
 
 def test_convex_finds_a_kink_and_goes_on_straight(curves, exact):
-    # a knee at 512 tokens, which were measured; no squares, so that the work is the tokens
+    # the launch-bound work is 512 tokens, which were measured; no squares, so that the work is the tokens
     one = exact[exact["grad_acc_steps"] == 4]
     kinked = with_slots(one, np.maximum(512, one["tokens"]) / 1000)
     found = times(curves.convex, curves, kinked, asked([(1, 64), (1, 512), (2, 1024), (4, 2048), (16, 2048)]))

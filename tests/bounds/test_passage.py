@@ -76,7 +76,7 @@ def test_fastest_places_pass_as_fast_as_the_bound(seed):
     places = bounds.fastest_places(0)
     assert places.shape == (steps, batch)
     assert (np.sort(np.unique(places)) == np.arange(places.max() + 1)).all()
-    rule = PackingRule(problem.knee_work, critical_urgency_s=10 * problem.knee_work)
+    rule = PackingRule(problem.launch_bound_work, critical_urgency_s=10 * problem.launch_bound_work)
     found = list_schedule(problem, rule, fastest=(0, places))
     assert [b.samples for b in found.order if b.steps == ((0, 0),)] == [
         tuple((0, int(n)) for n in np.flatnonzero(places[0] == k)) for k in range(places[0].max() + 1)

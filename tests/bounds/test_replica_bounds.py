@@ -163,7 +163,7 @@ def test_shares_add_up_to_the_fewest_micro_batches():
     instance = make_instance(*[([3], 1)] * 4)
     one, two = ReplicaBounds(instance, costs, 1, 1e6), ReplicaBounds(instance, costs, 2, 1e6)
     assert one.shares == pytest.approx([24.0] * 4)
-    assert (one.head_s, two.head_s) == (0.0, pytest.approx(39.0))
+    assert (one.ramp_s, two.ramp_s) == (0.0, pytest.approx(39.0))
     assert one.additive(np.ones((1, 4), dtype=bool)).tolist() == [pytest.approx(96.0)]
 
 
@@ -172,9 +172,9 @@ def test_shares_count_optimizer_steps():
     instance, costs = make_instance(([2], 1, 3)), make_costs(optimizer_s=0.5)
     one, two = (ReplicaBounds(instance, costs, g, 1e6) for g in (1, 2))
     assert one.shares.tolist() == [pytest.approx(3 * 6 + 3 * 0.5)]
-    assert one.head_s == 0
+    assert one.ramp_s == 0
     assert two.shares.tolist() == [pytest.approx(3 * 6 + 2 * 0.5)]
-    assert two.head_s == pytest.approx(6 + 0.5)
+    assert two.ramp_s == pytest.approx(6 + 0.5)
 
 
 def test_optimizer_steps_that_end_on_the_last_stage():

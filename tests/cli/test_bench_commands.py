@@ -11,7 +11,7 @@ from cappuccino.costs import fit_instance_costs
 from cappuccino.errors import CappuccinoError, InfeasibleError
 from cappuccino.instance import Instance
 from cappuccino.library.index import Library
-from cappuccino.library.records import Entry, EntryOptions, InstanceFile, Size
+from cappuccino.library.records import Entry, EntryFile, EntryOptions, Size
 from cappuccino.plan import Plan, Status, objective_gap
 from cappuccino.solvers import baselines, planning
 
@@ -44,7 +44,7 @@ def folder(workspace, monkeypatch):
         Entry(
             name=name,
             kind="tiny",
-            instance=InstanceFile(file="instance.json", sha256=instance.digest),
+            instance=EntryFile(file="instance.json", sha256=instance.digest),
             size=Size.of(instance),
             options=chosen,
         )
@@ -120,7 +120,7 @@ def test_the_mean_is_over_backbones_that_need_two_gpus(folder):
     document["gpu_pools"][0]["memory_gib"] = 1.9
     path.write_text(json.dumps(document))
     library = Library.load(folder)
-    reference = InstanceFile(file="instance.json", sha256=Instance.load(path).digest)
+    reference = EntryFile(file="instance.json", sha256=Instance.load(path).digest)
     Library(folder, tuple(e.model_copy(update={"instance": reference}) for e in library.entries)).save()
     said = bench(folder, "toy", "toy-makespan", "toy-deep", "--json").json
     rows = {r["instance"]: r for r in said["entries"]}

@@ -23,7 +23,7 @@ pytest.importorskip("peft")
 from helpers.small import save_llama, write_data
 
 from cappuccino.errors import InputError
-from cappuccino.runtime.launch import local as launch
+from cappuccino.runtime.launch import local
 
 LENGTHS = {"news": [3, 9, 14, 24, 7, 11], "code": [20, 5, 16, 8]}
 
@@ -72,7 +72,7 @@ def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*arguments: object) -> None:
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(launch, "ReplicaProcesses", forbidden)
+    monkeypatch.setattr(local, "ReplicaProcesses", forbidden)
 
 
 def test_a_planned_instance_is_trained_and_peft_loads_the_adapters(planned: Path, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_type_that_was_not_profiled_is_a_warning(
         used.append((options["device"], options["dtype"]))
         raise InputError("test", "", "ends here", "nothing")
 
-    monkeypatch.setattr(launch, "run_plan", end)
+    monkeypatch.setattr(local, "run_plan", end)
     done = run(planned, tmp_path / "out", instance=instance)
     assert "warning: " in done.err
     assert '"cpu" was measured with device cuda, the run has cpu' in done.err

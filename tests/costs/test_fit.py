@@ -10,7 +10,7 @@ from cappuccino.costs.validation import validate
 from cappuccino.errors import InputError
 
 FLOOR, PER_TOKEN, PER_SQUARE, POWER = 0.12, 3e-4, 2e-8, 5.0
-"""Forward plus backward of the whole backbone; the knee is at 400 tokens."""
+"""Forward plus backward of the whole backbone; the launch-bound work is 400 tokens."""
 STATIC, WORKING, HELD = {1: 20.0, 2: 12.0, 4: 8.0}, 0.002, 0.0005
 """GiB, and GiB per token."""
 

@@ -32,7 +32,7 @@ def test_limits_are_the_floor_and_the_work():
     assert CURVE(1e9, 0) == pytest.approx(0.5e9)
     steep = replace(CURVE, power=16.0)
     assert steep(2, 0) == pytest.approx(3, rel=1e-6)  # work 1 of 3: (1/3)^16 is nothing
-    assert steep.of_work(3.0) == pytest.approx(3 * 2 ** (1 / 16))  # the knee
+    assert steep.of_work(3.0) == pytest.approx(3 * 2 ** (1 / 16))  # the launch-bound work
 
 
 def test_no_floor_leaves_the_work_and_no_work_the_floor():

@@ -66,7 +66,7 @@ def test_too_few_rows_to_leave_a_depth_out(tmp_path):
     assert found.stage_counts.rows == 7
 
 
-def test_rows_below_the_knee_only_are_no_ground_for_larger_ones(tmp_path):
+def test_rows_of_launch_bound_work_only_are_no_ground_for_larger_ones(tmp_path):
     rows = synthetic_rows()
     flat = rows.assign(time_per_step_s=0.1 * (rows["grad_acc_steps"] + rows["pp_size"] - 1) / rows["pp_size"])
     warnings = validate(read(flat, tmp_path), "b", "x").warnings

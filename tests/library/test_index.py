@@ -20,12 +20,12 @@ from cappuccino.library.records import (
     ContradictionError,
     CostProbe,
     Entry,
+    EntryFile,
     EntryOptions,
+    EntryRun,
     Finding,
-    InstanceFile,
     Probes,
     Reference,
-    RunResult,
     Size,
 )
 
@@ -36,8 +36,8 @@ OTHER_PROBES = {"x": (CostProbe(num_stages=2, slots_s=(0.5, 1.0, 8.1) * 2, max_t
 
 def run(
     value: float, bound: float | None, seed: int = 0, probes: dict[str, Probes] = PROBES, reference: float = 1000.0
-) -> RunResult:
-    return RunResult(
+) -> EntryRun:
+    return EntryRun(
         value=value,
         bound=bound,
         costs=probes,
@@ -56,7 +56,7 @@ def entry_of(known: BestKnown | None = None) -> Entry:
     return Entry(
         name="e",
         kind="tiny",
-        instance=InstanceFile(file="e.json", sha256="0" * 64),
+        instance=EntryFile(file="e.json", sha256="0" * 64),
         size=Size(adapters=1, steps=1, samples=1, gpus={"x": 1}),
         options=EntryOptions(),
         costs=None if known is None else PROBES,

@@ -51,7 +51,7 @@ def test_memory_is_counted_in_tokens_not_in_work():
     assert sorted(map(len, groups(found))) == [2, 2]
 
 
-def test_below_the_knee_samples_share_a_micro_batch():
+def test_of_launch_bound_work_samples_share_a_micro_batch():
     # work 10 each, floor 30: one micro-batch of 30 against two of 30
     assert len(groups(solve(data([10, 10, 10], batches=3, tangents=[(0, 30, 1), (1, 0, 1)], current=[0, 1, 2])))) == 1
 

@@ -90,3 +90,8 @@ def test_what_cannot_be_drawn_is_refused(values):
 def test_equal_charts_are_equal_files():
     panel = Panel("title", DEADLINE, GPU_TIME, [Series("a", [1, 2], [3, 4])])
     assert line_charts([panel]) == line_charts([panel])
+
+
+def test_a_logarithmic_axis_has_plain_numbers_even_within_a_decade():
+    words = texts(drawn(Series("a", [77, 97, 194], [1, 2, 3]), x=Axis("x", log=True)))
+    assert {"80", "100", "150"} <= set(words)

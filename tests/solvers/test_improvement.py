@@ -12,7 +12,7 @@ from cappuccino.solvers.allocation.allocator import Allocation
 from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.budget import Budget, Clock
 from cappuccino.solvers.improvement import SearchLimits, improve
-from cappuccino.solvers.scheduling import scheduler as scheduling
+from cappuccino.solvers.scheduling import scheduler
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 from cappuccino.solvers.scheduling.scheduler import schedule_replica
 
@@ -23,7 +23,7 @@ REPLICAS = ((0, 1), (2, 3), (4,))
 @pytest.fixture(autouse=True)
 def small_searches(monkeypatch):
     monkeypatch.setattr(improvement, "MOVES_PER_ITERATION", 100)
-    monkeypatch.setattr(scheduling, "WINDOW_OPERATIONS", (6, 14))
+    monkeypatch.setattr(scheduler, "WINDOW_OPERATIONS", (6, 14))
 
 
 def chosen_replicas(seed: int = 0, objective: Objective = Objective.GPU_TIME, replicas=REPLICAS) -> Allocation:

@@ -53,7 +53,7 @@ def test_plans_of_every_objective_are_valid(objective):
     assert plan.replicas[0].lower_bound_s <= plan.replicas[0].makespan_s
 
 
-def test_adapters_below_the_knee_share_a_replica():
+def test_adapters_of_launch_bound_work_share_a_replica():
     # two samples of 1 token cost 30 s together (to a part in 2^16) and 60 GPU-seconds apart
     instance = make_instance(([1], 1), ([1], 1))
     plan = make_plan(instance, REPEATABLE, {"x": FLAT})

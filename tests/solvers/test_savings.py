@@ -42,7 +42,7 @@ def assembled(instance, costs, schedules, gpus, objective=Objective.GPU_TIME):
     return plan
 
 
-def test_adapters_below_the_knee_save_what_they_would_take_alone():
+def test_adapters_of_launch_bound_work_save_what_they_would_take_alone():
     # a sample of 1 token takes 30 s, two of them in one micro-batch as well (to a part in 2^16)
     instance, costs = make_instance(([1], 1), ([1], 1)), {"x": FLAT}
     together = scheduled(instance, costs, (0, 1))

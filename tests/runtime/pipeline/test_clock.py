@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cappuccino.runtime.pipeline import clock as clocks
-from cappuccino.runtime.pipeline.clock import Clock, CpuClock, CudaClock
+from cappuccino.runtime.pipeline.clock import CpuClock, CudaClock, DeviceClock
 from cappuccino.runtime.pipeline.part_meter import PartMeter
 
 
@@ -54,7 +54,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
 
 
 def test_the_gpus_moments_are_on_the_machines_clock(gpu: FakeGpu) -> None:
-    clock = Clock.of(torch.device("cuda", 0))
+    clock = DeviceClock.of(torch.device("cuda", 0))
     assert isinstance(clock, CudaClock)
     for milliseconds in (5.0, 20.0, 0.0):
         gpu.step(milliseconds)
@@ -86,7 +86,7 @@ def test_parts_on_a_gpu_are_what_lies_between_their_events(gpu: FakeGpu) -> None
 
 
 def test_the_cpus_clock_goes_on() -> None:
-    clock = Clock.of(torch.device("cpu"))
+    clock = DeviceClock.of(torch.device("cpu"))
     assert isinstance(clock, CpuClock)
     clock.mark()
     clock.mark()

@@ -150,7 +150,7 @@ def test_the_costs_of_a_simulated_machine_are_found_again(machine: Machine, back
     errors = [predicted_step_time(costs, row) / row["time_per_step_s"] - 1 for _, row in alone.iterrows()]
     assert np.abs(errors).mean() < 0.03
     np.testing.assert_allclose(list(costs.mixed.values()), 1.0, atol=0.05)  # what is left of the fit's own error
-    # adapters: seven modules at a micro-batch far below the knee cost what the machine charges for them
+    # adapters: seven modules at a micro-batch far below the launch-bound work cost what the machine charges for them
     small, large = (AdapterSize.of(machine.shape, 16, x) for x in (("q_proj",), "all-linear"))
     curve = costs.forward_curve(1)
     added = curve.adapter_floor(large) - curve.adapter_floor(small)

@@ -7,13 +7,13 @@ from helpers.builders import BACKWARD, FORWARD, make_costs, make_instance
 from cappuccino.backbone import LayerShape
 from cappuccino.bounds.replica_bounds import ReplicaBounds
 from cappuccino.instance import Adapter
-from cappuccino.solvers.allocation.adapter_classes import AdapterKinds
+from cappuccino.solvers.allocation.adapter_classes import AdapterClasses
 from cappuccino.solvers.scheduling.programs import build_schedule
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 
 
 def kinds_of(instance, costs, depths=(1, 2)):
-    return AdapterKinds.of(instance, [costs.adapter_costs(g, instance.adapters) for g in depths])
+    return AdapterClasses.of(instance, [costs.adapter_costs(g, instance.adapters) for g in depths])
 
 
 def test_equal_samples_in_equal_steps_are_one_kind():
@@ -91,19 +91,19 @@ def _costs_alone(instance, costs, adapter):
         figures += [schedule.makespan_s, *schedule.peak_memory_gib, problem.max_tokens, problem.held_room_gib]
         alone = ReplicaBounds(instance.subset([adapter]), costs, g, 1e6)
         figures += [*alone.paths, *alone.shares, *alone.work(np.ones((1, 1), dtype=int)), alone.max_tokens]
-        figures += [alone.head_s, len(problem.clipped)]
+        figures += [alone.ramp_s, len(problem.clipped)]
     return figures
 
 
 def test_sets_stand_for_all_with_as_many_of_each_kind():
-    kinds = AdapterKinds(((0, 2, 4), (1, 3)))
+    kinds = AdapterClasses(((0, 2, 4), (1, 3)))
     assert kinds.adapters(np.array([2, 1])) == (0, 1, 2)
     assert kinds.adapters(np.array([0, 2])) == (1, 3)
     assert kinds.numbers([(0, 1, 2), (4, 1), (3,)]).tolist() == [[2, 1], [1, 1], [0, 1]]
 
 
 def test_all_sets_and_their_ranks():
-    kinds = AdapterKinds(((0, 2, 4), (1, 3)))
+    kinds = AdapterClasses(((0, 2, 4), (1, 3)))
     sets = kinds.all_sets()
     assert len(sets) == kinds.number_of_sets == 4 * 3 - 1
     assert len({tuple(s) for s in sets.tolist()}) == len(sets)
@@ -111,7 +111,7 @@ def test_all_sets_and_their_ranks():
 
 
 def test_adapters_that_are_all_different_have_the_usual_subsets():
-    kinds = AdapterKinds(tuple((i,) for i in range(5)))
+    kinds = AdapterClasses(tuple((i,) for i in range(5)))
     assert kinds.number_of_sets == 31
     assert {kinds.adapters(s) for s in kinds.all_sets()} == {
         tuple(i for i in range(5) if number >> i & 1) for number in range(1, 32)

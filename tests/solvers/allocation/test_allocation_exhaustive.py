@@ -9,8 +9,7 @@ from helpers.spaces import best_objective, random_space
 
 from cappuccino.errors import InfeasibleError
 from cappuccino.plan import Objective
-from cappuccino.solvers.allocation import allocator as allocation
-from cappuccino.solvers.allocation import candidates, columns
+from cappuccino.solvers.allocation import allocator, candidates, columns
 from cappuccino.solvers.allocation.allocator import Allocator
 from cappuccino.solvers.allocation.candidates import Candidates, find_candidates
 from cappuccino.solvers.allocation.columns import ReplicaSpace
@@ -124,8 +123,8 @@ def test_plans_are_never_below_the_optimum_of_the_bounds(first, enumerated, monk
     if not enumerated:
         monkeypatch.setattr(columns, "MOST_SETS", 0)
     look = Budget(seconds=None, constructions=2, moves=0, windows=0)
-    monkeypatch.setattr(allocation, "FIRST_LOOK", look)
-    monkeypatch.setattr(allocation, "FURTHER_LOOKS", tuple((share, look) for share, _ in allocation.FURTHER_LOOKS))
+    monkeypatch.setattr(allocator, "FIRST_ATTEMPT", look)
+    monkeypatch.setattr(allocator, "FURTHER_ATTEMPTS", tuple((share, look) for share, _ in allocator.FURTHER_ATTEMPTS))
     for seed in range(first, first + 4):
         tried = case(seed)
         try:

@@ -113,7 +113,7 @@ def test_places_carry_the_additive_bounds():
     assert {p.rate for p in space.places(Objective.MAKESPAN)} == {0.0}
     # without a floor the shares are the work: 9 s, and 18 s for two steps; on 2 stages the shortest sample's 6 s on top
     assert places[1].shares == pytest.approx([9.0, 18.0])
-    assert places[1].head_s == pytest.approx(6.0)
+    assert places[1].ramp_s == pytest.approx(6.0)
     assert places[1].makespans(np.array([[2, 1]])) == pytest.approx(6.0 + 2 * 9 + 18)
     assert places[1].makespans(np.array([[1, 0]])) == pytest.approx(places[1].paths[0])
 

@@ -16,7 +16,7 @@ def random_place(rng: np.random.Generator, kinds: int, rate: float | None = None
         gpu="x",
         num_stages=stages,
         rate=stages * float(rng.choice([1.0, 0.5])) if rate is None else rate,
-        head_s=float(rng.choice([0.0, 0.7])),
+        ramp_s=float(rng.choice([0.0, 0.7])),
         shares=np.where(fits, shares, np.inf),
         paths=np.where(fits, paths, np.inf),
     )
@@ -120,14 +120,14 @@ def test_all_sets_within_reach_are_listed(first):
         makespans = place.makespans(sets)
         ok = np.isfinite(makespans) & (makespans <= (limit or np.inf))
         surplus = place.rate * makespans[ok] + charge - sets[ok] @ prices
-        reach = float(np.quantile(surplus, 0.4)) + 1e-6 if ok.any() else 0.0
-        expected = {tuple(s) for s in sets[ok][surplus <= reach].tolist()}
-        found = KnapsackPricing((place,), counts).within_reach(0, prices, charge, limit, reach, 100_000)
+        slack = float(np.quantile(surplus, 0.4)) + 1e-6 if ok.any() else 0.0
+        expected = {tuple(s) for s in sets[ok][surplus <= slack].tolist()}
+        found = KnapsackPricing((place,), counts).within_slack(0, prices, charge, limit, slack, 100_000)
         assert found is not None
         assert {tuple(s) for s in found.tolist()} == expected, seed
         assert len(found) == len(expected)
         if len(expected) > 1:
-            assert KnapsackPricing((place,), counts).within_reach(0, prices, charge, limit, reach, 1) is None
+            assert KnapsackPricing((place,), counts).within_slack(0, prices, charge, limit, slack, 1) is None
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -140,8 +140,8 @@ def test_enumerated_columns_are_priced_exactly(seed):
     assert found.ratio == pytest.approx(best_ratio(place, counts, prices, charge, limit))
     assert found.makespans == pytest.approx(place.makespans(found.sets))
     assert (found.makespans <= (limit or np.inf)).all()
-    reached = pricing.within_reach(0, prices, charge, limit, 0.5, 10**6)
-    knapsack = KnapsackPricing((place,), counts).within_reach(0, prices, charge, limit, 0.5, 10**6)
+    reached = pricing.within_slack(0, prices, charge, limit, 0.5, 10**6)
+    knapsack = KnapsackPricing((place,), counts).within_slack(0, prices, charge, limit, 0.5, 10**6)
     assert reached is not None and knapsack is not None
     assert {tuple(s) for s in reached.tolist()} == {tuple(s) for s in knapsack.tolist()}
 

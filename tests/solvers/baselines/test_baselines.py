@@ -148,7 +148,7 @@ def test_mlora_keeps_as_many_adapters_in_flight_as_its_own_executor():
 # reference
 
 
-def test_reference_packs_a_batch_below_the_knee():
+def test_reference_packs_a_batch_of_launch_bound_work():
     # DEEP's memory, flat times: one group of two tokens (30 + 30) 2 = 120 against (30 + 60) 3 / 2; 10 + 10 + 20 + 20 s
     costs = make_costs(stages=(2,), usable=20.0, **FLAT)
     plan = made("reference", make_instance(([1, 1], 2, 2), gpus=2), costs)
@@ -202,7 +202,7 @@ def test_grouped_alternates_the_steps_of_groups():
     assert (plan.gpu_time_s, plan.makespan_s) == (30, 15)
 
 
-def test_grouped_packs_below_the_knee():
+def test_grouped_packs_of_launch_bound_work():
     # 4 tokens of both adapters in one micro-batch of 30 s, twice
     plan = made("grouped", make_instance(([1, 1], 2, 2), ([1, 1], 2, 2), gpus=1), make_costs(**FLAT))
     assert plan.gpu_time_s == pytest.approx(60)

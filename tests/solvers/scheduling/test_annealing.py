@@ -32,10 +32,10 @@ class Search:
 
     def run(self, seed: int | np.random.Generator, moves: int, *, low=0, tail=0, target_s=0.0, heat=0.1):
         """Make moves and return the generator, to go on with."""
-        rng, knee = np.random.default_rng(seed), self.problem.knee_work
+        rng, launch_bound = np.random.default_rng(seed), self.problem.launch_bound_work
         anneal(
             rng, self.machine, self.costs, self.window, self.current, self.scratch, self.begin, low, tail, moves,
-            heat * knee, knee, self.values, target_s,
+            heat * launch_bound, launch_bound, self.values, target_s,
         )  # fmt: skip
         return rng
 
@@ -71,7 +71,7 @@ def test_changes_keep_packing_and_order_consistent(seed):
     for _ in range(120):
         before = listed(current)
         high = int(candidate.number[0]) - tail
-        touched = _change(rng, search.window, candidate, low, high, search.problem.knee_work)
+        touched = _change(rng, search.window, candidate, low, high, search.problem.launch_bound_work)
         if touched[0] == -2:
             assert listed(candidate) == before
             outcomes.add("nothing")
@@ -107,7 +107,7 @@ def test_every_kind_of_change_happens():
     seen = set()
     for _ in range(600):
         before = deepcopy(packed)
-        touched = _change(rng, search.window, packed, 0, int(packed.number[0]), search.problem.knee_work)
+        touched = _change(rng, search.window, packed, 0, int(packed.number[0]), search.problem.launch_bound_work)
         moved = int(np.sum(before.batch_of != packed.batch_of))
         grown = int(packed.number[0] - before.number[0])
         if touched[0] == -2:

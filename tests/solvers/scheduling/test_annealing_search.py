@@ -6,8 +6,7 @@ from helpers.builders import make_costs, make_instance, make_problem
 from helpers.schedules import built, contents, random_replica, violations
 
 from cappuccino.solvers.budget import Clock
-from cappuccino.solvers.scheduling import annealing_search as local_search
-from cappuccino.solvers.scheduling import stretch
+from cappuccino.solvers.scheduling import annealing_search, stretch
 from cappuccino.solvers.scheduling.annealing_search import _windows, anneal
 from cappuccino.solvers.scheduling.list_scheduling import ListSchedule, list_schedule
 from cappuccino.solvers.scheduling.order_scheduling import schedule_order
@@ -18,7 +17,7 @@ FOREVER = Clock(None)
 
 
 def first(problem, target=1.0):
-    return list_schedule(problem, PackingRule(target * problem.knee_work))
+    return list_schedule(problem, PackingRule(target * problem.launch_bound_work))
 
 
 def content(schedule: ListSchedule):
@@ -28,8 +27,8 @@ def content(schedule: ListSchedule):
 @pytest.fixture
 def short_windows(monkeypatch):
     """Make windows of 4 micro-batches, with a lookahead of one per stage, where there are more than 6."""
-    monkeypatch.setattr(local_search, "WHOLE", 6)
-    monkeypatch.setattr(local_search, "WINDOW", 4)
+    monkeypatch.setattr(annealing_search, "WHOLE", 6)
+    monkeypatch.setattr(annealing_search, "WINDOW", 4)
     monkeypatch.setattr(stretch, "LOOKAHEAD", 1)
 
 
@@ -49,8 +48,8 @@ def test_annealing_never_worsens_and_stays_valid(seed):
 def test_annealing_by_windows_never_worsens_and_stays_valid(seed, short_windows):
     layout = "padded" if seed % 5 == 0 else "packed"
     problem = random_replica(seed, tight=seed % 2 == 0, clip=seed % 4 == 0, layout=layout)
-    patience = (0.0, 0.25 * problem.knee_work)[seed % 2]
-    start, reported = list_schedule(problem, PackingRule(0.3 * problem.knee_work), patience), []
+    patience = (0.0, 0.25 * problem.launch_bound_work)[seed % 2]
+    start, reported = list_schedule(problem, PackingRule(0.3 * problem.launch_bound_work), patience), []
     found = anneal(problem, start, patience, FOREVER, 2000, 0.0, np.random.default_rng(seed), reported.append)
     assert found.makespan_s <= start.makespan_s
     makespans = [s.makespan_s for s in (start, *reported)]
@@ -65,7 +64,7 @@ def test_annealing_by_windows_gains(short_windows):
     for seed in range(12):
         problem = random_replica(seed, tight=seed % 2 == 0)
         start = first(problem, 0.3)
-        if len(start.order) > 2 * local_search.WHOLE:
+        if len(start.order) > 2 * annealing_search.WHOLE:
             found = anneal(problem, start, 0.0, FOREVER, 3000, 0.0, np.random.default_rng(seed))
             gains.append(1 - found.makespan_s / start.makespan_s)
     assert len(gains) >= 4
@@ -100,12 +99,12 @@ def test_equal_seeds_and_moves_give_equal_schedules(seed, windowed, request):
 
 
 def test_windows_cover_everything(short_windows):
-    counts, size = [], local_search.WINDOW
+    counts, size = [], annealing_search.WINDOW
     for seed in range(30):
         problem = random_replica(seed)
         current = ScheduledOrder.of(problem, first(problem, 0.1).order, 0.0)
         count = len(current.order)
-        if count <= local_search.WHOLE:
+        if count <= annealing_search.WHOLE:
             continue
         counts.append(count)
         lows = _windows(current, np.random.default_rng(seed))

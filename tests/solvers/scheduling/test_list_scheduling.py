@@ -82,7 +82,7 @@ def test_fixed_orders_give_valid_schedules(seed):
 
 def rule_and_patience(problem, seed):
     rng = np.random.default_rng(seed)
-    target, urgency = float(rng.uniform(0.3, 6)) * problem.knee_work, (0.0, 10.0, 40.0)[seed % 3]
+    target, urgency = float(rng.uniform(0.3, 6)) * problem.launch_bound_work, (0.0, 10.0, 40.0)[seed % 3]
     rule = PackingRule(target, (0.75, 0.5, 1.0)[seed % 3], float(seed % 2), (1.0, 0.4)[seed % 2], urgency)
     return rule, float(seed % 3) * 5
 
@@ -224,7 +224,7 @@ def test_the_adapter_with_the_longest_path_is_urgent():
 
 def test_equal_seeds_give_equal_noise():
     problem = random_replica(7)
-    rule = PackingRule(problem.knee_work)
+    rule = PackingRule(problem.launch_bound_work)
 
     def noisy(noise: float, seed: int):
         found = list_schedule(problem, rule, noise=noise, rng=np.random.default_rng(seed))

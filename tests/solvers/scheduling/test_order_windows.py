@@ -13,7 +13,7 @@ from cappuccino.solvers.scheduling.programs import build_schedule
 
 
 def tight_schedule(problem):
-    return built(problem, list_schedule(problem, PackingRule(0.5 * problem.knee_work)))
+    return built(problem, list_schedule(problem, PackingRule(0.5 * problem.launch_bound_work)))
 
 
 @pytest.mark.parametrize("seed", range(24))

@@ -11,7 +11,7 @@ from cappuccino.solvers.scheduling.packing_windows import repack
 
 
 def first(problem):
-    return list_schedule(problem, PackingRule(0.5 * problem.knee_work))
+    return list_schedule(problem, PackingRule(0.5 * problem.launch_bound_work))
 
 
 @pytest.mark.parametrize("seed", range(16))
@@ -28,7 +28,7 @@ def test_repacking_never_worsens_and_stays_valid(seed):
             found = new
 
 
-def test_repacking_joins_micro_batches_below_the_knee():
+def test_repacking_joins_micro_batches_of_launch_bound_work():
     # 4 samples of 1 token, floor 12 + 24: apart 4 x 36 and more, together one micro-batch
     costs = make_costs(forward=SmoothMaximum(12.0, 1.0, 0.01, 4.0), backward=SmoothMaximum(24.0, 2.0, 0.02, 4.0))
     problem = make_problem(make_instance(*[([1], 1)] * 4), costs, 1)

@@ -5,7 +5,7 @@ from helpers.schedules import built, contents, one_by_one, random_replica, viola
 
 from cappuccino.costs import SmoothMaximum
 from cappuccino.solvers.budget import Budget, Clock
-from cappuccino.solvers.scheduling import scheduler as scheduling
+from cappuccino.solvers.scheduling import scheduler
 from cappuccino.solvers.scheduling.list_scheduling import list_schedule
 from cappuccino.solvers.scheduling.packing import PackingRule
 from cappuccino.solvers.scheduling.programs import ReplicaSchedule
@@ -20,7 +20,7 @@ ENDLESS = Budget(seconds=None)
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch):
     """Let CP-SAT prove the windows it is given within a moment."""
-    monkeypatch.setattr(scheduling, "WINDOW_OPERATIONS", (6, 14))
+    monkeypatch.setattr(scheduler, "WINDOW_OPERATIONS", (6, 14))
 
 
 def content(schedule: ReplicaSchedule):
@@ -68,32 +68,32 @@ def test_constructions_never_worsen_with_their_number():
         makespans.append(found.makespan_s)
     assert makespans == sorted(makespans, reverse=True)
     # the first one is that of the first settings
-    rule = PackingRule(scheduling.TARGETS[0] * problem.knee_work, scheduling.FILLS[0], scheduling.LOADS[0])
-    assert makespans[0] == list_schedule(problem, rule, scheduling.PATIENCES[0] * problem.knee_work).makespan_s
+    rule = PackingRule(scheduler.TARGETS[0] * problem.launch_bound_work, scheduler.FILLS[0], scheduler.LOADS[0])
+    assert makespans[0] == list_schedule(problem, rule, scheduler.PATIENCES[0] * problem.launch_bound_work).makespan_s
 
 
 def test_settings_are_varied_one_by_one_around_the_best(monkeypatch):
     problem, tried = random_replica(10), []
 
     def recorded(problem, rule, patience_s, cutoff_s, noise, rng, fastest):
-        knee = problem.knee_work
-        times = rule.target_work_s / knee, rule.critical_urgency_s / knee, patience_s / knee
+        launch_bound = problem.launch_bound_work
+        times = rule.target_work_s / launch_bound, rule.critical_urgency_s / launch_bound, patience_s / launch_bound
         tried.append((times[0], rule.load, times[1], rule.critical_target, rule.fill, times[2], noise))
         found = list_schedule(problem, rule, patience_s, cutoff_s, noise, rng, fastest)
         makespans.append(found.makespan_s if found else float("inf"))
         return found
 
     makespans: list[float] = []
-    monkeypatch.setattr(scheduling, "list_schedule", recorded)
+    monkeypatch.setattr(scheduler, "list_schedule", recorded)
     construct(problem, 60, Clock(None), 0.0, np.random.default_rng(0))
     assert len(tried) == 60
     expected = [
-        scheduling.TARGETS,
-        scheduling.LOADS,
-        scheduling.CRITICAL_URGENCIES,
-        scheduling.CRITICAL_TARGETS,
-        scheduling.FILLS,
-        scheduling.PATIENCES,
+        scheduler.TARGETS,
+        scheduler.LOADS,
+        scheduler.CRITICAL_URGENCIES,
+        scheduler.CRITICAL_TARGETS,
+        scheduler.FILLS,
+        scheduler.PATIENCES,
     ]
     systematic = 1 + sum(len(values) - 1 for values in expected)
     for i, values in enumerate(expected):
@@ -103,7 +103,7 @@ def test_settings_are_varied_one_by_one_around_the_best(monkeypatch):
         assert sum(abs(x - y) > 1e-9 for x, y in zip(tried[k], best, strict=True)) == 1
     assert {t[-1] for t in tried[:systematic]} == {0.0}
     # then around the best of them, with noise and targets a little off
-    assert {t[-1] for t in tried[systematic:]} == {scheduling.NOISE}
+    assert {t[-1] for t in tried[systematic:]} == {scheduler.NOISE}
 
 
 def test_a_start_is_never_worsened():
@@ -153,13 +153,13 @@ def models_solved(monkeypatch):
     """Return a list that learns of every CP-SAT model."""
     calls: list[str] = []
     for name in ("repack", "improve_order"):
-        original = getattr(scheduling, name)
+        original = getattr(scheduler, name)
 
         def recorded(*args, name=name, original=original, **options):
             calls.append(name)
             return original(*args, **options)
 
-        monkeypatch.setattr(scheduling, name, recorded)
+        monkeypatch.setattr(scheduler, name, recorded)
     return calls
 
 

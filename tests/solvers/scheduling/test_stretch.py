@@ -108,7 +108,8 @@ def test_the_best_of_a_window_takes_its_place(seed, monkeypatch):
     values = np.full(2, window.value(current.machine))
     anneal(
         rng, current.machine, costs_of(problem), window.arrays.window, window.arrays.packed, window.scratch,
-        window.begin, window.low, window.tail, 200, 0.1 * problem.knee_work, problem.knee_work, values, 0.0,
+        window.begin, window.low, window.tail, 200, 0.1 * problem.launch_bound_work,
+        problem.launch_bound_work, values, 0.0,
     )  # fmt: skip
     found = current.with_best_of(window)
     # a window that sees the end knows what the schedule becomes
