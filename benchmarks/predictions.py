@@ -14,12 +14,12 @@ from statistics import median
 
 import numpy as np
 
+from cappuccino.backbone import read_backbone_shape
 from cappuccino.checker import check
 from cappuccino.costs import fit_instance_costs
 from cappuccino.instance import Instance
 from cappuccino.plan import Plan
 from cappuccino.reports.prediction_error import compare_with_trace
-from cappuccino.runtime.backbone.config import read_backbone_shape
 from cappuccino.runtime.backbone.tiny import build_tiny_backbone
 from cappuccino.runtime.launch.local import run_plan
 from cappuccino.runtime.profiling.grid import ProfileGrid
@@ -47,7 +47,7 @@ WORKLOADS = {
 def write_workload(name: str, folder: Path, backbone: Path, table: Path, stages: int, scale: float) -> Instance:
     """Write instance and data of a workload: lengths drawn once and for all, random tokens."""
     rng = np.random.default_rng(sum(map(ord, name)))
-    vocab = read_backbone_shape(backbone).vocab_size
+    vocab = read_backbone_shape(backbone).vocab
     datasets, adapters = {}, []
     (folder / "data").mkdir(parents=True, exist_ok=True)
     for i, (middle, spread, batch, full, rank, targets, clip) in enumerate(WORKLOADS[name]):

@@ -12,7 +12,7 @@ from cappuccino.errors import InfeasibleError, InputError, InvalidPlanError
 from cappuccino.instance import Instance
 from cappuccino.library.index import Library, cost_probes, least_gpus
 from cappuccino.library.merge_rules import require_no_contradiction
-from cappuccino.library.records import TOLERANCE, Entry, EntryRun, Reference
+from cappuccino.library.records import TOLERANCE, Entry, EntryResult, Reference
 from cappuccino.plan import Objective, Plan
 from cappuccino.simulator import Simulation
 
@@ -23,7 +23,7 @@ BASELINE = "reference"
 class EntryRun:
     """One run of an entry, as its process hands it back."""
 
-    result: EntryRun
+    result: EntryResult
     least_gpus: int
     """The fewest GPUs that hold the backbone with one of the adapters."""
     first_plan_s: float | None
@@ -98,7 +98,7 @@ def run_entry(folder: Path, name: str, time_limit_s: float, seed: int, plans: Pa
         kept = None if before is None else examine(before, entry, instance, costs)
         if not (isinstance(kept, float) and kept <= value):
             plan.save(path)
-    result = EntryRun(
+    result = EntryResult(
         value=value,
         bound=plan.lower_bound_s,
         costs=cost_probes(instance, costs),

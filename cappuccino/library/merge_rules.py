@@ -5,7 +5,7 @@ from cappuccino.library.records import (
     BestKnown,
     ContradictionError,
     Entry,
-    EntryRun,
+    EntryResult,
 )
 
 
@@ -41,7 +41,7 @@ def require_no_contradiction(entry: Entry, value: float, bound: float | None, re
                 raise ContradictionError(f"{message}; one of them is wrong: find out which before either is kept")
 
 
-def updated_entry(entry: Entry, run: EntryRun) -> Entry:
+def updated_entry(entry: Entry, run: EntryResult) -> Entry:
     """Return the entry with the least objective and the largest bound of what is known and what the run found.
 
     Figures that were found with other costs are replaced.

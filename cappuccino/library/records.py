@@ -182,7 +182,7 @@ class Entry(Record):
 
 
 @dataclass(frozen=True)
-class EntryRun:
+class EntryResult:
     """What a run of an entry found; its plan is one that the checker confirmed."""
 
     value: float

@@ -22,7 +22,7 @@ from cappuccino.library.records import (
     Entry,
     EntryFile,
     EntryOptions,
-    EntryRun,
+    EntryResult,
     Finding,
     Probes,
     Reference,
@@ -36,8 +36,8 @@ OTHER_PROBES = {"x": (CostProbe(num_stages=2, slots_s=(0.5, 1.0, 8.1) * 2, max_t
 
 def run(
     value: float, bound: float | None, seed: int = 0, probes: dict[str, Probes] = PROBES, reference: float = 1000.0
-) -> EntryRun:
-    return EntryRun(
+) -> EntryResult:
+    return EntryResult(
         value=value,
         bound=bound,
         costs=probes,
