@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -76,7 +77,9 @@ def svg(figure: "Figure") -> str:
     import matplotlib as mpl  # noqa: PLC0415
 
     text = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cappuccino"}):
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cappuccino"}), warnings.catch_warnings():
+        # only the measured width of a text is concerned: the viewer has fonts of its own
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     document = text.getvalue()
     return document[document.index("<svg") :]  # so that it can stand in a page
@@ -96,7 +99,8 @@ def _draw(axes: "Axes", panel: Panel) -> None:
             marker="o" if series.markers else None,
             markersize=4,
         )
-    axes.set_title(panel.title, fontsize="medium", fontweight="bold", loc="left")
+    # names are the user's: a $ in them is no formula
+    axes.set_title(panel.title, fontsize="medium", fontweight="bold", loc="left", parse_math=False)
     axes.set_xlabel(panel.x.label)
     axes.set_ylabel(panel.y.label)
     axes.grid(color="#e4e4e4")

@@ -74,6 +74,13 @@ def test_labels_are_escaped():
     assert "gap <= 2% & more" in texts(drawn(Series("gap <= 2% & more", [1, 2], [1, 2])))
 
 
+@pytest.mark.parametrize("title", ["a < b & c", "$100 of $\\nothing{", "模型 ☕", "_private"])
+def test_a_title_is_what_the_user_wrote(title, recwarn):
+    root = ElementTree.fromstring(line_charts([Panel(title, DEADLINE, GPU_TIME, [Series("a", [1, 2], [1, 2])])]))
+    assert title in texts(root)
+    assert not recwarn
+
+
 @pytest.mark.parametrize("values", [[7, 7], [0, 0], [1e-7, 2e-7], [3e8, 9e8], [-5, 5]])
 def test_axes_of_any_range_have_ticks(values):
     root = drawn(Series("a", [1, 2], values))
