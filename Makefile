@@ -35,7 +35,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 # Numba keys its cache by the file of the outermost function alone: an edit of any of them makes all of it stale.
-KERNELS := $(shell grep -l '^@compiled' cappuccino/*.py cappuccino/*/*.py solvers/*.py solvers/*/*.py)
+KERNELS := $(shell grep -l '^@compiled' cappuccino/*.py cappuccino/*/*.py solvers/*.py solvers/*/*.py solvers/*/*/*.py)
 $(VENV)/.kernels: $(KERNELS) | $(INSTALLED)
 	find cappuccino solvers -name '*.nb[ci]' -delete
 	$(BIN)/cappuccino plan instances/tiny1-llama7b.json -o out/kernels/plan.json --time-limit 1 >/dev/null 2>&1

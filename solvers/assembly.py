@@ -7,7 +7,7 @@ from cappuccino import __version__
 from cappuccino.costs import CostModel
 from cappuccino.instance import Instance
 from cappuccino.plan import InstanceReference, Objective, Plan, Status, objective_gap, rounded_bound
-from cappuccino.solvers.scheduling.programs import ReplicaSchedule
+from cappuccino.solvers.scheduling.schedule import ReplicaSchedule
 
 
 def assemble_plan(

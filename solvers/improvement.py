@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cappuccino.plan import Objective
 from cappuccino.solvers.allocation.allocator import Allocation
 from cappuccino.solvers.budget import Budget, Clock
-from cappuccino.solvers.scheduling.programs import ReplicaSchedule
+from cappuccino.solvers.scheduling.schedule import ReplicaSchedule
 from cappuccino.solvers.scheduling.scheduler import schedule_replica
 
 MOVES_PER_ITERATION = 2000

@@ -16,8 +16,8 @@ from cappuccino.instance import GpuPool
 from cappuccino.plan import AdapterSaving, Objective, Plan
 from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.budget import Budget, Clock
-from cappuccino.solvers.scheduling.programs import ReplicaSchedule, build_schedule
 from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem
+from cappuccino.solvers.scheduling.schedule import ReplicaSchedule, build_schedule
 from cappuccino.solvers.scheduling.scheduler import schedule_replica
 
 EFFORT = Budget(seconds=None, constructions=24, moves=4000, windows=0)

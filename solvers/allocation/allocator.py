@@ -15,8 +15,8 @@ from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.allocation.milp import TimeUpError
 from cappuccino.solvers.allocation.selection import GAINS, ChosenColumn, ColumnKey, Selection
 from cappuccino.solvers.budget import Budget, Clock, InterruptedSearchError, interrupted
-from cappuccino.solvers.scheduling.programs import ReplicaSchedule
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
+from cappuccino.solvers.scheduling.schedule import ReplicaSchedule
 from cappuccino.solvers.scheduling.scheduler import schedule_replica
 
 FIRST_ATTEMPT = Budget(seconds=None, constructions=64, moves=8000, windows=0)

@@ -54,5 +54,5 @@ def round_robin(problem: ReplicaProblem) -> BaselineReplica:
 
 def _busy_s(place: ReplicaShape, adapter: int) -> float:
     """Return how long an adapter keeps a stage busy."""
-    forward, backward, _ = one_after_the_other(place.problem([adapter])).times
-    return float((forward + backward).sum())
+    batches = one_after_the_other(place.problem([adapter])).batches
+    return float((batches.forward_s + batches.backward_s).sum())

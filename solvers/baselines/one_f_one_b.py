@@ -30,23 +30,20 @@ class OneFOneB(BaselineReplica):
         if self.flushed is not None:
             needed = np.where(self.flushed, np.arange(self.count), needed)
         room = self.problem.held_room_gib * (1 + 1e-9)
-        return _release(needed, self.shapes[0], self.problem.num_stages, memory.working_gib, memory.held_gib, room)
+        return _release(needed, self.batches.tokens, self.problem.num_stages, memory.working_gib, memory.held_gib, room)
 
     @cached_property
-    def makespan_s(self) -> float:
-        """Makespan of the schedule, seconds."""
-        return _makespan(self.problem.num_stages, *self.times, self._released, *self.optimizer_times)
+    def operations(self) -> np.ndarray:
+        """Rank k for the F of a micro-batch and ~k for its B, by stage, shape (G, 2 M).
 
-    def operations(self) -> list[list[int]]:
-        """Return rank k for the F of a micro-batch and ~k for its B, by stage in the order of its program."""
+        A later stage has at least as many B's before an F as an earlier one, so none waits for another in a circle.
+        """
         stages, ranks = self.problem.num_stages, np.arange(self.count)
-        result = []
-        for s in range(stages):
+        result = np.zeros((stages, 2 * self.count), np.int64)
+        for s, program in enumerate(result):
             released = np.maximum(self._released, ranks - stages + s + 1)
-            program = np.zeros(2 * self.count, np.int64)
             program[ranks + released] = ranks
             program[ranks + np.searchsorted(released, ranks, side="right")] = ~ranks
-            result.append(program.tolist())
         return result
 
 
@@ -82,38 +79,3 @@ def _release(
             done += 1
         result[k] = done
     return result
-
-
-@compiled
-def _makespan(
-    stages: int,
-    forward: np.ndarray,
-    backward: np.ndarray,
-    transfer: np.ndarray,
-    released: np.ndarray,
-    before_s: np.ndarray,
-    after_s: np.ndarray,
-    end_s: float,
-) -> float:
-    """Return the makespan. A later stage has at least as many B's before an F as an earlier one, so none waits.
-
-    Optimizer steps with clipped gradients wait for the first stage, which is the last to be done.
-    """
-    count, last = len(forward), stages - 1
-    free = np.zeros(stages)
-    done = np.zeros(stages, np.int64)
-    ended = np.zeros((stages, count))
-    for k in range(count + 1):
-        for s in range(last, -1, -1):
-            goal = count if k == count else max(released[k], k - stages + s + 1)
-            for j in range(done[s], goal):
-                start = free[s] if s == last else max(free[s], ended[s + 1, j] + transfer[j])
-                ended[s, j] = start + backward[j]
-                free[s] = ended[s, j] + after_s[j]
-            done[s] = max(done[s], goal)
-        if k < count:
-            arrival = 0.0
-            for s in range(stages):
-                free[s] = max(free[s] + before_s[k], arrival) + forward[k]
-                arrival = free[s] + transfer[k]
-    return max(free.max(), free[0] + end_s)

@@ -25,8 +25,6 @@ class Samples:
     """Steps of all adapters numbered one after the other, so that step j + 1 of an adapter follows its step j."""
     length: np.ndarray
     """Tokens."""
-    final_steps: np.ndarray
-    """`step_id` of each adapter's last step, shape (adapters,)."""
 
     @classmethod
     def of(cls, problem: ReplicaProblem) -> "Samples":
@@ -43,7 +41,6 @@ class Samples:
             step=step,
             step_id=step + np.repeat(np.cumsum(steps) - steps, size),
             length=np.concatenate([x.ravel() for x in problem.lengths]).astype(np.int64),
-            final_steps=np.cumsum(steps) - 1,
         )
 
 

@@ -1,257 +1,125 @@
-"""Simulated annealing over packing and order together, compiled: every candidate is list-scheduled.
+"""Anneals packing and order: short schedules as a whole, long ones window by window."""
 
-Legend: N samples, C slots, as in `packed_order`.
-"""
-
-import math
-from typing import NamedTuple
+from collections.abc import Callable
 
 import numpy as np
 
-from cappuccino.compiled import compiled
-from cappuccino.solvers.scheduling.batch_costs import BatchCosts
-from cappuccino.solvers.scheduling.list_schedule_kernel import Jobs, Machine, State, copy_state, run_pipeline
-from cappuccino.solvers.scheduling.packed_order import Links, PackedOrder, Window, link, price
-from cappuccino.solvers.scheduling.packing import Source
-
-URGENCIES = (0.0, 0.1, 0.3, 0.7, 1.5)
-"""Urgencies tried, in multiples of the launch-bound work."""
-_SHIFT, _SWAP, _MOVE, _EXCHANGE, _SPLIT, _MERGE, _HURRY = range(7)
-KINDS = np.cumsum([0.26, 0.10, 0.30, 0.05, 0.07, 0.09])
-"""How often a micro-batch is shifted or swapped, samples are moved or exchanged, a micro-batch is split, merged; the
-rest of the moves changes an urgency."""
-REACH = 8
-"""How far in the order a micro-batch or a sample is moved at most."""
+from cappuccino.solvers.budget import Clock
+from cappuccino.solvers.scheduling.kernels.arrays import MoveRule
+from cappuccino.solvers.scheduling.kernels.moves import anneal as anneal_moves
+from cappuccino.solvers.scheduling.order import ScheduledOrder, Stretch
+from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
+from cappuccino.solvers.scheduling.schedule import ReplicaSchedule
+from cappuccino.solvers.scheduling.settings import DEFAULT, SchedulingSettings
 
 
-class Scratch(NamedTuple):
-    """Room for candidates."""
-
-    links: Links
-    jobs: Jobs
-    state: State
-    source: Source
-    """An inactive one."""
-    candidate: PackedOrder
-    best: PackedOrder
-    """The best met so far."""
-
-
-@compiled
-def copy_packed(source: PackedOrder, goal: PackedOrder) -> None:
-    """Copy a packing and order into another of the same room."""
-    for n in range(len(source.batch_of)):
-        goal.batch_of[n] = source.batch_of[n]
-    for slot in range(len(source.order)):
-        goal.order[slot] = source.order[slot]
-        _copy_slot(source, goal, slot)
-    goal.number[0] = source.number[0]
-
-
-@compiled
-def evaluate(
-    machine: Machine, window: Window, packed: PackedOrder, scratch: Scratch, begin: State, cutoff_s: float
-) -> float:
-    """Return when the window's micro-batches are done, seconds; infinite where steps are broken or past the cutoff."""
-    if not link(window, packed, scratch.links, scratch.jobs):
-        return math.inf
-    copy_state(begin, scratch.state)
-    count = packed.number[0]
-    return run_pipeline(machine, scratch.jobs, count, count, cutoff_s, scratch.state, scratch.source)
-
-
-@compiled
 def anneal(
-    rng: np.random.Generator,
-    machine: Machine,
-    costs: BatchCosts,
-    window: Window,
-    current: PackedOrder,
-    scratch: Scratch,
-    begin: State,
-    low: int,
-    tail: int,
-    moves: int,
-    temperature_s: float,
-    launch_bound_s: float,
-    values: np.ndarray,
+    problem: ReplicaProblem,
+    start: ReplicaSchedule,
+    patience_s: float,
+    clock: Clock,
+    max_moves: int,
     target_s: float,
-) -> None:
-    """Search around `current`, in place; `scratch.best` is the best met so far.
+    rng: np.random.Generator,
+    on_better: Callable[[ScheduledOrder], None] | None = None,
+    settings: SchedulingSettings = DEFAULT,
+) -> ScheduledOrder | None:
+    """Return the best order met on the way; None where list scheduling makes nothing shorter than `start`.
 
     Parameters
     ----------
-    begin
-        What the stages have done before.
-    low
-        Micro-batches of lower rank stay as they are.
-    tail
-        So many micro-batches at the end stay as they are.
-    temperature_s
-        How much worse a candidate may be, about, seconds.
-    launch_bound_s
-        Work of a micro-batch at which it leaves the launch-bound floor: the unit of urgency.
-    values
-        Value of `current` and of `scratch.best`, seconds, in and out.
+    patience_s
+        How long a stage waits for a B, as in `ScheduledOrder.of`.
     target_s
-        Value that ends the search.
+        Makespan that ends the search, without the optimizer steps that end the adapters.
+    on_better
+        Called with every better order.
     """
-    candidate = scratch.candidate
-    copy_packed(current, candidate)
-    for _ in range(moves):
-        if values[1] <= target_s:
-            break
-        touched = _change(rng, window, candidate, low, candidate.number[0] - tail, launch_bound_s)
-        if touched[0] == -2:
-            continue
-        fits = touched[2] == 0
-        if touched[0] >= 0:
-            fits = price(costs, window, candidate, touched[0]) and fits
-        if touched[1] >= 0:
-            fits = price(costs, window, candidate, touched[1]) and fits
-        value = math.inf
-        if fits:
-            limit = values[0] - temperature_s * math.log(1.0 - rng.random())
-            value = evaluate(machine, window, candidate, scratch, begin, limit)
-        if value < math.inf:
-            _accept(candidate, current, touched)
-            values[0] = value
-            if value < values[1]:
-                values[1] = value
-                copy_packed(current, scratch.best)
+    current = ScheduledOrder.of(problem, start.order, patience_s)
+    assert current is not None  # it has been scheduled before
+    best, best_s = None, start.makespan_s - problem.costs.optimizer_s
+    if current.makespan_s < best_s:
+        best, best_s = current, current.makespan_s
+    moves_left, window = max_moves, settings.window
+    queue: list[int] = []
+    while moves_left > 0 and not clock.over and best_s > target_s:
+        if len(current.order) <= settings.whole:
+            stretch, part, moves = current.whole(settings.spare), clock, moves_left
         else:
-            _accept(current, candidate, touched)
+            queue = queue or _windows(current, window, rng)
+            low = min(queue.pop(0), len(current.order) - window)
+            stretch = current.window(low, window, settings.lookahead, settings.spare)
+            part, moves = _share(clock, moves_left, len(current.order), settings)
+        before = stretch.value(current.machine)
+        ends = target_s if stretch.length == len(current.order) else 0.0
+        made, reached = _search(problem, current, stretch, part, moves, before, ends, rng, settings)
+        moves_left -= max(1, made)
+        found = current.with_best_of(stretch) if reached < before else None
+        if found is not None and found.makespan_s <= current.makespan_s:
+            current = found
+            if current.makespan_s < best_s:
+                best, best_s = current, current.makespan_s
+                if on_better:
+                    on_better(best)
+    return best
 
 
-@compiled
-def _accept(source: PackedOrder, goal: PackedOrder, touched: tuple[int, int, int]) -> None:
-    """Copy what a move may have changed."""
-    count = max(source.number[0], goal.number[0])
-    for k in range(count):
-        goal.order[k] = source.order[k]
-    goal.number[0] = source.number[0]
-    if touched[0] == -1 and touched[1] == -1:
-        return
-    for n in range(len(source.batch_of)):
-        goal.batch_of[n] = source.batch_of[n]
-    if touched[0] >= 0:
-        _copy_slot(source, goal, touched[0])
-    if touched[1] >= 0:
-        _copy_slot(source, goal, touched[1])
+def _share(clock: Clock, moves_left: int, count: int, settings: SchedulingSettings) -> tuple[Clock, int]:
+    """Return time and moves for one window: enough is kept for two rounds over all windows."""
+    if clock.left is None:
+        return clock, min(moves_left, settings.moves_per_batch * settings.window)
+    seconds = max(settings.least_window_s, clock.left * settings.window / (4 * count))
+    return Clock(min(seconds, clock.left)), moves_left
 
 
-@compiled
-def _copy_slot(source: PackedOrder, goal: PackedOrder, slot: int) -> None:
-    goal.forward_s[slot] = source.forward_s[slot]
-    goal.backward_s[slot] = source.backward_s[slot]
-    goal.transfer_s[slot] = source.transfer_s[slot]
-    goal.tokens[slot] = source.tokens[slot]
-    goal.urgency_s[slot] = source.urgency_s[slot]
+def _windows(current: ScheduledOrder, window: int, rng: np.random.Generator) -> list[int]:
+    """Return first ranks of windows that overlap by half and cover everything, most idle time first."""
+    idle, count = current.idle_time(), len(current.order)
+    lows = [0, *range(int(rng.integers(1, window // 2)), count - window // 2, window // 2)]
+    return sorted(lows, key=lambda k: idle[k] - idle[min(k + window, count - 1)])
 
 
-@compiled
-def _change(  # noqa: C901
-    rng: np.random.Generator, window: Window, packed: PackedOrder, low: int, high: int, launch_bound_s: float
-) -> tuple[int, int, int]:
-    """Change packing or order at random.
-
-    Returns
-    -------
-    tuple
-        Slots whose samples changed, -1 for none, and whether the change is impossible; -2 first: nothing changed.
-    """
-    if high - low < 1:
-        return -2, -1, 0
-    i = low + int(rng.random() * (high - low))
-    near = i + int(rng.random() * (2 * REACH + 1)) - REACH
-    near = min(max(near, low), high - 1)
-    kind, drawn = 0, rng.random()
-    while kind < len(KINDS) and drawn >= KINDS[kind]:
-        kind += 1
-    order, batch_of = packed.order, packed.batch_of
-    source, goal = order[i], order[near]
-    if kind == _HURRY:
-        packed.urgency_s[source] = URGENCIES[int(rng.random() * len(URGENCIES))] * launch_bound_s
-        return source, -1, 0
-    if kind == _SPLIT:
-        return _split(rng, packed, i)
-    if near == i:
-        return -2, -1, 0
-    if kind == _SHIFT:
-        _shift(order, i, near)
-        return -1, -1, 0
-    if kind == _SWAP:
-        order[i], order[near] = goal, source
-        return -1, -1, 0
-    if kind == _MERGE:
-        for m in range(len(batch_of)):
-            if batch_of[m] == source:
-                batch_of[m] = goal
-        _drop(packed, i)
-        return goal, -1, 0
-    n = _pick(rng, batch_of, source)
-    if kind == _EXCHANGE:
-        other = _pick(rng, batch_of, goal)
-        batch_of[n], batch_of[other] = goal, source
-        return goal, source, 0
-    step, whole, left = window.step[n], rng.random() < 0.3, 0
-    for m in range(len(batch_of)):
-        if batch_of[m] == source:
-            if m == n or (whole and window.step[m] == step):
-                batch_of[m] = goal
-            else:
-                left += 1
-    if left == 0:
-        _drop(packed, i)
-        return goal, -1, 0
-    return goal, source, 0
+def move_rule(problem: ReplicaProblem, settings: SchedulingSettings = DEFAULT) -> MoveRule:
+    """Return what guides the moves in a replica."""
+    shares, urgencies = np.cumsum(settings.move_shares), np.array(settings.urgencies)
+    return MoveRule(shares, urgencies, settings.reach, problem.launch_bound_work)
 
 
-@compiled
-def _drop(packed: PackedOrder, i: int) -> None:
-    """Take the micro-batch of rank `i`, now empty, out of the order; its slot is free again."""
-    _shift(packed.order, i, packed.number[0] - 1)
-    packed.number[0] -= 1
-
-
-@compiled
-def _pick(rng: np.random.Generator, batch_of: np.ndarray, slot: int) -> int:
-    """Return a random sample of a micro-batch."""
-    chosen, seen = -1, 0
-    for n in range(len(batch_of)):
-        if batch_of[n] == slot:
-            seen += 1
-            if rng.random() * seen < 1.0:
-                chosen = n
-    return chosen
-
-
-@compiled
-def _shift(order: np.ndarray, i: int, goal: int) -> None:
-    """Move the entry at `i` to place `goal`."""
-    slot = order[i]
-    step = 1 if goal > i else -1
-    for k in range(i, goal, step):
-        order[k] = order[k + step]
-    order[goal] = slot
-
-
-@compiled
-def _split(rng: np.random.Generator, packed: PackedOrder, i: int) -> tuple[int, int, int]:
-    """Split the micro-batch of rank `i` at random; the order beyond `count` holds the free slots."""
-    count = packed.number[0]
-    if count == len(packed.order):
-        return -2, -1, 0
-    source, fresh = packed.order[i], packed.order[count]
-    packed.urgency_s[fresh] = packed.urgency_s[source]
-    moved, left = 0, 0
-    for n in range(len(packed.batch_of)):
-        if packed.batch_of[n] == source:
-            if rng.random() < 0.5:
-                packed.batch_of[n] = fresh
-                moved += 1
-            else:
-                left += 1
-    packed.number[0] = count + 1
-    _shift(packed.order, count, i + 1)
-    return source, fresh, 1 if moved == 0 or left == 0 else 0
+def _search(
+    problem: ReplicaProblem,
+    current: ScheduledOrder,
+    stretch: Stretch,
+    clock: Clock,
+    max_moves: int,
+    value_s: float,
+    target_s: float,
+    rng: np.random.Generator,
+    settings: SchedulingSettings,
+) -> tuple[int, float]:
+    """Anneal a stretch, cooling down over the time or the moves there are; return moves made and best value."""
+    rule, done = move_rule(problem, settings), 0
+    values = np.array([value_s, value_s])
+    while done < max_moves and not clock.over and values[1] > target_s:
+        progress = done / max_moves
+        if clock.left is not None:
+            progress = max(progress, clock.elapsed / (clock.elapsed + clock.left + 1e-9))
+        temperature = problem.launch_bound_work * settings.hot * (settings.cold / settings.hot) ** progress
+        moves = min(settings.moves_between_clocks, max_moves - done)
+        anneal_moves(
+            rng,
+            current.machine,
+            problem.stage_costs,
+            stretch.arrays.window,
+            stretch.arrays.packed,
+            stretch.scratch,
+            stretch.begin,
+            stretch.low,
+            stretch.tail,
+            moves,
+            temperature,
+            rule,
+            values,
+            target_s,
+        )
+        done += moves
+    return done, float(values[1])

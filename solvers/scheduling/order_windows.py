@@ -7,9 +7,8 @@ from itertools import combinations
 import numpy as np
 
 from cappuccino.models.job_shop import HeldMemory, JobShopWindow, Kind, WindowData, WindowOperation, order_of
-from cappuccino.solvers.scheduling.list_scheduling import ListSchedule
-from cappuccino.solvers.scheduling.programs import BlockedProgramsError, ReplicaSchedule, build_schedule
 from cappuccino.solvers.scheduling.replica_problem import Batch
+from cappuccino.solvers.scheduling.schedule import BlockedProgramsError, ReplicaSchedule, build_schedule
 
 GRID = 1 << 20
 """Grid points in a makespan: rounding is below half a point per operation of the longest path."""
@@ -59,24 +58,17 @@ def improve_order(
         mine = [i for i, (stage, _) in enumerate(nodes) if stage == s]
         inside = [old[nodes[i][1]] for i in order_of(starts, mine)]
         operations.append([*old[:low], *inside, *old[high:]])
-    return _accepted(schedule, *_renumbered(schedule.order, operations))
-
-
-def accepted(schedule: ReplicaSchedule, found: ListSchedule) -> ReplicaSchedule | None:
-    """Return the found schedule if it beats the one at hand."""
-    return _accepted(schedule, found.order, found.operations)
-
-
-def _accepted(
-    schedule: ReplicaSchedule, order: Sequence[Batch], operations: Sequence[Sequence[int]]
-) -> ReplicaSchedule | None:
     try:
-        new = build_schedule(schedule.problem, order, operations)
+        new = build_schedule(schedule.problem, *_renumbered(schedule.order, operations))
     except BlockedProgramsError:  # operations that tie on the grid can be sorted into a circle: nothing gained
         return None
-    limit = schedule.problem.costs.memory_limit(schedule.problem.memory_gib)
-    fits = max(new.peak_memory_gib) <= limit * (1 + 1e-9)
-    return new if fits and new.makespan_s < schedule.makespan_s * (1 - 1e-9) else None
+    return new if is_better(new, schedule) else None
+
+
+def is_better(new: ReplicaSchedule, old: ReplicaSchedule) -> bool:
+    """Return whether a schedule fits the memory and beats another by more than rounding."""
+    limit = old.problem.costs.memory_limit(old.problem.memory_gib)
+    return max(new.peak_memory_gib) <= limit * (1 + 1e-9) and new.makespan_s < old.makespan_s * (1 - 1e-9)
 
 
 def _graph(schedule: ReplicaSchedule) -> _Graph:

@@ -6,39 +6,42 @@ import numpy as np
 
 from cappuccino.models.packing import PackingData, PackingModel
 from cappuccino.plan import Sample
-from cappuccino.solvers.scheduling.list_scheduling import ListSchedule
-from cappuccino.solvers.scheduling.order_scheduling import schedule_order
+from cappuccino.solvers.scheduling.order import ScheduledOrder
 from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem
+from cappuccino.solvers.scheduling.settings import DEFAULT
 
 _TOTAL_WORK = 10**6
 """Work of the samples of one model on its integer grid."""
-_PREFERENCE = 0.05
-"""Standard deviation of the random preferences, relative to a sample's work and per place."""
 
 
 def repack(
     problem: ReplicaProblem,
-    schedule: ListSchedule,
+    order: Sequence[Batch],
+    makespan_s: float,
     num_batches: int,
     patience_s: float,
     rng: np.random.Generator,
+    preference: float = DEFAULT.packing_preference,
     *,
     time_limit_s: float | None,
     deterministic_limit: float = 0.5,
-) -> ListSchedule | None:
-    """Repack up to `num_batches` neighbouring micro-batches at a random place; None when that gains nothing.
+) -> ScheduledOrder | None:
+    """Repack up to `num_batches` neighbouring micro-batches at a random place; None when that ends no earlier.
 
     They are chosen so that no adapter has two steps among them; then any exchange keeps the steps in order. Random
     preferences for early or late micro-batches make the packings differ.
 
     Parameters
     ----------
+    makespan_s
+        To be beaten, without the optimizer steps that end the adapters.
     patience_s
-        As in `schedule_order`.
+        As in `ScheduledOrder.of`.
+    preference
+        Standard deviation of the random preferences, relative to a sample's work and per place.
     time_limit_s
         Wall-clock limit of the model; None leaves the deterministic one.
     """
-    order = schedule.order
     if problem.instance.layout == "padded":
         return None  # times are not a function of the sum of the samples' work there; the local search packs these
     low = int(rng.integers(len(order)))
@@ -51,7 +54,7 @@ def repack(
     samples = [s for b in order[low:high] for s in b.samples]
     if high - low < 2 or len(samples) < 3:
         return None
-    data = _packing_data(problem, order[low:high], samples, rng)
+    data = _packing_data(problem, order[low:high], samples, rng, preference)
     seed = int(rng.integers(2**31 - 1))
     places = PackingModel(data).solve(time_limit_s=time_limit_s, deterministic_limit=deterministic_limit, seed=seed)
     if places is None or tuple(places) == data.current:
@@ -60,12 +63,16 @@ def repack(
     for sample, b in zip(samples, places, strict=True):
         groups[b].append(sample)
     new = [*order[:low], *problem.batches([g for g in groups if g]), *order[high:]]
-    found = schedule_order(problem, new, patience_s, cutoff_s=schedule.makespan_s)
-    return found if found is not None and found.makespan_s < schedule.makespan_s else None
+    found = ScheduledOrder.of(problem, new, patience_s, cutoff_s=makespan_s)
+    return found if found is not None and found.makespan_s < makespan_s else None
 
 
 def _packing_data(
-    problem: ReplicaProblem, batches: Sequence[Batch], samples: Sequence[Sample], rng: np.random.Generator
+    problem: ReplicaProblem,
+    batches: Sequence[Batch],
+    samples: Sequence[Sample],
+    rng: np.random.Generator,
+    preference: float,
 ) -> PackingData:
     works = [float(problem.sample_work[a].ravel()[n]) for a, n in samples]
     total = sum(works)
@@ -76,7 +83,7 @@ def _packing_data(
         slope = (problem.time_of_work(x + width) - problem.time_of_work(x)) / width
         offset = problem.time_of_work(x) - slope * x
         tangents.append((round(slope * 1000), round(offset * scale * 1000), 1000))
-    weight = {a: float(rng.normal(0, _PREFERENCE)) for a in sorted({a for a, _ in samples})}
+    weight = {a: float(rng.normal(0, preference)) for a in sorted({a for a, _ in samples})}
     return PackingData(
         work=tuple(max(1, round(w * scale)) for w in works),
         tokens=tuple(problem.batch_tokens([s]) for s in samples),

@@ -11,6 +11,8 @@ from cappuccino.bounds.replica_bounds import ReplicaBounds
 from cappuccino.costs import AdapterCosts, CostModel, MemoryModel, micro_batch_shape
 from cappuccino.instance import Instance
 from cappuccino.plan import Sample
+from cappuccino.solvers.scheduling.kernels.arrays import Machine, StageCosts, StepTable
+from cappuccino.solvers.scheduling.kernels.costs import batch_table, time_of_work
 
 StepKey = tuple[int, int]
 """Position of the adapter in the replica, optimizer step."""
@@ -77,11 +79,6 @@ class ReplicaProblem:
         return tuple(accumulate(self.num_steps, initial=0))
 
     @cached_property
-    def clipped(self) -> frozenset[int]:
-        """Positions of adapters with gradient clipping."""
-        return frozenset(np.flatnonzero(self.adapter_costs.clipped).tolist())
-
-    @cached_property
     def lower_bound_s(self) -> float:
         """Proven bound on the makespan, seconds; infinite when a sample does not fit."""
         if self.known_bound_s is not None:
@@ -97,46 +94,64 @@ class ReplicaProblem:
     def batch(self, samples: Iterable[Sample], urgency_s: float = 0.0) -> Batch:
         """Return the micro-batch of these samples, sorted adapter by adapter."""
         ordered = tuple(sorted(samples))
-        tokens, squares = micro_batch_shape([self._length(s) for s in ordered], self.instance.layout)
-        more = self.added(ordered)
+        lengths, adapters = [self._length(s) for s in ordered], [a for a, _ in ordered]
+        begins = np.array([0, len(ordered)])
+        table = batch_table(self.stage_costs, self.added, begins, np.array(adapters), np.array(lengths))
         steps = dict.fromkeys((a, n // self.lengths[a].shape[1]) for a, n in ordered)
-        forward, backward = self._curves
-        return Batch(
-            ordered,
-            tuple(steps),
-            tokens,
-            float(forward(tokens, squares, *more[:2])),
-            float(backward(tokens, squares, *more[2:])),
-            float(self.costs.transfer_time(tokens)),
-            urgency_s,
-        )
+        forward, backward, transfer, tokens = (column.item() for column in table)
+        return Batch(ordered, tuple(steps), tokens, forward, backward, transfer, urgency_s)
 
-    def added(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Return what the adapters of a micro-batch add, shape (4,), as `AdapterCosts.of_micro_batch` does."""
-        if not self._adapters_differ:
-            return np.zeros(4)
-        lengths = [self._length(s) for s in samples]
-        padded = self.instance.layout == "padded"
-        return self.adapter_costs.of_micro_batch([a for a, _ in samples], lengths, padded=padded)
-
-    @cached_property
-    def _adapters_differ(self) -> bool:
-        return self.adapter_costs.differ
+    def batches(self, groups: Sequence[Iterable[Sample]]) -> list[Batch]:
+        """Return the micro-batches of several groups of samples."""
+        return [self.batch(group) for group in groups]
 
     @cached_property
     def adapter_costs(self) -> AdapterCosts:
         """What costs depend on of each adapter, by position."""
         return self.costs.adapter_costs(self.num_stages, [self.instance.adapters[i] for i in self.adapters])
 
-    def batches(self, groups: Sequence[Iterable[Sample]]) -> list[Batch]:
-        """Return the micro-batches of several groups of samples."""
-        return [self.batch(group) for group in groups]
+    @cached_property
+    def added(self) -> np.ndarray:
+        """What each adapter adds to micro-batches and tokens, seconds, as the kernels read it, shape (A, 4)."""
+        found = self.adapter_costs
+        return np.stack([found.forward_floor, found.forward_work, found.backward_floor, found.backward_work], axis=1)
+
+    @cached_property
+    def stage_costs(self) -> StageCosts:
+        """What micro-batches cost on a stage, as the kernels read it."""
+        numbers = [x for c in self._curves for x in (c.floor_s, c.per_token_s, c.per_square_s, c.power)]
+        limits = self.max_tokens, self.instance.layout == "padded"
+        return StageCosts._make((*numbers, *self.costs.transfer, *limits))
+
+    def machine(self, patience_s: float) -> Machine:
+        """Return the stages as the kernels read them.
+
+        Parameters
+        ----------
+        patience_s
+            How long a stage that could start an F waits for a B instead.
+        """
+        memory = self.memory
+        room = self.held_room_gib * (1 + 1e-9)
+        return Machine(self.num_stages, memory.working_gib, memory.held_gib, room, patience_s)
+
+    def step_table(self, batch_steps: Sequence[Sequence[StepKey]]) -> StepTable:
+        """Return which steps micro-batches are of, as the kernels read it."""
+        numbers = [self.first_steps[a] + j for steps in batch_steps for a, j in steps]
+        begins = np.cumsum([0, *map(len, batch_steps)])
+        return StepTable(begins, np.array(numbers, np.int64), *self.step_traits)
+
+    @cached_property
+    def step_traits(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Whether a step is its adapter's first, the last, and clipped, bool, each of shape (steps,)."""
+        limits = np.array(self.first_steps)
+        first, last = np.zeros((2, limits[-1]), dtype=bool)
+        first[limits[:-1]] = last[limits[1:] - 1] = True
+        return first, last, np.repeat(self.adapter_costs.clipped, self.num_steps)
 
     def time_of_work(self, work: float) -> float:
         """Return forward plus backward time of a micro-batch with this work, seconds."""
-        forward, backward = self._curves
-        share = self._forward_share
-        return float(forward.of_work(work * share) + backward.of_work(work * (1 - share)))
+        return float(time_of_work(self.stage_costs, work))
 
     @cached_property
     def sample_work(self) -> tuple[np.ndarray, ...]:
@@ -157,12 +172,6 @@ class ReplicaProblem:
     @cached_property
     def _curves(self) -> tuple:  # type: ignore[type-arg]
         return self.costs.forward_curve(self.num_stages), self.costs.backward_curve(self.num_stages)
-
-    @cached_property
-    def _forward_share(self) -> float:
-        forward, backward = self._curves
-        total = forward.per_token_s + backward.per_token_s
-        return float(forward.per_token_s / total) if total > 0 else 0.5
 
     def _length(self, sample: Sample) -> int:
         lengths = self.lengths[sample[0]]

@@ -1,80 +1,18 @@
-"""List scheduling of a pipeline without flush, compiled: every stage takes the earliest operation it can.
+"""List scheduling of a pipeline without flush: every stage takes the earliest operation it can.
 
 All stages run the F's in one order, and the B's in that same order, so an operation is known by its rank in the order.
 
 Legend: G stages, M micro-batches.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from cappuccino.compiled import compiled
-from cappuccino.solvers.scheduling.batch_costs import batch_times
-from cappuccino.solvers.scheduling.packing import Source, backward_done, peek, shape_of_next, take, wait_of_next
+from cappuccino.solvers.scheduling.kernels.arrays import Jobs, Machine, Source, State
+from cappuccino.solvers.scheduling.kernels.costs import batch_times
+from cappuccino.solvers.scheduling.kernels.packing import backward_done, peek, shape_of_next, take, wait_of_next
 
 INFINITY = float("inf")
-
-
-class Machine(NamedTuple):
-    """What every stage of a replica has in common."""
-
-    stages: int
-    working_gib: float
-    """Per token of the running micro-batch."""
-    held_gib: float
-    """Per token forwarded and not yet backwarded."""
-    room_gib: float
-    """For both."""
-    patience_s: float
-    """How long a stage that could start an F waits for a B instead: B's free memory and open the next steps."""
-
-
-class Jobs(NamedTuple):
-    """Micro-batches by rank, arrays of shape (M,) or longer."""
-
-    forward_s: np.ndarray
-    backward_s: np.ndarray
-    transfer_s: np.ndarray
-    tokens: np.ndarray
-    needed: np.ndarray
-    """Last rank whose B must be done on the first stage before the F; -1: none."""
-    waits_s: np.ndarray
-    """Optimizer time before the F."""
-    urgency_s: np.ndarray
-    """How long a stage that could start something else waits for this micro-batch."""
-
-
-class State(NamedTuple):
-    """How far every stage has come."""
-
-    free_s: np.ndarray
-    """When a stage is free, shape (G,)."""
-    forwards: np.ndarray
-    """F's done, shape (G,)."""
-    backwards: np.ndarray
-    """B's done, shape (G,)."""
-    held_tokens: np.ndarray
-    """Shape (G,)."""
-    forward_end_s: np.ndarray
-    """Shape (G, M)."""
-    backward_end_s: np.ndarray
-    """Shape (G, M)."""
-    operations: np.ndarray
-    """Rank k for the F of the k-th micro-batch, ~k for its B, shape (G, 2 M)."""
-
-
-def empty_state(stages: int, count: int) -> State:
-    """Return the state before the first operation, with room for `count` micro-batches."""
-    return State(
-        np.zeros(stages),
-        np.zeros(stages, np.int64),
-        np.zeros(stages, np.int64),
-        np.zeros(stages, np.int64),
-        np.zeros((stages, count)),
-        np.zeros((stages, count)),
-        np.zeros((stages, 2 * count), np.int64),
-    )
 
 
 @compiled
@@ -234,9 +172,8 @@ def _learn(source: Source, jobs: Jobs, rank: int) -> bool:
         return True
     if not peek(source):
         return False
-    tokens, squares, added = shape_of_next(source)
-    times = batch_times(source.costs, tokens, squares, added)
-    jobs.forward_s[rank], jobs.backward_s[rank], jobs.transfer_s[rank] = times
+    tokens, forward, backward, transfer = batch_times(source.costs, shape_of_next(source))
+    jobs.forward_s[rank], jobs.backward_s[rank], jobs.transfer_s[rank] = forward, backward, transfer
     jobs.tokens[rank] = tokens
     jobs.needed[rank] = -1  # only open steps are handed out
     jobs.waits_s[rank] = wait_of_next(source)

@@ -1,94 +1,16 @@
-"""Packing on the fly, compiled: micro-batches are formed when the first stage is free, from the steps open then.
+"""Packing on the fly: micro-batches are formed when the first stage is free, from the steps open then.
 
 The open step of the adapter with the longest remaining path leads; it is split evenly into parts of about the target,
-or as it is given.
-A part far below the target is filled with parts of other open steps, longest remaining path first.
+or as it is given. A part far below the target is filled with parts of other open steps, longest remaining path first.
 
 Legend: A adapters, N samples (adapter by adapter, in training order), P the most parts of a step.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from cappuccino.compiled import compiled
-from cappuccino.solvers.scheduling.batch_costs import Added, BatchCosts, time_of_work
-
-_OVERSHOOT = 1.1
-"""How far above the target filling up may lead."""
-
-
-class PackingRule(NamedTuple):
-    """What guides the packing."""
-
-    target_work_s: float
-    """Work of a micro-batch that is aimed at."""
-    fill: float = 0.75
-    """A micro-batch with less than this fraction of the target is filled with samples of other adapters."""
-    load: float = 0.0
-    """How many micro-batches of the target size a step is expected to wait for, per stage behind the first."""
-    critical_target: float = 1.0
-    """Target for the adapter with the longest path, relative to that of the others."""
-    critical_urgency_s: float = 0.0
-    """How long a stage that could start something else waits for that adapter's micro-batches."""
-
-
-class Source(NamedTuple):
-    """Forms micro-batches; an inactive one has none to give."""
-
-    active: bool
-    rule: PackingRule
-    costs: BatchCosts
-    added: np.ndarray
-    """What each adapter adds to its micro-batches and tokens, seconds, in the order of `Added`, shape (A, 4)."""
-    optimizer_s: float
-    """One optimizer step of one adapter on one stage."""
-    stages: int
-    first_sample: np.ndarray
-    """By adapter, shape (A,)."""
-    batch_size: np.ndarray
-    """Samples of a step by adapter, shape (A,)."""
-    num_steps: np.ndarray
-    """By adapter, shape (A,)."""
-    length: np.ndarray
-    """Tokens by sample, shape (N,)."""
-    work_s: np.ndarray
-    """Forward plus backward work by sample, shape (N,)."""
-    heaviest: np.ndarray
-    """Places in a step by falling work, step by step, shape (N,)."""
-    rest_s: np.ndarray
-    """Least time of an adapter's steps from step j on, shape (A, steps + 1)."""
-    critical: np.ndarray
-    """The adapter with the longest path, shape (1,)."""
-    place: np.ndarray
-    """Part by sample where it is given, in the order in which parts lead micro-batches, shape (N,); -1: it is not."""
-    bias: np.ndarray
-    """Factor on the priority of a step, shape (A, steps)."""
-    step: np.ndarray
-    """Open step by adapter, shape (A,)."""
-    parts: np.ndarray
-    """Parts of the open step by adapter, shape (A,)."""
-    waiting: np.ndarray
-    """Those of them not handed out, shape (A,)."""
-    running: np.ndarray
-    """Those handed out and not yet backwarded, shape (A,)."""
-    part_of: np.ndarray
-    """Part by sample, shape (N,)."""
-    part_work_s: np.ndarray
-    """Shape (A, P), as the following ones."""
-    part_tokens: np.ndarray
-    part_size: np.ndarray
-    part_longest: np.ndarray
-    part_rank: np.ndarray
-    """Micro-batch that holds the part; -1: none yet."""
-    priority: np.ndarray
-    """Room for the priorities of the adapters, shape (A,)."""
-    chosen: np.ndarray
-    """Part of every adapter in the micro-batch to come, shape (A,); -1: none."""
-    formed: np.ndarray
-    """Whether `chosen` is up to date, shape (1,)."""
-    batch_of: np.ndarray
-    """Micro-batch by sample, shape (N,): the result."""
+from cappuccino.solvers.scheduling.kernels.arrays import EMPTY, Shape, Source
+from cappuccino.solvers.scheduling.kernels.costs import add_sample, time_of_work
 
 
 @compiled
@@ -181,19 +103,8 @@ def peek(source: Source) -> bool:
     if source.formed[0]:
         return True
     rule, adapters, priority = source.rule, len(source.step), source.priority
-    lead = -1
-    for a in range(adapters):
-        source.chosen[a] = -1
-        priority[a] = -1.0
-        if source.waiting[a]:
-            pending = 0.0
-            for p in range(source.parts[a]):
-                if source.part_rank[a, p] < 0:
-                    pending += source.part_work_s[a, p]
-            priority[a] = source.rest_s[a, source.step[a] + 1] + _passage(source, pending)
-            priority[a] *= source.bias[a, source.step[a]]
-            if lead < 0 or priority[a] > priority[lead]:
-                lead = a
+    source.chosen[:] = -1
+    lead = _next_in_turn(source) if rule.in_turns else _longest_path(source)
     if lead < 0:
         return False
     part = _leading(source, lead)
@@ -209,7 +120,7 @@ def peek(source: Source) -> bool:
                 lead = a
         if priority[lead] < 0.0:
             break
-        part = _heaviest(source, lead, _OVERSHOOT * target - work, tokens, size, longest)
+        part = _heaviest(source, lead, rule.overshoot * target - work, tokens, size, longest)
         if part >= 0:
             source.chosen[lead] = part
             work += source.part_work_s[lead, part]
@@ -218,6 +129,35 @@ def peek(source: Source) -> bool:
             tokens = longest * size if source.costs.padded else tokens + source.part_tokens[lead, part]
     source.formed[0] = 1
     return True
+
+
+@compiled
+def _longest_path(source: Source) -> int:
+    """Return the adapter whose open step leads, and write the priorities of all; -1: none waits."""
+    priority, lead = source.priority, -1
+    for a in range(len(source.step)):
+        priority[a] = -1.0
+        if source.waiting[a]:
+            pending = 0.0
+            for p in range(source.parts[a]):
+                if source.part_rank[a, p] < 0:
+                    pending += source.part_work_s[a, p]
+            priority[a] = source.rest_s[a, source.step[a] + 1] + _passage(source, pending)
+            priority[a] *= source.bias[a, source.step[a]]
+            if lead < 0 or priority[a] > priority[lead]:
+                lead = a
+    return lead
+
+
+@compiled
+def _next_in_turn(source: Source) -> int:
+    """Return the next adapter that has no micro-batch in flight; -1: none."""
+    adapters = len(source.step)
+    for i in range(adapters):
+        a = (source.turn[0] + i) % adapters
+        if source.waiting[a] and not source.running[a]:
+            return a
+    return -1
 
 
 @compiled
@@ -249,32 +189,19 @@ def _heaviest(source: Source, a: int, most_s: float, tokens: int, size: int, lon
 
 
 @compiled
-def shape_of_next(source: Source) -> tuple[int, float, Added]:
-    """Return tokens and sum of squared lengths of the micro-batch to come, and what its adapters add."""
-    tokens, squares, size, longest = 0, 0.0, 0, 0
-    forward_floor = forward_work = backward_floor = backward_work = 0.0
+def shape_of_next(source: Source) -> Shape:
+    """Return what the micro-batch to come holds."""
+    shape = EMPTY
     for a in range(len(source.step)):
         part = source.chosen[a]
         if part < 0:
             continue
-        first = source.first_sample[a] + source.step[a] * source.batch_size[a]
-        forward_floor += source.added[a, 0]
-        backward_floor += source.added[a, 2]
+        first, opens = source.first_sample[a] + source.step[a] * source.batch_size[a], True
         for n in range(first, first + source.batch_size[a]):
             if source.part_of[n] == part:
-                tokens += source.length[n]
-                squares += float(source.length[n]) * source.length[n]
-                longest = max(longest, source.length[n])
-                size += 1
-                weight = 1 if source.costs.padded else source.length[n]
-                forward_work += source.added[a, 1] * weight
-                backward_work += source.added[a, 3] * weight
-    if source.costs.padded:
-        tokens = size * longest
-        squares = float(tokens) * longest
-        forward_work *= longest
-        backward_work *= longest
-    return tokens, squares, Added(forward_floor, forward_work, backward_floor, backward_work)
+                shape = add_sample(shape, source.length[n], source.costs.padded, source.added[a], opens)
+                opens = False
+    return shape
 
 
 @compiled
@@ -301,6 +228,7 @@ def take(source: Source, rank: int) -> None:
         for n in range(first, first + source.batch_size[a]):
             if source.part_of[n] == part:
                 source.batch_of[n] = rank
+        source.turn[0] = (a + 1) % len(source.step)
     source.formed[0] = 0
 
 
@@ -311,6 +239,8 @@ def backward_done(source: Source, rank: int) -> None:
         for p in range(source.parts[a]):
             if source.part_rank[a, p] == rank:
                 source.running[a] -= 1
+                if source.rule.in_turns:
+                    source.formed[0] = 0
                 if not source.running[a] and not source.waiting[a]:
                     if source.step[a] + 1 < source.num_steps[a]:
                         _open_step(source, a, source.step[a] + 1)

@@ -1,0 +1,323 @@
+"""What the compiled searches work on: every array of a schedule under way.
+
+Legend: A adapters, K optimizer steps, N samples, M micro-batches, C slots for micro-batches (more than there are, for
+splits), G stages, P the most parts of a step.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class StageCosts(NamedTuple):
+    """The cost model of one stage as numbers: curves, transfer and limits."""
+
+    forward_floor_s: float
+    forward_token_s: float
+    forward_square_s: float
+    forward_power: float
+    backward_floor_s: float
+    backward_token_s: float
+    backward_square_s: float
+    backward_power: float
+    transfer_s: float
+    transfer_token_s: float
+    max_tokens: int
+    padded: bool
+
+
+class Shape(NamedTuple):
+    """What a micro-batch holds, and what its adapters add to its floors and works, seconds."""
+
+    size: int
+    """Samples."""
+    tokens: int
+    """Without padding."""
+    squares: float
+    """Sum of squared lengths."""
+    longest: int
+    """Tokens of the longest sample."""
+    forward_floor_s: float
+    forward_work_s: float
+    """By sample instead of by token where samples are padded."""
+    backward_floor_s: float
+    backward_work_s: float
+    """Likewise."""
+
+
+EMPTY = Shape(0, 0, 0.0, 0, 0.0, 0.0, 0.0, 0.0)
+
+
+class BatchTable(NamedTuple):
+    """The micro-batches of a replica; arrays of shape (M,), times in seconds on one stage."""
+
+    forward_s: np.ndarray
+    backward_s: np.ndarray
+    transfer_s: np.ndarray
+    tokens: np.ndarray
+
+
+class StepTable(NamedTuple):
+    """Which optimizer steps the micro-batches of a replica are of; steps are numbered adapter by adapter."""
+
+    begins: np.ndarray
+    """Where the steps of each micro-batch begin, and the end, shape (M + 1,)."""
+    steps: np.ndarray
+    """Step numbers, micro-batch by micro-batch."""
+    first: np.ndarray
+    """Whether a step is its adapter's first, bool, shape (K,)."""
+    last: np.ndarray
+    """Whether it is the last, bool, shape (K,)."""
+    clipped: np.ndarray
+    """Whether it waits for the gradient norm over all stages, bool, shape (K,)."""
+
+
+class Machine(NamedTuple):
+    """What every stage of a replica has in common."""
+
+    stages: int
+    working_gib: float
+    """Per token of the running micro-batch."""
+    held_gib: float
+    """Per token forwarded and not yet backwarded."""
+    room_gib: float
+    """For both."""
+    patience_s: float
+    """How long a stage that could start an F waits for a B instead: B's free memory and open the next steps."""
+
+
+class Jobs(NamedTuple):
+    """Micro-batches by rank, arrays of shape (M,) or longer."""
+
+    forward_s: np.ndarray
+    backward_s: np.ndarray
+    transfer_s: np.ndarray
+    tokens: np.ndarray
+    needed: np.ndarray
+    """Last rank whose B must be done on the first stage before the F; -1: none."""
+    waits_s: np.ndarray
+    """Optimizer time before the F."""
+    urgency_s: np.ndarray
+    """How long a stage that could start something else waits for this micro-batch."""
+
+
+class State(NamedTuple):
+    """How far every stage has come."""
+
+    free_s: np.ndarray
+    """When a stage is free, shape (G,)."""
+    forwards: np.ndarray
+    """F's done, shape (G,)."""
+    backwards: np.ndarray
+    """B's done, shape (G,)."""
+    held_tokens: np.ndarray
+    """Shape (G,)."""
+    forward_end_s: np.ndarray
+    """Shape (G, M)."""
+    backward_end_s: np.ndarray
+    """Shape (G, M)."""
+    operations: np.ndarray
+    """Rank k for the F of the k-th micro-batch, ~k for its B, shape (G, 2 M)."""
+
+
+class PackingRule(NamedTuple):
+    """What guides packing on the fly."""
+
+    target_work_s: float
+    """Work of a micro-batch that is aimed at."""
+    fill: float = 0.75
+    """A micro-batch with less than this fraction of the target is filled with samples of other adapters."""
+    load: float = 0.0
+    """How many micro-batches of the target size a step is expected to wait for, per stage behind the first."""
+    critical_target: float = 1.0
+    """Target for the adapter with the longest path, relative to that of the others."""
+    critical_urgency_s: float = 0.0
+    """How long a stage that could start something else waits for that adapter's micro-batches."""
+    overshoot: float = 1.1
+    """How far above the target filling up may lead."""
+    in_turns: bool = False
+    """Adapters take turns instead, with parts that are given, one micro-batch of each in flight."""
+
+
+class Source(NamedTuple):
+    """Forms micro-batches; an inactive one has none to give."""
+
+    active: bool
+    rule: PackingRule
+    costs: StageCosts
+    added: np.ndarray
+    """What each adapter adds to its micro-batches (floors) and tokens (works), seconds, in the order of `Shape`, shape
+    (A, 4)."""
+    optimizer_s: float
+    """One optimizer step of one adapter on one stage."""
+    stages: int
+    first_sample: np.ndarray
+    """By adapter, shape (A,)."""
+    batch_size: np.ndarray
+    """Samples of a step by adapter, shape (A,)."""
+    num_steps: np.ndarray
+    """By adapter, shape (A,)."""
+    length: np.ndarray
+    """Tokens by sample, shape (N,)."""
+    work_s: np.ndarray
+    """Forward plus backward work by sample, shape (N,)."""
+    heaviest: np.ndarray
+    """Places in a step by falling work, step by step, shape (N,)."""
+    place: np.ndarray
+    """Part by sample where it is given, in the order in which parts lead micro-batches, shape (N,); -1: it is not."""
+    bias: np.ndarray
+    """Factor on the priority of a step, shape (A, steps)."""
+    rest_s: np.ndarray
+    """Least time of an adapter's steps from step j on, shape (A, steps + 1)."""
+    critical: np.ndarray
+    """The adapter with the longest path, shape (1,)."""
+    turn: np.ndarray
+    """The adapter whose turn it is, shape (1,)."""
+    step: np.ndarray
+    """Open step by adapter, shape (A,)."""
+    parts: np.ndarray
+    """Parts of the open step by adapter, shape (A,)."""
+    waiting: np.ndarray
+    """Those of them not handed out, shape (A,)."""
+    running: np.ndarray
+    """Those handed out and not yet backwarded, shape (A,)."""
+    part_of: np.ndarray
+    """Part by sample, shape (N,)."""
+    part_work_s: np.ndarray
+    """Shape (A, P), as the following ones."""
+    part_tokens: np.ndarray
+    part_size: np.ndarray
+    part_longest: np.ndarray
+    part_rank: np.ndarray
+    """Micro-batch that holds the part; -1: none yet."""
+    priority: np.ndarray
+    """Room for the priorities of the adapters, shape (A,)."""
+    chosen: np.ndarray
+    """Part of every adapter in the micro-batch to come, shape (A,); -1: none."""
+    formed: np.ndarray
+    """Whether `chosen` is up to date, shape (1,)."""
+    batch_of: np.ndarray
+    """Micro-batch by sample, shape (N,): the result."""
+
+
+class Window(NamedTuple):
+    """Samples and steps of successive micro-batches; an adapter's samples stand next to each other."""
+
+    length: np.ndarray
+    """Tokens by sample, shape (N,)."""
+    step: np.ndarray
+    """Step by sample, shape (N,)."""
+    previous: np.ndarray
+    """The same adapter's step before, shape (K,); -1 where it is not in the window."""
+    waits_s: np.ndarray
+    """Optimizer time before the step's first F, shape (K,)."""
+    adapter: np.ndarray
+    """Position of the adapter by step, shape (K,)."""
+    added: np.ndarray
+    """What a step's adapter adds, as `Source.added` has it, shape (K, 4)."""
+
+
+class PackedOrder(NamedTuple):
+    """Which micro-batch every sample is in and in which order the micro-batches run."""
+
+    batch_of: np.ndarray
+    """Slot by sample, shape (N,)."""
+    order: np.ndarray
+    """Slot by rank, shape (C,)."""
+    forward_s: np.ndarray
+    """By slot, shape (C,), as the following ones."""
+    backward_s: np.ndarray
+    transfer_s: np.ndarray
+    tokens: np.ndarray
+    urgency_s: np.ndarray
+    """How long a stage that could start something else waits for the micro-batch."""
+    number: np.ndarray
+    """How many micro-batches there are, shape (1,)."""
+
+
+class Links(NamedTuple):
+    """Room for the dependencies between micro-batches."""
+
+    rank: np.ndarray
+    """By slot, shape (C,)."""
+    first: np.ndarray
+    """First rank by step, shape (K,)."""
+    last: np.ndarray
+    """Last rank by step, shape (K,)."""
+
+
+class Scratch(NamedTuple):
+    """Room for candidates of the annealing."""
+
+    links: Links
+    jobs: Jobs
+    state: State
+    source: Source
+    """An inactive one."""
+    candidate: PackedOrder
+    best: PackedOrder
+    """The best met so far."""
+
+
+class MoveRule(NamedTuple):
+    """What guides the annealing's moves."""
+
+    shares: np.ndarray
+    """How often each kind of move is made, summed up, in the order of `moves`; the rest changes an urgency."""
+    urgencies: np.ndarray
+    """Urgencies tried, in multiples of the launch-bound work."""
+    reach: int
+    """How far in the order a micro-batch or a sample is moved at most."""
+    launch_bound_s: float
+    """Work of a micro-batch at which it leaves the launch-bound floor: the unit of urgency."""
+
+
+def empty_state(stages: int, count: int) -> State:
+    """Return the state before the first operation, with room for `count` micro-batches."""
+    counters = (np.zeros(stages, np.int64) for _ in range(3))
+    ends = (np.zeros((stages, count)) for _ in range(2))
+    return State(np.zeros(stages), *counters, *ends, np.zeros((stages, 2 * count), np.int64))
+
+
+def empty_jobs(count: int) -> Jobs:
+    """Return room for micro-batches by rank."""
+    reals, integers = (np.zeros(count) for _ in range(5)), (np.zeros(count, np.int64) for _ in range(2))
+    return Jobs(*(next(reals) for _ in range(3)), *integers, *reals)
+
+
+def new_source(
+    rule: PackingRule,
+    costs: StageCosts,
+    added: np.ndarray,
+    optimizer_s: float,
+    stages: int,
+    first_sample: np.ndarray,
+    batch_size: np.ndarray,
+    num_steps: np.ndarray,
+    length: np.ndarray,
+    work_s: np.ndarray,
+    heaviest: np.ndarray,
+    place: np.ndarray,
+    bias: np.ndarray,
+    active: bool = True,
+) -> Source:
+    """Return a source that has formed nothing yet; parameters as the fields of `Source`."""
+    adapters, samples = len(batch_size), len(length)
+    steps, parts = int(num_steps.max(initial=0)), int(batch_size.max(initial=0))
+    return Source(
+        active, rule, costs, added, optimizer_s, stages, first_sample, batch_size, num_steps, length, work_s,
+        heaviest, place, bias,
+        np.zeros((adapters, steps + 1)), np.zeros(1, np.int64), np.zeros(1, np.int64),
+        *(np.zeros(adapters, np.int64) for _ in range(4)),
+        np.zeros(samples, np.int64), np.zeros((adapters, parts)),
+        *(np.zeros((adapters, parts), np.int64) for _ in range(4)),
+        np.zeros(adapters), np.zeros(adapters, np.int64), np.zeros(1, np.int64), np.zeros(samples, np.int64),
+    )  # fmt: skip
+
+
+_INTEGERS, _REALS = np.zeros(0, np.int64), np.zeros(0)
+NO_SOURCE = new_source(
+    PackingRule(1.0), StageCosts(*(0.0,) * 10, 0, False), np.zeros((0, 4)), 0.0, 0,
+    _INTEGERS, _INTEGERS, _INTEGERS, _INTEGERS, _REALS, _INTEGERS, _INTEGERS, np.zeros((0, 0)), active=False,
+)  # fmt: skip
+"""The source of schedules whose micro-batches are known."""

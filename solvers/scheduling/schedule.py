@@ -1,0 +1,115 @@
+"""A scheduled replica: micro-batches, what every stage does in which order, and when it is done."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from cappuccino.plan import MicroBatch, Operation, Replica, rounded_bound
+from cappuccino.solvers.scheduling.kernels.arrays import BatchTable, StepTable
+from cappuccino.solvers.scheduling.kernels.programs import add_steps, time_programs
+from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem
+
+
+class BlockedProgramsError(Exception):
+    """The operations of a schedule wait for each other."""
+
+
+@dataclass(frozen=True)
+class ReplicaSchedule:
+    """A scheduled replica."""
+
+    problem: ReplicaProblem
+    order: tuple[Batch, ...]
+    """Micro-batches in the order of their F's; a program names a micro-batch by its rank here."""
+    operations: tuple[tuple[int, ...], ...]
+    """By stage: rank k for the F of a micro-batch, ~k for its B."""
+    makespan_s: float
+    """End of the last operation, optimizer steps included, seconds."""
+    peak_memory_gib: tuple[float, ...]
+    """By stage."""
+
+    @property
+    def gpu_time_s(self) -> float:
+        """Stages x makespan, GPU-seconds."""
+        return self.problem.num_stages * self.makespan_s
+
+    @cached_property
+    def programs(self) -> tuple[tuple[Operation, ...], ...]:
+        """What every stage does, optimizer steps included."""
+        count = len(self.order)
+        steps: list[Operation] = [("S", a, j) for a, number in enumerate(self.problem.num_steps) for j in range(number)]
+        by_code: list[Operation] = [*(("F", k) for k in range(count)), *steps]
+
+        def operation(code: int) -> Operation:
+            return by_code[code] if code >= 0 else ("B", ~code)
+
+        codes = add_steps(np.array(self.operations, np.int64), _step_table(self.problem, self.order))
+        return tuple(tuple(map(operation, program)) for program in codes.tolist())
+
+    def replica(self, number: int, gpu: str, layers: tuple[int, ...] | None) -> Replica:
+        """Return the replica as it stands in a plan."""
+        return Replica(
+            id=number,
+            gpu=gpu,
+            num_stages=self.problem.num_stages,
+            layers_per_stage=layers,
+            adapters=tuple(self.problem.instance.adapters[i].name for i in self.problem.adapters),
+            makespan_s=self.makespan_s,
+            lower_bound_s=rounded_bound(self.problem.lower_bound_s, self.makespan_s),
+            peak_memory_gib=self.peak_memory_gib,
+            micro_batches=tuple(MicroBatch(samples=b.samples) for b in self.order),
+            programs=self.programs,
+        )
+
+
+def build_schedule(
+    problem: ReplicaProblem, order: Sequence[Batch], operations: Sequence[Sequence[int]]
+) -> ReplicaSchedule:
+    """Return the schedule of these micro-batches and operations with its times.
+
+    Parameters
+    ----------
+    order
+        Micro-batches in the order of their F's.
+    operations
+        By stage: rank k for the F of the k-th micro-batch, ~k for its B.
+
+    Raises
+    ------
+    BlockedProgramsError
+        When the operations wait for each other.
+    """
+    batches = BatchTable(
+        np.array([b.forward_s for b in order]),
+        np.array([b.backward_s for b in order]),
+        np.array([b.transfer_s for b in order]),
+        np.array([b.tokens for b in order], dtype=np.int64),
+    )
+    steps = _step_table(problem, order)
+    makespan, held = time_operations(problem, batches, steps, np.array(operations, np.int64))
+    if makespan == np.inf:
+        raise BlockedProgramsError("the operations of a schedule wait for each other")
+    peaks = tuple((problem.memory.static_gib + held).tolist())
+    return ReplicaSchedule(problem, tuple(order), tuple(map(tuple, operations)), makespan, peaks)
+
+
+def time_operations(
+    problem: ReplicaProblem, batches: BatchTable, steps: StepTable, operations: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Put optimizer steps in and run everything; return makespan and memory as `time_programs` does.
+
+    Parameters
+    ----------
+    operations
+        By stage: rank k for the F of a micro-batch, ~k for its B, shape (G, 2 M).
+    """
+    memory, optimizer_s = problem.memory, problem.costs.optimizer_s
+    programs = add_steps(operations, steps)
+    makespan, held = time_programs(programs, steps, batches, optimizer_s, memory.working_gib, memory.held_gib)
+    return float(makespan), held
+
+
+def _step_table(problem: ReplicaProblem, order: Sequence[Batch]) -> StepTable:
+    return problem.step_table([b.steps for b in order])
