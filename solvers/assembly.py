@@ -7,14 +7,13 @@ from cappuccino import __version__
 from cappuccino.costs import CostModel
 from cappuccino.instance import Instance
 from cappuccino.plan import InstanceReference, Objective, Plan, Status, objective_gap, rounded_bound
-from cappuccino.solvers.scheduling.schedule import ReplicaSchedule
+from cappuccino.solvers.scheduling.schedule import PlacedReplica
 
 
 def assemble_plan(
     instance: Instance,
     costs: Mapping[str, CostModel],
-    schedules: Sequence[ReplicaSchedule],
-    gpus: Sequence[str],
+    placed: Sequence[PlacedReplica],
     *,
     objective: Objective = Objective.GPU_TIME,
     bound: float | None = None,
@@ -28,8 +27,6 @@ def assemble_plan(
 
     Parameters
     ----------
-    gpus
-        GPU type of each schedule.
     bound
         Proven bound on the objective, None where there is none.
     gap_tolerance
@@ -38,13 +35,14 @@ def assemble_plan(
         Further entries of the plan's solver record.
     """
     replicas = []
-    pairs = sorted(zip(schedules, gpus, strict=True), key=lambda p: p[0].problem.adapters)
-    for number, (schedule, gpu) in enumerate(pairs):
+    placed = sorted(placed, key=lambda p: p.schedule.problem.adapters)
+    for number, (schedule, gpu) in enumerate((p.schedule, p.gpu) for p in placed):
         replicas.append(schedule.replica(number, gpu, costs[gpu].layers_per_stage(schedule.problem.num_stages)))
-    prices = [instance.pool(gpu).price_per_hour for _, gpu in pairs]
-    money = sum(s.gpu_time_s * (p or 0.0) / 3600 for (s, _), p in zip(pairs, prices, strict=True))
+    prices = [instance.pool(p.gpu).price_per_hour for p in placed]
+    money = sum(r.schedule.gpu_time_s * (p or 0.0) / 3600 for r, p in zip(placed, prices, strict=True))
     cost = money if all(p is not None for p in prices) else None
-    gpu_time, makespan = sum(s.gpu_time_s for s, _ in pairs), max(s.makespan_s for s, _ in pairs)
+    gpu_time = sum(p.schedule.gpu_time_s for p in placed)
+    makespan = max(p.schedule.makespan_s for p in placed)
     value = {Objective.GPU_TIME: gpu_time, Objective.MAKESPAN: makespan, Objective.COST: money}[objective]
     if bound is not None:
         bound = rounded_bound(bound, value)

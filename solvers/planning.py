@@ -10,27 +10,18 @@ from cappuccino.costs import CostModel, fit_instance_costs
 from cappuccino.errors import InfeasibleError, InputError, NoPlanFoundError
 from cappuccino.instance import Instance
 from cappuccino.plan import AdapterSaving, Objective, Plan
-from cappuccino.solvers.allocation.allocator import Allocation, Allocator
+from cappuccino.solvers.allocation.allocator import Allocator
 from cappuccino.solvers.allocation.columns import ReplicaSpace
+from cappuccino.solvers.allocation.context import Context, Goal, Incumbent
 from cappuccino.solvers.allocation.milp import TimeUpError
 from cappuccino.solvers.assembly import assemble_plan
 from cappuccino.solvers.budget import Budget, Clock
-from cappuccino.solvers.improvement import SearchLimits, improve
+from cappuccino.solvers.improvement import improve
 from cappuccino.solvers.savings import SharingEvaluator, with_savings
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 from cappuccino.solvers.scheduling.scheduler import schedule_replica
+from cappuccino.solvers.settings import DEFAULT, PlannerSettings
 from cappuccino.solvers.verification import verified
-
-_ALLOCATION_SHARE = 0.4
-"""Part of the time that may go into choosing replicas before the chosen ones are improved."""
-_ALLOCATION_SHARE_BY_MAKESPAN = 0.5
-"""The same where makespans count, so that which adapters share a replica matters more."""
-_FIRST_IMPROVEMENT_SHARE = 0.3
-"""There, part of the time left that goes into improving them before they are chosen again."""
-_FIRST_PLAN_SHARE = 0.6
-"""Of the time, what looking for a plan that meets a deadline may take before another way is tried."""
-_IMPROVEMENT_SHARE = 0.92
-"""Part of the time left that goes into improving them; the rest shows what sharing saves, adapter by adapter."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +44,8 @@ class PlanOptions:
     seed: int = 0
     iterations: int = 20
     """Without a time limit: CP-SAT windows per replica; the local search makes 2,000 moves for each."""
+    settings: PlannerSettings = DEFAULT
+    """How the search is made; for those who study it."""
 
 
 @dataclass(frozen=True)
@@ -91,19 +84,18 @@ def make_plan(
     options = options or PlanOptions()
     _check_options(instance, options)
     costs = costs if costs is not None else fit_instance_costs(instance)
-    space = ReplicaSpace.of(instance, costs, options.num_stages, options.profiled_only)
+    space = _space(instance, costs, options)
     _compile(space)
     clock = Clock(options.time_limit_s)
     found = _free_plan(space, options, clock, on_progress)
     bound = 0.0
     if found is None:
         found = _search(space, options, clock, on_progress)
-        bound = found.state.bound
+        bound = found.incumbent.bound
     plan = assemble_plan(
         instance,
         costs,
-        found.state.chosen,
-        found.state.chosen_gpus,
+        found.incumbent.replicas,
         objective=options.objective,
         bound=bound,
         gap_tolerance=options.gap,
@@ -115,16 +107,21 @@ def make_plan(
 
 
 @dataclass(frozen=True)
-class _Found:
+class _PlanFound:
     """What a search has come to."""
 
-    state: Allocation
+    incumbent: Incumbent
     savings: Mapping[str, AdapterSaving]
+
+
+def _space(instance: Instance, costs: Mapping[str, CostModel], options: PlanOptions) -> ReplicaSpace:
+    most_sets = options.settings.allocation.most_sets
+    return ReplicaSpace.of(instance, costs, options.num_stages, options.profiled_only, most_sets)
 
 
 def _free_plan(
     space: ReplicaSpace, options: PlanOptions, clock: Clock, on_progress: Callable[[Progress], None] | None
-) -> _Found | None:
+) -> _PlanFound | None:
     """Return a plan on GPUs that cost nothing where money is the objective; None where there is none.
 
     It costs nothing, so it is optimal, and what remains to be chosen is the one of least GPU time.
@@ -140,8 +137,7 @@ def _free_plan(
             on_progress(Progress(state.elapsed_s, 0.0, 0.0))
 
     try:
-        part = replace(instance, gpu_pools=free)
-        free_space = ReplicaSpace.of(part, space.costs, options.num_stages, options.profiled_only)
+        free_space = _space(replace(instance, gpu_pools=free), space.costs, options)
         return _search(free_space, replace(options, objective=Objective.GPU_TIME), clock, report)
     except (InfeasibleError, TimeUpError):
         if no_other:
@@ -151,44 +147,48 @@ def _free_plan(
 
 def _search(
     space: ReplicaSpace, options: PlanOptions, clock: Clock, on_progress: Callable[[Progress], None] | None
-) -> _Found:
+) -> _PlanFound:
     """Choose replicas, improve them, and find out what sharing saves."""
 
-    def report(state: Allocation) -> None:
+    def report(incumbent: Incumbent) -> None:
         if on_progress:
-            on_progress(Progress(clock.elapsed, state.best, state.bound))
+            on_progress(Progress(clock.elapsed, incumbent.objective, incumbent.bound))
 
-    binding = options.deadline_s is not None or options.objective is Objective.MAKESPAN
-    share = clock.part(_ALLOCATION_SHARE_BY_MAKESPAN if binding else _ALLOCATION_SHARE)
-    last = clock if options.deadline_s is None else clock.part(_FIRST_PLAN_SHARE)
-    allocator = Allocator(space, options.objective, options.deadline_s, share, last, options.gap, options.seed, report)
-    limits = SearchLimits(options.gap, options.seed, None if options.time_limit_s is not None else options.iterations)
+    goal, settings = Goal(options.objective, options.deadline_s, options.gap), options.settings
+    incumbent = Incumbent(space, goal, on_better=report)
+    iterations = None if options.time_limit_s is not None else options.iterations
+    context = Context(space, incumbent, clock, options.seed, iterations, settings)
+    share = settings.allocation_share_by_makespan if goal.binding else settings.allocation_share
+    first = clock.part(share)
+    last = clock if options.deadline_s is None else clock.part(settings.first_plan_share)
+    allocator = Allocator(context.until(first), last)
     try:
-        state = allocator.run()
+        allocator.run()
     except NoPlanFoundError:
-        state = allocator.state
-        if options.deadline_s is None or clock.over or not _meet_deadline(state, options.deadline_s, limits, clock):
+        if options.deadline_s is None or clock.over or not _meet_deadline(context):
             raise
-    report(state)
-    search = clock.part(_IMPROVEMENT_SHARE) if options.compare_separate else clock
-    if binding:
-        improve(state, limits, search.part(_FIRST_IMPROVEMENT_SHARE), report)
-        allocator.resume(search.part(0.5))
-    improve(state, limits, search, report)
-    return _Found(state, _savings(state, options, clock, report) if options.compare_separate else {})
+    incumbent.report()
+    search = context.part(settings.improvement_share) if options.compare_separate else context
+    if goal.binding:
+        improve(search.part(settings.first_improvement_share))
+        allocator.resume(search.clock.part(settings.second_allocation_share))
+    improve(search)
+    return _PlanFound(incumbent, _savings(context) if options.compare_separate else {})
 
 
-def _meet_deadline(state: Allocation, deadline_s: float, limits: SearchLimits, clock: Clock) -> bool:
+def _meet_deadline(context: Context) -> bool:
     """Offer the shortest plan that is found, where no other was that meets the deadline; return whether it does."""
-    half = clock.part(0.5)
-    shortest = Allocator(
-        state.space, Objective.MAKESPAN, None, half, half, limits.gap, limits.seed, target=deadline_s
-    ).run()
-    limits, before = replace(limits, target=deadline_s), math.inf
-    while deadline_s < shortest.best < before and not clock.over:  # one round may be for one replica
-        before = shortest.best
-        improve(shortest, limits, clock.part(_FIRST_PLAN_SHARE))
-    return state.offer(shortest.chosen, shortest.chosen_gpus)
+    deadline_s = context.goal.deadline_s
+    assert deadline_s is not None
+    shortest = Incumbent(context.space, Goal(Objective.MAKESPAN, None, context.goal.gap, target=deadline_s))
+    search = replace(context, incumbent=shortest)
+    half = search.part(0.5)
+    Allocator(half, half.clock).run()
+    before = math.inf
+    while deadline_s < shortest.objective < before and not context.clock.over:  # one round may be for one replica
+        before = shortest.objective
+        improve(search.part(context.settings.first_plan_share))
+    return context.incumbent.offer(shortest.replicas)
 
 
 def _compile(space: ReplicaSpace) -> None:
@@ -202,15 +202,12 @@ def _compile(space: ReplicaSpace) -> None:
     schedule_replica(problem, Budget(None, constructions=1, moves=1, windows=0), seed=0)
 
 
-def _savings(
-    state: Allocation, options: PlanOptions, clock: Clock, report: Callable[[Allocation], None]
-) -> dict[str, AdapterSaving]:
+def _savings(context: Context) -> dict[str, AdapterSaving]:
     """Separate adapters that had better not share, and return what sharing saves the others."""
-    limit_s = state.best if options.objective is Objective.MAKESPAN else options.deadline_s
-    evaluator = SharingEvaluator(state.space, options.objective, limit_s, options.seed)
-    if state.offer(*evaluator.separations(state.chosen, state.chosen_gpus, clock.part(0.5))):
-        report(state)
-    return evaluator.savings(state.chosen, state.chosen_gpus, clock)
+    evaluator, incumbent = SharingEvaluator(context), context.incumbent
+    half = context.clock.part(context.settings.separation_share)
+    incumbent.offer(evaluator.separations(incumbent.replicas, half))
+    return evaluator.savings(incumbent.replicas, context.clock)
 
 
 def _check_options(instance: Instance, options: PlanOptions) -> None:

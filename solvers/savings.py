@@ -14,27 +14,17 @@ import numpy as np
 from cappuccino.bounds.replica_bounds import ReplicaBounds
 from cappuccino.instance import GpuPool
 from cappuccino.plan import AdapterSaving, Objective, Plan
-from cappuccino.solvers.allocation.columns import ReplicaSpace
-from cappuccino.solvers.budget import Budget, Clock
+from cappuccino.solvers.allocation.context import Context
+from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem
-from cappuccino.solvers.scheduling.schedule import ReplicaSchedule, build_schedule
+from cappuccino.solvers.scheduling.schedule import PlacedReplica, ReplicaSchedule, build_schedule
 from cappuccino.solvers.scheduling.scheduler import schedule_replica
 
-EFFORT = Budget(seconds=None, constructions=24, moves=4000, windows=0)
-"""Search on each separate run and on each replica without one of its adapters."""
 _TOLERANCE = 1e-9
 """Relative; smaller gains are rounding."""
 _NO_TIME = Clock(0.0)
 _ReplicaKey = tuple[tuple[int, ...], str, int, float]
 """Kinds by position, GPU type, stages, makespan."""
-
-
-@dataclass(frozen=True)
-class PlacedReplica:
-    """A scheduled replica and the type of its GPUs."""
-
-    schedule: ReplicaSchedule
-    gpu: str
 
 
 @dataclass(frozen=True)
@@ -64,41 +54,29 @@ class SharingEvaluator:
 
     Parameters
     ----------
-    space
-        Pools and depths that replicas may have, with the bounds there.
-    objective
-        Money decides where it is the cost, GPU time otherwise.
-    limit_s
-        Separate runs are to end within it as the plan does: the deadline or, where the makespan is the objective, the
-        plan's makespan. None: no limit.
-    effort
-        Search on each schedule; the time limit is that of the clock given to a method.
+    context
+        Money decides where it is the objective, GPU time otherwise. Separate runs are to end as the plan does: within
+        the deadline or, where the makespan is the objective, the incumbent's makespan. Its clock is not used: methods
+        are given one.
     """
 
-    def __init__(
-        self,
-        space: ReplicaSpace,
-        objective: Objective = Objective.GPU_TIME,
-        limit_s: float | None = None,
-        seed: int = 0,
-        effort: Budget = EFFORT,
-    ) -> None:
-        self._space, self._objective, self._seed, self._effort = space, objective, seed, effort
-        self._pools = {pool.gpu: pool for pool in space.instance.gpu_pools}
+    def __init__(self, context: Context) -> None:
+        self._space, self._objective, self._seed = context.space, context.goal.objective, context.seed
+        self._effort, self._settings = context.settings.sharing_effort, context.settings.scheduling
+        self._pools = {pool.gpu: pool for pool in context.space.instance.gpu_pools}
+        makespan_counts = self._objective is Objective.MAKESPAN
+        limit_s = context.incumbent.objective if makespan_counts else context.goal.deadline_s
         self._limit_s = float("inf") if limit_s is None else limit_s * (1 + _TOLERANCE)
         # by kind of the adapter, the second ones by the replica as well
         self._alone: dict[int, PlacedReplica] = {}
         self._rests: dict[tuple[_ReplicaKey, int], _Rest] = {}
         self._potentials: dict[tuple[_ReplicaKey, int], float] = {}
 
-    def savings(
-        self, schedules: Sequence[ReplicaSchedule], gpus: Sequence[str], clock: Clock
-    ) -> dict[str, AdapterSaving]:
+    def savings(self, replicas: Sequence[PlacedReplica], clock: Clock) -> dict[str, AdapterSaving]:
         """Return the figures by adapter name, less those that there was no time for: separate runs come first.
 
         Without a time limit equal schedules and seeds give equal figures.
         """
-        replicas = [PlacedReplica(s, g) for s, g in zip(schedules, gpus, strict=True)]
         pairs = [(r, k) for r in replicas for k in dict.fromkeys(self._kinds(r))]
         for search in (self._alone_of, self._rest_of):
             for replica, kind in pairs:
@@ -121,19 +99,14 @@ class SharingEvaluator:
             found["added_gpu_time_s"], found["added_cost"] = added_s, self._money(replica.gpu, added_s)
         return AdapterSaving(**found)
 
-    def separations(
-        self, schedules: Sequence[ReplicaSchedule], gpus: Sequence[str], clock: Clock
-    ) -> tuple[list[ReplicaSchedule], list[str]]:
+    def separations(self, replicas: Sequence[PlacedReplica], clock: Clock) -> list[PlacedReplica]:
         """Take adapters out of their replicas where that is cheaper and the pools have room, best gain first.
 
         Adapters are evaluated as far as the bounds let them gain, those that may gain most first.
 
-        Returns
-        -------
-        tuple
-            Schedules and their GPU types, those given where nothing gains. No replica ends later than the limit.
+        Returns those given where nothing gains; no replica ends later than the limit.
         """
-        replicas = [PlacedReplica(s, g) for s, g in zip(schedules, gpus, strict=True)]
+        replicas = list(replicas)
         refused: set[tuple[int, int]] = set()  # (replica by identity, kind)
         while True:
             best: tuple[float, int, int] | None = None
@@ -150,7 +123,7 @@ class SharingEvaluator:
                 if gain is not None and gain > (self._value(replicas[r]) * _TOLERANCE if best is None else best[0]):
                     best = gain, r, kind
             if best is None:
-                return [r.schedule for r in replicas], [r.gpu for r in replicas]
+                return replicas
             _, r, kind = best
             separate = self._separated(replicas, r, kind, clock)
             if separate is None:
@@ -276,6 +249,7 @@ class SharingEvaluator:
                 replace(self._effort, seconds=clock.left, constructions=constructions),
                 self._seed,
                 start=start.schedule if start is not None and here else None,
+                settings=self._settings,
             )
             if clock.over:
                 return None  # it may have been cut short

@@ -17,16 +17,13 @@ from cappuccino.solvers.allocation.column_generation import (
     solve_relaxation,
 )
 from cappuccino.solvers.allocation.columns import ReplicaSpace
+from cappuccino.solvers.allocation.context import Context
 from cappuccino.solvers.allocation.filling import Partition, filled_partitions, shortest_partition
 from cappuccino.solvers.allocation.knapsack_pricing import KnapsackPricing
 from cappuccino.solvers.allocation.milp import PartitionProblem, TimeUpError
 from cappuccino.solvers.allocation.pricing import EnumeratedPricing, Place, Pricing
 from cappuccino.solvers.budget import Clock
 
-MOST_EXACT = 20_000
-"""Columns up to which the set partitioning is solved exactly."""
-LEAST_TIME_S = 1.5
-"""Time for proving a bound, however little there is, seconds."""
 _TINY = 1e-9
 _USUAL = 1000.0
 """About what a partition costs in the unit used here: the tolerances of solvers are absolute."""
@@ -52,9 +49,7 @@ class Candidates:
     """Indices of columns, each as often as it is in the partition."""
 
 
-def find_candidates(
-    space: ReplicaSpace, objective: Objective, deadline_s: float | None, clock: Clock, gap: float, seed: int
-) -> Candidates:
+def find_candidates(context: Context) -> Candidates:
     """Prove a bound and collect columns.
 
     The bound is that of the set partitioning, to the gap, where the columns that matter for it can be listed in time;
@@ -66,26 +61,29 @@ def find_candidates(
     InfeasibleError
         When the pools, or the deadline, admit no partition.
     """
-    return _Finder(space, objective, deadline_s, clock, gap, seed).find()
+    return _Finder(context).find()
 
 
 class _Finder:
     """The work of `find_candidates`."""
 
-    def __init__(
-        self, space: ReplicaSpace, objective: Objective, deadline_s: float | None, clock: Clock, gap: float, seed: int
-    ) -> None:
-        self.space, self.objective, self.deadline_s = space, objective, deadline_s
-        self.tolerance = gap / 4 + 1e-6
+    def __init__(self, context: Context) -> None:
+        space, goal, clock = context.space, context.goal, context.clock
+        self.space, self.objective, self.deadline_s = space, goal.objective, goal.deadline_s
+        self.settings = context.settings.allocation
+        self.tolerance = goal.gap / 4 + 1e-6
         self.counts, self.pools = space.kinds.counts, space.pools
-        places = space.places(objective)
+        places = space.places(goal.objective)
         self.unit = self._usual_cost(places) / _USUAL or 1.0
         self.places = tuple(replace(p, rate=p.rate / self.unit) for p in places)
         # the places' bounds, which nothing can do without, may have taken all the time
-        self.clock = clock if clock.left is None else Clock(max(clock.left, LEAST_TIME_S))
+        self.clock = clock if clock.left is None else Clock(max(clock.left, self.settings.least_bound_time_s))
         self.pool = ColumnPool()
         self._full: dict[GeneratedKey, float] = {}
-        self.problem = PartitionProblem(space.kinds.of_adapter.tolist(), self.pools, objective, self.tolerance, seed)
+        kinds = space.kinds.of_adapter.tolist()
+        self.problem = PartitionProblem(
+            kinds, self.pools, goal.objective, self.tolerance, context.seed, tie_gap=self.settings.tie_gap
+        )
 
     def _usual_cost(self, places: Sequence[Place]) -> float:
         """Return about what a partition costs where it is not free; 0 where the makespan counts."""
@@ -106,7 +104,7 @@ class _Finder:
         else:
             relaxed = solve_relaxation(
                 self._pricing(self.places), self.pools, self.pool, self.clock,
-                limit_s=self.deadline_s, tolerance=self.tolerance,
+                limit_s=self.deadline_s, tolerance=self.tolerance, settings=self.settings,
             )  # fmt: skip
             bound = max(bound, relaxed.bound)
         bound, exact = self._solve_exactly(bound, relaxed, partitions)
@@ -114,11 +112,11 @@ class _Finder:
 
     def _partitions(self, low_s: float) -> list[Partition]:
         """Fill partitions; those that end in time by their full bounds."""
-        found = filled_partitions(self.places, self.counts, self.pools, self.deadline_s)
+        found = filled_partitions(self.places, self.counts, self.pools, self.deadline_s, self.settings)
         high = max((self.places[p].makespans(n[None])[0] for f in found for p, n in f), default=self.deadline_s)
         if high is not None:
             low = low_s if self.objective is Objective.MAKESPAN else self.space.objective_bound(Objective.MAKESPAN)
-            shortest = shortest_partition(self.places, self.counts, self.pools, low, float(high))
+            shortest = shortest_partition(self.places, self.counts, self.pools, low, float(high), self.settings)
             found += [shortest] if shortest is not None else []
         limit = math.inf if self.deadline_s is None else self.deadline_s
         self._learn(replica for partition in found for replica in partition)
@@ -131,7 +129,7 @@ class _Finder:
         if admitted.all():
             found = solve_relaxation(
                 pricing, self.pools, self.pool, self.clock,
-                limit_s=self.deadline_s, share_only=True, tolerance=1e-4, stop_at=1.0,
+                limit_s=self.deadline_s, share_only=True, tolerance=1e-4, stop_at=1.0, settings=self.settings,
             )  # fmt: skip
             if found.bound <= 1.0 + _TINY:
                 return
@@ -143,13 +141,14 @@ class _Finder:
         high = min(ends, default=low_s + at_once if self.deadline_s is None else self.deadline_s)
         pricing = self._pricing(self.space.places(Objective.MAKESPAN))
         return least_makespan(
-            pricing, self.pools, self.pool, self.clock, low_s=low_s, high_s=high, tolerance=self.tolerance
-        )
+            pricing, self.pools, self.pool, self.clock,
+            low_s=low_s, high_s=high, tolerance=self.tolerance, settings=self.settings,
+        )  # fmt: skip
 
     def _pricing(self, places: Sequence[Place]) -> Pricing:
         if self.space.enumerates_all:
             return EnumeratedPricing(places, self.counts, self.space.sets, self.space.set_bounds)
-        return KnapsackPricing(places, self.counts)
+        return KnapsackPricing(places, self.counts, self.settings)
 
     def _full_bound(self, place: int, numbers: np.ndarray) -> float:
         key = place, numbers.tobytes()
@@ -230,7 +229,7 @@ class _Finder:
             limit = min(best, math.inf if limit is None else limit) * (1 + _TINY)
             relaxed = solve_relaxation(
                 self._pricing(self.places), self.pools, self.pool, self.clock,
-                limit_s=limit if limit < math.inf else None, share_only=True, tolerance=1e-4,
+                limit_s=limit if limit < math.inf else None, share_only=True, tolerance=1e-4, settings=self.settings,
             )  # fmt: skip
             slack = 1.0 - relaxed.bound + _TINY
         elif relaxed is not None and best < math.inf:
@@ -270,7 +269,7 @@ class _Finder:
         found: list[tuple[int, np.ndarray, float]] = []
         for number, place in enumerate(self.places):
             charge = relaxed.charges[place.gpu] * place.num_stages
-            left = MOST_EXACT - len(found)
+            left = self.settings.most_exact - len(found)
             sets = pricing.within_slack(number, relaxed.prices, charge, limit_s, slack, left)
             if sets is None:
                 return None

@@ -20,19 +20,8 @@ from cappuccino.errors import CappuccinoError
 from cappuccino.models.partition_relaxation import PartitionRelaxation
 from cappuccino.solvers.allocation.pricing import Pricing
 from cappuccino.solvers.budget import Clock
+from cappuccino.solvers.settings import DEFAULT, AllocationSettings
 
-SMOOTHING = 0.7
-"""Weight of the best prices so far in those that columns are sought for."""
-COLUMNS_PER_PLACE = 6
-"""Sought in every round."""
-PATIENCE = 40
-"""Rounds without progress of bound and relaxation before giving up."""
-PROGRESS = 2e-5
-"""Relative change that counts as progress."""
-CEILING = 3.0
-"""Most that an adapter is paid at first, in multiples of what it costs alone; where that binds, as much more again."""
-MOST_RAISES = 8
-"""How often; beyond, the bound is valid still, and weak."""
 _TINY = 1e-9
 _PROVES_NOTHING = 1e100
 """Ratio of price to cost from which on a column that is free is paid: no prices of this form support it."""
@@ -100,6 +89,7 @@ def solve_relaxation(
     tolerance: float = 1e-3,
     stop_at: float = np.inf,
     start: tuple[np.ndarray, dict[str, float]] | None = None,
+    settings: AllocationSettings = DEFAULT.allocation,
 ) -> RelaxationResult:
     """Generate columns until bound and relaxation meet.
 
@@ -122,7 +112,7 @@ def solve_relaxation(
     start
         Prices and charges that are believed to be good.
     """
-    search = _Search(pricing, pools, pool, limit_s, share_only)
+    search = _ColumnGeneration(pricing, pools, pool, limit_s, share_only, settings)
     if start is not None:
         search.price(*start)
     stalled = 0
@@ -132,11 +122,11 @@ def solve_relaxation(
         found = search.price_smoothed()
         meet = search.bound >= search.value * (1 - tolerance) - _TINY
         decided = search.bound > stop_at or (share_only and search.value <= stop_at < np.inf)
-        moved = abs(search.bound - before[0]) + abs(search.value - before[1]) > PROGRESS * search.value
+        moved = abs(search.bound - before[0]) + abs(search.value - before[1]) > settings.progress * search.value
         stalled = 0 if moved else stalled + 1
         if decided or clock.over:
             break
-        if meet or not found or stalled > PATIENCE:
+        if meet or not found or stalled > settings.patience:
             if not search.raise_ceilings():
                 break
             stalled = 0
@@ -152,6 +142,7 @@ def least_makespan(
     low_s: float,
     high_s: float,
     tolerance: float,
+    settings: AllocationSettings = DEFAULT.allocation,
 ) -> tuple[float, RelaxationResult | None]:
     """Bisect for the makespan below which even the relaxation needs more GPUs than there are.
 
@@ -179,8 +170,9 @@ def least_makespan(
             low_s = middle
             continue
         found = solve_relaxation(
-            pricing, pools, pool, clock, limit_s=middle, share_only=True, tolerance=1e-4, stop_at=1.0, start=start
-        )
+            pricing, pools, pool, clock,
+            limit_s=middle, share_only=True, tolerance=1e-4, stop_at=1.0, start=start, settings=settings,
+        )  # fmt: skip
         start = found.prices, found.charges
         if found.bound > 1.0 + _TINY:
             low_s = middle
@@ -189,13 +181,19 @@ def least_makespan(
     return low_s, last
 
 
-class _Search:
+class _ColumnGeneration:
     """The state of the column generation."""
 
     def __init__(
-        self, pricing: Pricing, pools: Mapping[str, int], pool: ColumnPool, limit_s: float | None, share_only: bool
+        self,
+        pricing: Pricing,
+        pools: Mapping[str, int],
+        pool: ColumnPool,
+        limit_s: float | None,
+        share_only: bool,
+        settings: AllocationSettings,
     ) -> None:
-        self.pricing, self.pools, self.pool = pricing, pools, pool
+        self.pricing, self.pools, self.pool, self.settings = pricing, pools, pool, settings
         self.limit_s, self.share_only = limit_s, share_only
         self.gpus = list(pools)
         self._begin_with_feasible_prices()
@@ -240,15 +238,15 @@ class _Search:
         ]
         least = np.min(alone, axis=0)
         known = np.isfinite(least)
-        return CEILING * np.maximum(np.where(known, least, least[known].max(initial=0.0)), _TINY)
+        return self.settings.ceiling * np.maximum(np.where(known, least, least[known].max(initial=0.0)), _TINY)
 
     def raise_ceilings(self) -> bool:
         """Let adapters be paid more that are paid all that is allowed; return whether there are any."""
-        if self.share_only or self.raises == MOST_RAISES:
+        if self.share_only or self.raises == self.settings.most_raises:
             return False
         price = self.master.model.price
         for k in self.full:
-            self.ceilings[k] *= CEILING
+            self.ceilings[k] *= self.settings.ceiling
             price[k].setub(float(self.ceilings[k]))
         if self.full:
             self.raises += 1
@@ -296,7 +294,7 @@ class _Search:
 
     def price_smoothed(self) -> bool:
         """Look for columns at prices between the best and the relaxation's; return whether there are any."""
-        weight = SMOOTHING
+        weight = self.settings.smoothing
         while True:
             prices = weight * self.prices + (1 - weight) * self.out_prices
             charges = {g: weight * self.charges[g] + (1 - weight) * self.out_charges[g] for g in self.gpus}
@@ -312,7 +310,7 @@ class _Search:
         theta = 0.0
         for number, place in enumerate(self.pricing.places):
             charge = charges[place.gpu] * place.num_stages
-            priced = self.pricing.price(number, prices, charge, self.limit_s, COLUMNS_PER_PLACE)
+            priced = self.pricing.price(number, prices, charge, self.limit_s, self.settings.columns_per_place)
             theta = max(theta, priced.ratio)
             paid = priced.sets @ self.out_prices
             cost = place.rate * priced.makespans + self.out_charges[place.gpu] * place.num_stages

@@ -16,9 +16,7 @@ from cappuccino.models.set_partitioning import Column
 from cappuccino.plan import Objective
 from cappuccino.solvers.allocation.adapter_classes import AdapterClasses
 from cappuccino.solvers.allocation.pricing import Place
-
-MOST_SETS = 2**12
-"""Sets of adapters up to which every one becomes a column: those of 12 adapters that are all different."""
+from cappuccino.solvers.settings import DEFAULT
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,8 @@ class ReplicaSpace:
     kinds: AdapterClasses
     bounds: tuple[tuple[GpuPool, ReplicaBounds], ...]
     """Of an instance with one adapter of each kind: sets are given by how many adapters of each kind they hold."""
+    most_sets: int = DEFAULT.allocation.most_sets
+    """Sets of adapters up to which every one becomes a column."""
 
     @classmethod
     def of(
@@ -38,6 +38,7 @@ class ReplicaSpace:
         costs: Mapping[str, CostModel],
         num_stages: int | None = None,
         profiled_only: bool = False,
+        most_sets: int = DEFAULT.allocation.most_sets,
     ) -> "ReplicaSpace":
         """Collect the depths worth considering in every pool.
 
@@ -47,6 +48,8 @@ class ReplicaSpace:
             Fixes the depth.
         profiled_only
             Forbids depths that the cost table does not hold.
+        most_sets
+            Sets of adapters up to which every one becomes a column.
 
         Raises
         ------
@@ -65,7 +68,7 @@ class ReplicaSpace:
         kinds = AdapterClasses.of(instance, [model.adapter_costs(g, instance.adapters) for _, model, g in places])
         representatives = instance.subset(kinds.representatives)
         bounds = [(pool, ReplicaBounds(representatives, model, g, pool.memory_gib)) for pool, model, g in places]
-        space = cls(instance, costs, kinds, tuple(bounds))
+        space = cls(instance, costs, kinds, tuple(bounds), most_sets)
         space._require_a_place_for_all(num_stages, profiled_only)
         return space
 
@@ -77,7 +80,7 @@ class ReplicaSpace:
     @property
     def enumerates_all(self) -> bool:
         """Whether every set of adapters becomes a column."""
-        return self.kinds.number_of_sets <= MOST_SETS
+        return self.kinds.number_of_sets <= self.most_sets
 
     @cached_property
     def sets(self) -> np.ndarray:

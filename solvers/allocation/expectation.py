@@ -10,19 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cappuccino.solvers.allocation.pricing import Place
-
-BUBBLE = 0.08
-"""Excess per stage beyond the first where the longest path is as long as the work takes."""
-SLACK_POWER, PATH_POWER = 3.0, 1.5
-"""How fast the excess falls with path / work where there is more work, and with work / path where there is less."""
-FRICTION = 0.0012
-"""Excess per stage however much work there is."""
-PRIOR_WEIGHT = 0.3
-"""Weight of the rule of thumb against a schedule of a replica that is alike in everything."""
-OTHER_PATH = 0.3
-"""Weight of a schedule where another adapter has the longest path."""
-ALIKE = (0.15, 0.25)
-"""Differences of path to work, and of the logarithm of the depth, at which a schedule still counts."""
+from cappuccino.solvers.settings import DEFAULT, AllocationSettings
 
 
 class Expectation:
@@ -34,8 +22,8 @@ class Expectation:
         Pools and depths.
     """
 
-    def __init__(self, places: Sequence[Place]) -> None:
-        self.places = places
+    def __init__(self, places: Sequence[Place], settings: AllocationSettings = DEFAULT.allocation) -> None:
+        self.places, self.settings = places, settings
         self._seen: list[tuple[float, float, int, float]] = []
 
     def observe(self, place: int, numbers: np.ndarray, bound_s: float, makespan_s: float) -> None:
@@ -58,12 +46,12 @@ class Expectation:
             Proven bounds, shape (N,).
         """
         tightness, critical = self._features(place, sets)
-        total, weight = np.full(len(sets), PRIOR_WEIGHT), np.full(len(sets), PRIOR_WEIGHT)
-        depth = np.log(self.places[place].num_stages)
+        total, weight = np.full((2, len(sets)), self.settings.prior_weight)
+        depth, s = np.log(self.places[place].num_stages), self.settings
         for seen_tightness, seen_depth, seen_critical, factor in self._seen:
             near = np.exp(
-                -(((tightness - seen_tightness) / ALIKE[0]) ** 2) - ((depth - seen_depth) / ALIKE[1]) ** 2
-            ) * np.where(critical == seen_critical, 1.0, OTHER_PATH)
+                -(((tightness - seen_tightness) / s.alike_tightness) ** 2) - ((depth - seen_depth) / s.alike_depth) ** 2
+            ) * np.where(critical == seen_critical, 1.0, s.other_path)
             total += near * factor
             weight += near
         return np.asarray(bounds_s * (1 + total / weight * self._rule(place, tightness)))
@@ -76,6 +64,6 @@ class Expectation:
         return paths.max(axis=1) / np.maximum(busy, 1e-300), paths.argmax(axis=1)
 
     def _rule(self, place: int, tightness: np.ndarray) -> np.ndarray:
-        bubble = np.minimum(tightness, 1.0) ** SLACK_POWER / np.maximum(tightness, 1.0) ** PATH_POWER
-        stages = self.places[place].num_stages
-        return np.asarray(FRICTION * stages + BUBBLE * (stages - 1) * bubble)
+        s, stages = self.settings, self.places[place].num_stages
+        bubble = np.minimum(tightness, 1.0) ** s.slack_power / np.maximum(tightness, 1.0) ** s.path_power
+        return np.asarray(s.friction * stages + s.bubble * (stages - 1) * bubble)

@@ -7,15 +7,7 @@ import numpy as np
 
 from cappuccino.compiled import compiled
 from cappuccino.solvers.allocation.pricing import Place
-
-LEVELS = (1.0, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 3.0, 5.0, 10.0)
-"""Makespans to fill replicas up to, in multiples of the least that the pool could allow."""
-ROOM_TO_DEADLINE = (1.0, 0.98, 0.95, 0.9, 0.85, 0.75)
-"""Parts of a deadline to fill replicas up to: schedules end above their bounds."""
-SPARE = 1.2
-"""Replicas that adapters are dealt to, at most, in multiples of those that would do if work were divisible."""
-BISECTIONS = 12
-"""Steps towards the least makespan."""
+from cappuccino.solvers.settings import DEFAULT, AllocationSettings
 
 Partition = list[tuple[int, np.ndarray]]
 """Replicas: place, and how many adapters of each kind."""
@@ -145,15 +137,19 @@ def _fill(
 
 
 def filled_partitions(
-    places: Sequence[Place], counts: np.ndarray, pools: Mapping[str, int], deadline_s: float | None
+    places: Sequence[Place],
+    counts: np.ndarray,
+    pools: Mapping[str, int],
+    deadline_s: float | None,
+    settings: AllocationSettings = DEFAULT.allocation,
 ) -> list[Partition]:
     """Return partitions of every preferred depth, filled up to several levels, and such that deal adapters out."""
     result = []
     for preferred in range(len(places)):
-        for level in _levels(places, counts, pools, preferred, deadline_s):
+        for level in _levels(places, counts, pools, preferred, deadline_s, settings):
             for found in (
                 fill_replicas(places, counts, pools, level, preferred),
-                deal_adapters(places, counts, pools, level, preferred),
+                deal_adapters(places, counts, pools, level, preferred, settings),
             ):
                 if found is not None:
                     result.append(found)
@@ -161,7 +157,12 @@ def filled_partitions(
 
 
 def deal_adapters(
-    places: Sequence[Place], counts: np.ndarray, pools: Mapping[str, int], level_s: float, place: int
+    places: Sequence[Place],
+    counts: np.ndarray,
+    pools: Mapping[str, int],
+    level_s: float,
+    place: int,
+    settings: AllocationSettings = DEFAULT.allocation,
 ) -> Partition | None:
     """Deal adapters out like cards to as many replicas of a place as a level asks for, kind after kind.
 
@@ -175,7 +176,7 @@ def deal_adapters(
     kinds = kinds[np.argsort(-where.shares[kinds], kind="stable")]
     least = math.ceil(float(counts @ where.shares) / max(level_s - where.ramp_s, 1e-12) - 1e-9)
     most = min(pools[where.gpu] // where.num_stages, len(kinds))
-    for size in range(max(1, least), min(most, math.ceil(SPARE * least)) + 1):
+    for size in range(max(1, least), min(most, math.ceil(settings.spare_replicas * least)) + 1):
         numbers = np.zeros((size, len(counts)), dtype=np.int64)
         np.add.at(numbers, (np.arange(len(kinds)) % size, kinds), 1)
         if where.makespans(numbers).max() <= level_s:
@@ -184,7 +185,12 @@ def deal_adapters(
 
 
 def _levels(
-    places: Sequence[Place], counts: np.ndarray, pools: Mapping[str, int], preferred: int, deadline_s: float | None
+    places: Sequence[Place],
+    counts: np.ndarray,
+    pools: Mapping[str, int],
+    preferred: int,
+    deadline_s: float | None,
+    settings: AllocationSettings,
 ) -> list[float]:
     place = places[preferred]
     admitted = place.admits(deadline_s)
@@ -196,18 +202,23 @@ def _levels(
     path = float(np.min([p.paths for p in places], axis=0).max())
     least = max(place.ramp_s + work / replicas, float(place.paths[admitted].max()), path)
     everything = least + max(float(counts @ np.where(p.fits, p.shares, 0.0)) for p in places)
-    levels = [least * x for x in LEVELS if least * x < everything] + [everything]
+    levels = [least * x for x in settings.fill_levels if least * x < everything] + [everything]
     if deadline_s is not None:
-        levels = [x for x in levels if x < deadline_s] + [deadline_s * x for x in ROOM_TO_DEADLINE]
+        levels = [x for x in levels if x < deadline_s] + [deadline_s * x for x in settings.room_to_deadline]
     return levels
 
 
 def shortest_partition(
-    places: Sequence[Place], counts: np.ndarray, pools: Mapping[str, int], low_s: float, high_s: float
+    places: Sequence[Place],
+    counts: np.ndarray,
+    pools: Mapping[str, int],
+    low_s: float,
+    high_s: float,
+    settings: AllocationSettings = DEFAULT.allocation,
 ) -> Partition | None:
     """Return the partition of the least level that filling succeeds at, by bisection between two makespans."""
     best = fill_replicas(places, counts, pools, high_s)
-    for _ in range(BISECTIONS if best is not None else 0):
+    for _ in range(settings.bisections if best is not None else 0):
         middle = (low_s + high_s) / 2
         found = fill_replicas(places, counts, pools, middle)
         if found is None:

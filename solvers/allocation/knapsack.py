@@ -8,9 +8,6 @@ import numpy as np
 
 from cappuccino.compiled import compiled
 
-NODES_PER_SET = 200
-"""Decisions that `list_sets` may look at for each set that there is room for."""
-
 
 @compiled
 def fill(
@@ -152,6 +149,7 @@ def list_sets(
     charge: float,
     limit_s: float,
     slack: float,
+    nodes_per_set: int,
     found: np.ndarray,
 ) -> int:
     """List all sets whose cost and charge exceed what they are paid by no more than `slack`.
@@ -169,6 +167,8 @@ def list_sets(
         A set costs `rate max(ramp_s + sum of shares, longest path) + charge`.
     limit_s
         Latest end.
+    nodes_per_set
+        Decisions that may be looked at for each set that there is room for.
     found
         Receives the sets, shape (N, K).
 
@@ -185,7 +185,7 @@ def list_sets(
     numbers[0] = -1
     while kind >= 0:
         visited += 1
-        if visited > NODES_PER_SET * len(found):
+        if visited > nodes_per_set * len(found):
             return -1
         numbers[kind] += 1
         load = filled[kind] + numbers[kind] * shares[kind]

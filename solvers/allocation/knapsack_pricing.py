@@ -7,15 +7,7 @@ import numpy as np
 
 from cappuccino.solvers.allocation.knapsack import bound_ratios, fill, list_sets, mark_parts
 from cappuccino.solvers.allocation.pricing import Place, Priced, paid_per_cost
-
-TABLE_SIZE = 2**22
-"""Entries of the dynamic program's table, which decide how fine the grid is."""
-
-CELLS = (2**11, 2**14)
-"""Fewest and most cells of the grid."""
-
-EXTENSION = 2.0
-"""How far the grid goes beyond the longest path, in multiples of the largest share."""
+from cappuccino.solvers.settings import DEFAULT, AllocationSettings
 
 _HAIR = 1e-9
 """Rounding errors, in cells."""
@@ -27,6 +19,7 @@ class KnapsackPricing:
 
     places: Sequence[Place]
     counts: np.ndarray
+    settings: AllocationSettings = DEFAULT.allocation
 
     def price(self, place: int, prices: np.ndarray, charge: float, limit_s: float | None, most: int) -> Priced:
         """See `Pricing.price`; some more sets fill what the best one leaves over."""
@@ -35,7 +28,7 @@ class KnapsackPricing:
         if not len(kinds):
             return Priced(np.zeros((0, len(self.counts)), dtype=np.int64), np.zeros(0), 0.0)
         kinds = kinds[np.argsort(where.paths[kinds], kind="stable")]
-        knapsack = _Knapsack.of(where, kinds, self.counts[kinds], prices[kinds], charge, limit_s)
+        knapsack = _Knapsack.of(where, kinds, self.counts[kinds], prices[kinds], charge, limit_s, self.settings)
         ratio, found = knapsack.solve(most)
         sets = np.zeros((len(found), len(self.counts)), dtype=np.int64)
         sets[:, kinds] = found
@@ -67,6 +60,7 @@ class KnapsackPricing:
             charge,
             np.inf if limit_s is None else limit_s,
             slack,
+            self.settings.nodes_per_set,
             found,
         )
         sets = np.zeros((max(number, 0), len(self.counts)), dtype=np.int64)
@@ -92,6 +86,7 @@ class _Knapsack:
     """Sum of shares that the grid covers."""
     bounded: bool
     """Whether the shares must not exceed the room."""
+    settings: AllocationSettings
 
     @classmethod
     def of(
@@ -102,6 +97,7 @@ class _Knapsack:
         prices: np.ndarray,
         charge: float,
         limit_s: float | None,
+        settings: AllocationSettings,
     ) -> "_Knapsack":
         shares, free = place.shares[kinds], place.paths[kinds] - place.ramp_s
         if place.rate == 0:
@@ -109,7 +105,7 @@ class _Knapsack:
         everything = float(shares @ counts)
         bounded = limit_s is not None and place.ramp_s + everything > limit_s
         # beyond the longest path costs are linear in the shares, and little more of a grid is needed
-        linear = float(free[-1] + EXTENSION * shares.max())
+        linear = float(free[-1] + settings.extension * shares.max())
         room = limit_s - place.ramp_s if bounded and limit_s is not None else min(linear, everything)
         return cls(
             shares=np.maximum(shares, 1e-12 * max(everything, 1e-300)),
@@ -121,13 +117,14 @@ class _Knapsack:
             slope=place.rate,
             room=max(room, float(shares.min()), 1e-300),
             bounded=bounded,
+            settings=settings,
         )
 
     def solve(self, most: int) -> tuple[float, np.ndarray]:
         """Return a bound on the ratio of price to cost, and attractive sets, shape (N, K)."""
         copies = np.minimum(self.counts, np.floor(self.room / self.shares + _HAIR)).astype(np.int64)
         owner, multiple = _parts(copies)
-        cells = int(np.clip(TABLE_SIZE // max(len(owner), 1), *CELLS))
+        cells = int(np.clip(self.settings.table_size // max(len(owner), 1), *self.settings.cells))
         cell = self.room / cells
         weights = np.floor(multiple * self.shares[owner] / cell - _HAIR).clip(0).astype(np.int64)
         ends = np.searchsorted(owner, np.arange(len(self.shares)), side="right")

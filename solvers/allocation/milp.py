@@ -13,11 +13,10 @@ from cappuccino.errors import CappuccinoError
 from cappuccino.models.set_partitioning import Column, SetPartitioning
 from cappuccino.plan import Objective
 from cappuccino.solvers.budget import Clock
+from cappuccino.solvers.settings import DEFAULT
 
 _ABSOLUTE_GAP = 1e-6
 """HiGHS's own, in the unit of the model's objective."""
-_TIE_GAP = 0.01
-"""How closely GPU time is minimised among partitions of one makespan."""
 
 
 class TimeUpError(CappuccinoError):
@@ -52,6 +51,8 @@ class PartitionProblem:
     seed: int
     at_least: bool = False
     """Cover adapters once or more instead of once."""
+    tie_gap: float = DEFAULT.allocation.tie_gap
+    """How closely GPU time is minimised among partitions of one makespan or one cost."""
 
     def solve(
         self, columns: Sequence[Column], clock: Clock, start: Sequence[int] = (), low_s: float = 0.0
@@ -135,7 +136,7 @@ def _least_gpu_time(
     everything = range(len(columns))
     most = sum(columns[c].cost for c in found.chosen) * (1 + 1e-9)
     try:
-        best = _solve(problem, everything, columns, Objective.GPU_TIME, _TIE_GAP, clock, found.chosen, most)
+        best = _solve(problem, everything, columns, Objective.GPU_TIME, problem.tie_gap, clock, found.chosen, most)
     except TimeUpError:
         return found
     return found if best is None else replace(found, chosen=best.chosen)
@@ -168,7 +169,7 @@ def _least_makespan(
             if c.makespan_s <= makespan_s and (best is None or c.num_stages < columns[best].num_stages):
                 shallowest[c.adapters, c.gpu] = k
         chosen = list(shallowest.values())
-        return _solve(problem, chosen, columns, Objective.GPU_TIME, _TIE_GAP, clock, start)
+        return _solve(problem, chosen, columns, Objective.GPU_TIME, problem.tie_gap, clock, start)
 
     best = ending_by(max(columns[c].makespan_s for c in start), start) if start else ending_by(values[high])
     if best is None:

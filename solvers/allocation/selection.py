@@ -1,55 +1,15 @@
 """Which columns to choose when makespans are scheduled where there are schedules, and expected elsewhere."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from cappuccino.plan import Objective
 from cappuccino.solvers.allocation.candidates import Candidates
-from cappuccino.solvers.allocation.columns import ReplicaSpace
-from cappuccino.solvers.allocation.expectation import Expectation
+from cappuccino.solvers.allocation.context import Context
+from cappuccino.solvers.allocation.known_columns import ChosenColumn, KnownColumns
 from cappuccino.solvers.allocation.milp import PartitionProblem
 from cappuccino.solvers.budget import Clock
-
-MOST_COLUMNS = 2500
-"""Columns that a set partitioning is solved over: the most promising ones."""
-GAINS = (0.35, 0.25, 0.15, 0.05)
-"""Part of the distance between a schedule and its bound that more effort closes, about: after the first attempt and so
-on to the last one, from which on a deadline that was missed counts as missed. With less effort it is less."""
-OPTIMISM, CAUTION, MORE_CAUTION = 0.9, 1.3, 1.25
-"""Factors on the expected excess of columns that nobody has scheduled: once there is a plan, so that columns are tried;
-before there is one that meets the deadline; and on the latter whenever a choice has missed it."""
-TIE_PRICE = 1e-6
-"""What a second of a free replica counts where replicas are compared one by one, relative to the cheapest other."""
-NEARLY_EQUAL = 2e-3
-"""Partitions whose objectives differ relatively by less are equally good: the shorter one is taken."""
-
-ColumnKey = tuple[int, bytes]
-"""Place, and how many adapters of each kind."""
-
-
-@dataclass(frozen=True)
-class ChosenColumn:
-    """A column that was chosen."""
-
-    place: int
-    numbers: np.ndarray
-    """Adapters of each kind, shape (K,)."""
-
-    @property
-    def key(self) -> ColumnKey:
-        """What tells columns apart."""
-        return self.place, self.numbers.tobytes()
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A schedule of a column."""
-
-    makespan_s: float
-    number: int = 1
-    """How often it was worked on."""
 
 
 class Selection:
@@ -60,75 +20,46 @@ class Selection:
 
     Parameters
     ----------
-    gap
-        Relative gap to which the set partitioning is solved.
-    effort
-        Part of `GAINS` that there is time for, 0 to 1.
+    candidates
+        Columns to choose from.
+    known
+        Those that have been scheduled, and what to expect of the others.
     """
 
-    def __init__(
-        self,
-        space: ReplicaSpace,
-        objective: Objective,
-        deadline_s: float | None,
-        candidates: Candidates,
-        gap: float,
-        seed: int,
-        effort: float = 1.0,
-    ) -> None:
-        self.space, self.objective, self.candidates = space, objective, candidates
-        self.deadline_s = np.inf if deadline_s is None else deadline_s
-        self.places = space.places(objective)
-        self.expectation = Expectation(self.places)
+    def __init__(self, context: Context, candidates: Candidates, known: KnownColumns) -> None:
+        self.space, self.goal, self.candidates, self.known = context.space, context.goal, candidates, known
+        self.settings = context.settings.allocation
+        self.deadline_s = np.inf if self.goal.deadline_s is None else self.goal.deadline_s
+        self.places = known.places
         self.rates = np.array([p.rate for p in self.places])
         paid = self.rates[self.rates > 0]
-        self._tie_rate = TIE_PRICE * float(paid.min()) if len(paid) else 1.0
+        self._tie_rate = self.settings.tie_price * float(paid.min()) if len(paid) else 1.0
         self.problem = PartitionProblem(
-            space.kinds.of_adapter.tolist(), space.pools, objective, gap, seed, not space.enumerates_all
+            self.space.kinds.of_adapter.tolist(),
+            self.space.pools,
+            self.goal.objective,
+            min(self.goal.gap / 4, 1e-3),
+            context.seed,
+            not self.space.enumerates_all,
+            self.settings.tie_gap,
         )
-        self.known: dict[ColumnKey, Attempt] = {}
-        self._binding = deadline_s is not None or objective is Objective.MAKESPAN
-        self._optimistic = deadline_s is None
+        self._optimistic = self.goal.deadline_s is None
         self._careful_turn = False
-        self._caution = CAUTION
-        self._gains = [effort * gain for gain in GAINS]
+        self._caution = self.settings.caution
         self._index = {
             (int(p), n.tobytes()): c for c, (p, n) in enumerate(zip(candidates.place, candidates.numbers, strict=True))
         }
-
-    def bound(self, replica: ChosenColumn) -> float:
-        """Return the proven bound on a replica's makespan, seconds."""
-        return float(self.space.bounds[replica.place][1].lower_bounds(replica.numbers[None])[0])
-
-    def observe(self, replica: ChosenColumn, makespan_s: float) -> None:
-        """Take note of a first schedule."""
-        self.known[replica.key] = Attempt(makespan_s)
-        self.expectation.observe(replica.place, replica.numbers, self.bound(replica), makespan_s)
-
-    def observe_again(self, replica: ChosenColumn, makespan_s: float, attempts: int) -> None:
-        """Take note of a schedule that was worked on more than once."""
-        self.known[replica.key] = Attempt(makespan_s, attempts)
 
     def judge(self, met_deadline: bool) -> None:
         """Take note of whether a choice has met the deadline by now."""
         if met_deadline:
             self._optimistic = True
         else:
-            self._caution *= MORE_CAUTION
-
-    def allow_optimism(self) -> bool:
-        """Reckon with effort, though no choice has met the deadline; return whether that is new."""
-        new, self._optimistic = not self._optimistic, True
-        return new
+            self._caution *= self.settings.more_caution
 
     def alternate(self) -> None:
         """Reckon by turns with what effort may bring, which finds better plans, and without, which has a plan soon."""
         self._careful_turn = not self._careful_turn
-
-    def to_gain(self, replica: ChosenColumn) -> float:
-        """Return what more effort on a scheduled replica gains, about, seconds of its makespan."""
-        attempt = self.known[replica.key]
-        return self._gains[attempt.number - 1] * (attempt.makespan_s - self.bound(replica))
 
     def expected(self) -> np.ndarray:
         """Return the makespans to reckon with, seconds, shape (C,): infinite where the deadline is missed."""
@@ -136,17 +67,17 @@ class Selection:
         result = np.empty(len(found.place))
         for place in range(len(self.places)):
             here = found.place == place
-            result[here] = self.expectation.makespans(place, found.numbers[here], found.bounds_s[here])
-        factor = OPTIMISM if self._optimistic else self._caution
-        reckons = self._binding and self._optimistic and not self._careful_turn
-        result = found.bounds_s + factor * (1 - self._gains[0] * reckons) * (result - found.bounds_s)
-        for key, attempt in self.known.items():
+            result[here] = self.known.expectation.makespans(place, found.numbers[here], found.bounds_s[here])
+        factor = self.settings.optimism if self._optimistic else self._caution
+        reckons = self.goal.binding and self._optimistic and not self._careful_turn
+        result = found.bounds_s + factor * (1 - self.known.gains[0] * reckons) * (result - found.bounds_s)
+        for key, known in self.known.items():
             c = self._index.get(key)
             if c is None:
                 continue
-            gain = reckons * self._gains[attempt.number - 1]
-            result[c] = attempt.makespan_s - gain * (attempt.makespan_s - found.bounds_s[c])
-            if attempt.number >= len(GAINS) and attempt.makespan_s > self.deadline_s:
+            gain = reckons * self.known.gains[known.attempts - 1]
+            result[c] = known.makespan_s - gain * (known.makespan_s - found.bounds_s[c])
+            if known.attempts >= self.settings.all_attempts and known.makespan_s > self.deadline_s:
                 result[c] = np.inf
         return np.where(result <= self.deadline_s, result, np.inf)
 
@@ -158,11 +89,20 @@ class Selection:
     def next(self, clock: Clock) -> list[ChosenColumn] | None:
         """Return the partition of the best expected objective among the most promising columns; None for none.
 
+        Where none is expected to meet the deadline, the choice reckons with effort, though none has met it so far.
+
         Raises
         ------
         TimeUpError
             When none was found in time.
         """
+        chosen = self._next(clock)
+        if chosen is None and not self._optimistic:
+            self._optimistic = True
+            chosen = self._next(clock)
+        return chosen
+
+    def _next(self, clock: Clock) -> list[ChosenColumn] | None:
         found, expected = self.candidates, self.expected()
         start = self._best_partition(expected)
         useful = self._promising(expected, start)
@@ -175,12 +115,14 @@ class Selection:
         return self._without_surplus([self._replica(int(useful[c])) for c in solved.chosen])
 
     def alone(self) -> list[ChosenColumn]:
-        """Return the replica of least expected cost for one adapter of each kind."""
+        """Return the replica of least expected cost for one adapter of each kind; none where there are many kinds."""
+        if len(self.space.kinds.counts) > self.settings.most_alone:
+            return []
         single = np.eye(len(self.space.kinds.counts), dtype=np.int64)
         costs = np.full((len(self.places), len(single)), np.inf)
         for number, (_, bounds) in enumerate(self.space.bounds):
             bound = bounds.lower_bounds(single)
-            makespans = self.expectation.makespans(number, single, bound)
+            makespans = self.known.expectation.makespans(number, single, bound)
             costs[number] = np.where(bound <= self.deadline_s, self._weight(number) * makespans, np.inf)
         best = costs.argmin(axis=0)
         return [ChosenColumn(int(best[k]), single[k]) for k in range(len(single)) if costs[best[k], k] < np.inf]
@@ -200,12 +142,12 @@ class Selection:
             return partitions[int(np.argmin(bounds))]
         pairs = zip(partitions, late, strict=True)
         values = np.array([np.inf if missed else self._value(expected, p) for p, missed in pairs])
-        equal = np.flatnonzero(values <= values.min() * (1 + NEARLY_EQUAL))
+        equal = np.flatnonzero(values <= values.min() * (1 + self.settings.nearly_equal))
         return partitions[int(equal[ends[equal].argmin()])]
 
     def _value(self, expected: np.ndarray, partition: tuple[int, ...]) -> float:
         chosen = list(partition)
-        if self.objective is Objective.MAKESPAN:
+        if self.goal.objective is Objective.MAKESPAN:
             return float(expected[chosen].max())
         return float((self.rates[self.candidates.place[chosen]] * expected[chosen]).sum())
 
@@ -217,14 +159,14 @@ class Selection:
         if start and np.isfinite(expected[list(start)]).all():
             # longer replicas than those of a partition that is good enough only take longer to schedule
             allowed &= expected <= max(expected[list(start)].max(), float(self._alone(expected).max()))
-            if self.objective is not Objective.MAKESPAN and self.candidates.bound > 0:
+            if self.goal.objective is not Objective.MAKESPAN and self.candidates.bound > 0:
                 scale = self._value(expected, start) / self.candidates.bound
         reduced = self.rates[found.place] * np.where(allowed, expected, 0.0) + found.charge - scale * found.paid
-        kept = [self._index[key] for key in self.known if key in self._index]
+        kept = [self._index[key] for key, _ in self.known.items() if key in self._index]
         kept += np.flatnonzero(found.numbers.sum(axis=1) == 1).tolist()  # with these there is a partition if any
         reduced[[c for c in (*start, *kept) if np.isfinite(expected[c])]] = -np.inf
         reduced[~allowed] = np.inf
-        order = np.argsort(reduced, kind="stable")[:MOST_COLUMNS]
+        order = np.argsort(reduced, kind="stable")[: self.settings.most_columns]
         return order[reduced[order] < np.inf]
 
     def _alone(self, expected: np.ndarray) -> np.ndarray:

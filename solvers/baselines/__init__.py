@@ -13,6 +13,7 @@ from cappuccino.solvers.baselines.layout import Layout
 from cappuccino.solvers.baselines.mlora import mlora
 from cappuccino.solvers.baselines.reference import reference
 from cappuccino.solvers.baselines.sequential import sequential
+from cappuccino.solvers.scheduling.schedule import PlacedReplica
 from cappuccino.solvers.verification import verified
 
 
@@ -64,8 +65,7 @@ def baseline_plan(name: Baseline | str, instance: Instance, costs: Mapping[str, 
     plan = assemble_plan(
         instance,
         costs,
-        [replica.schedule() for replica, _ in layout],
-        [gpu for _, gpu in layout],
+        [PlacedReplica(replica.schedule(), gpu) for replica, gpu in layout],
         wall_time_s=time.monotonic() - begin,
         solver={"baseline": baseline.value},
     )

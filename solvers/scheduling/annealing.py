@@ -10,7 +10,7 @@ from cappuccino.solvers.scheduling.kernels.moves import anneal as anneal_moves
 from cappuccino.solvers.scheduling.order import ScheduledOrder, Stretch
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 from cappuccino.solvers.scheduling.schedule import ReplicaSchedule
-from cappuccino.solvers.scheduling.settings import DEFAULT, SchedulingSettings
+from cappuccino.solvers.settings import DEFAULT, SchedulingSettings
 
 
 def anneal(
@@ -22,7 +22,7 @@ def anneal(
     target_s: float,
     rng: np.random.Generator,
     on_better: Callable[[ScheduledOrder], None] | None = None,
-    settings: SchedulingSettings = DEFAULT,
+    settings: SchedulingSettings = DEFAULT.scheduling,
 ) -> ScheduledOrder | None:
     """Return the best order met on the way; None where list scheduling makes nothing shorter than `start`.
 
@@ -79,7 +79,7 @@ def _windows(current: ScheduledOrder, window: int, rng: np.random.Generator) -> 
     return sorted(lows, key=lambda k: idle[k] - idle[min(k + window, count - 1)])
 
 
-def move_rule(problem: ReplicaProblem, settings: SchedulingSettings = DEFAULT) -> MoveRule:
+def move_rule(problem: ReplicaProblem, settings: SchedulingSettings = DEFAULT.scheduling) -> MoveRule:
     """Return what guides the moves in a replica."""
     shares, urgencies = np.cumsum(settings.move_shares), np.array(settings.urgencies)
     return MoveRule(shares, urgencies, settings.reach, problem.launch_bound_work)

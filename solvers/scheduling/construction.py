@@ -12,7 +12,7 @@ from cappuccino.solvers.scheduling.kernels.list_schedule import run_pipeline
 from cappuccino.solvers.scheduling.kernels.packing import open_first_steps
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 from cappuccino.solvers.scheduling.schedule import ReplicaSchedule, build_schedule
-from cappuccino.solvers.scheduling.settings import DEFAULT, SchedulingSettings
+from cappuccino.solvers.settings import DEFAULT, SchedulingSettings
 
 INFINITY = float("inf")
 
@@ -61,7 +61,7 @@ def construct(
     clock: Clock,
     target_s: float,
     rng: np.random.Generator,
-    settings: SchedulingSettings = DEFAULT,
+    settings: SchedulingSettings = DEFAULT.scheduling,
 ) -> tuple[ReplicaSchedule, float]:
     """Return the best of up to `count` list schedules with packing on the fly, and its patience (seconds).
 

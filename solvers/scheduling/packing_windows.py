@@ -8,7 +8,7 @@ from cappuccino.models.packing import PackingData, PackingModel
 from cappuccino.plan import Sample
 from cappuccino.solvers.scheduling.order import ScheduledOrder
 from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem
-from cappuccino.solvers.scheduling.settings import DEFAULT
+from cappuccino.solvers.settings import DEFAULT
 
 _TOTAL_WORK = 10**6
 """Work of the samples of one model on its integer grid."""
@@ -21,7 +21,7 @@ def repack(
     num_batches: int,
     patience_s: float,
     rng: np.random.Generator,
-    preference: float = DEFAULT.packing_preference,
+    preference: float = DEFAULT.scheduling.packing_preference,
     *,
     time_limit_s: float | None,
     deterministic_limit: float = 0.5,

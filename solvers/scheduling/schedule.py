@@ -64,6 +64,14 @@ class ReplicaSchedule:
         )
 
 
+@dataclass(frozen=True)
+class PlacedReplica:
+    """A scheduled replica and the type of its GPUs."""
+
+    schedule: ReplicaSchedule
+    gpu: str
+
+
 def build_schedule(
     problem: ReplicaProblem, order: Sequence[Batch], operations: Sequence[Sequence[int]]
 ) -> ReplicaSchedule:

@@ -12,7 +12,7 @@ from cappuccino.solvers.scheduling.order_windows import improve_order, is_better
 from cappuccino.solvers.scheduling.packing_windows import repack
 from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem
 from cappuccino.solvers.scheduling.schedule import ReplicaSchedule
-from cappuccino.solvers.scheduling.settings import DEFAULT, SchedulingSettings
+from cappuccino.solvers.settings import DEFAULT, SchedulingSettings
 
 
 def schedule_replica(
@@ -23,8 +23,8 @@ def schedule_replica(
     start: ReplicaSchedule | None = None,
     target_gap: float = 0.0,
     target_s: float = 0.0,
-    on_better: Callable[[ReplicaSchedule], None] | None = None,
-    settings: SchedulingSettings = DEFAULT,
+    on_better: Callable[[ReplicaSchedule], object] | None = None,
+    settings: SchedulingSettings = DEFAULT.scheduling,
 ) -> ReplicaSchedule:
     """Schedule a replica whose samples all fit.
 
@@ -73,7 +73,7 @@ def _annealed(
     budget: Budget,
     target_s: float,
     rng: np.random.Generator,
-    report: Callable[[ReplicaSchedule], None],
+    report: Callable[[ReplicaSchedule], object],
     settings: SchedulingSettings,
 ) -> ReplicaSchedule | None:
     """Anneal and repack; None where that makes nothing shorter."""

@@ -276,7 +276,7 @@ def empty_state(stages: int, count: int) -> State:
     """Return the state before the first operation, with room for `count` micro-batches."""
     counters = (np.zeros(stages, np.int64) for _ in range(3))
     ends = (np.zeros((stages, count)) for _ in range(2))
-    return State(np.zeros(stages), *counters, *ends, np.zeros((stages, 2 * count), np.int64))
+    return State._make((np.zeros(stages), *counters, *ends, np.zeros((stages, 2 * count), np.int64)))
 
 
 def empty_jobs(count: int) -> Jobs:
@@ -304,15 +304,28 @@ def new_source(
     """Return a source that has formed nothing yet; parameters as the fields of `Source`."""
     adapters, samples = len(batch_size), len(length)
     steps, parts = int(num_steps.max(initial=0)), int(batch_size.max(initial=0))
-    return Source(
+    given = (
         active, rule, costs, added, optimizer_s, stages, first_sample, batch_size, num_steps, length, work_s,
         heaviest, place, bias,
-        np.zeros((adapters, steps + 1)), np.zeros(1, np.int64), np.zeros(1, np.int64),
-        *(np.zeros(adapters, np.int64) for _ in range(4)),
-        np.zeros(samples, np.int64), np.zeros((adapters, parts)),
-        *(np.zeros((adapters, parts), np.int64) for _ in range(4)),
-        np.zeros(adapters), np.zeros(adapters, np.int64), np.zeros(1, np.int64), np.zeros(samples, np.int64),
     )  # fmt: skip
+    by_adapter = (np.zeros(adapters, np.int64) for _ in range(4))
+    by_part = (np.zeros((adapters, parts), np.int64) for _ in range(4))
+    return Source._make(
+        (
+            *given,
+            np.zeros((adapters, steps + 1)),
+            np.zeros(1, np.int64),
+            np.zeros(1, np.int64),
+            *by_adapter,
+            np.zeros(samples, np.int64),
+            np.zeros((adapters, parts)),
+            *by_part,
+            np.zeros(adapters),
+            np.zeros(adapters, np.int64),
+            np.zeros(1, np.int64),
+            np.zeros(samples, np.int64),
+        )
+    )
 
 
 _INTEGERS, _REALS = np.zeros(0, np.int64), np.zeros(0)
