@@ -21,6 +21,7 @@ from cappuccino.errors import CappuccinoError, InfeasibleError
 from cappuccino.instance import FORMAT, Instance, InstanceFile
 from cappuccino.lengths import read_length_distribution
 from cappuccino.plan import Objective, objective_gap
+from cappuccino.solvers.settings import DEFAULT, PlannerSettings, with_changes
 
 REFERENCE_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 LENGTHS, TABLE = "dataset_lengths.json", "profile_a100_40gb.csv"
@@ -154,7 +155,14 @@ class Outcome:
     wall_time_s: float
 
 
-def run_mark(mark: Mark, data: Path, time_limit_s: float, seed: int, deadline_s: float | None) -> Outcome:
+def run_mark(
+    mark: Mark,
+    data: Path,
+    time_limit_s: float,
+    seed: int,
+    deadline_s: float | None,
+    settings: PlannerSettings = DEFAULT,
+) -> Outcome:
     """Plan a mark and the baseline beside it.
 
     Raises
@@ -179,6 +187,7 @@ def run_mark(mark: Mark, data: Path, time_limit_s: float, seed: int, deadline_s:
         deadline_s=deadline_s,
         num_stages=mark.num_stages,
         seed=seed,
+        settings=settings,
     )
     plan = make_plan(instance, options, costs, on_progress)
     wall_time_s = time.perf_counter() - start
@@ -235,7 +244,7 @@ def misses(mark: Mark, outcome: Outcome, memory_gib: float) -> list[str]:
 
 
 def run_marks(
-    marks: list[Mark], data: Path, time_factor: float, seed: int
+    marks: list[Mark], data: Path, time_factor: float, seed: int, settings: PlannerSettings = DEFAULT
 ) -> Iterator[tuple[Mark, Outcome | None, float | None, str]]:
     """Yield every mark with its outcome, its peak memory in GiB and what it misses or why it failed."""
     makespans: dict[str, float] = {}
@@ -247,7 +256,8 @@ def run_marks(
                 continue
             deadline = mark.deadline_factor * makespans[mark.build]
         try:
-            outcome, memory = run_isolated(run_mark, mark, data, time_factor * mark.time_limit_s, seed, deadline)
+            limit = time_factor * mark.time_limit_s
+            outcome, memory = run_isolated(run_mark, mark, data, limit, seed, deadline, settings)
         except (CappuccinoError, ProcessError) as error:
             yield mark, None, None, str(error)
             continue
@@ -355,6 +365,8 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="a mark; may be repeated")
     parser.add_argument("--time-factor", type=float, default=1.0, help="factor on the time limits")
     parser.add_argument("--seed", type=int, default=0)
+    setting = "a setting of the planner, as scheduling.reach=4; may be repeated"
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="changes", help=setting)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     data = arguments.data or REFERENCE_DATA
@@ -368,16 +380,19 @@ def main() -> int:
         parser.error(f"--time-factor {arguments.time_factor}: give a positive number")
     try:
         marks = chosen_marks(arguments.only)
-    except ValueError as error:
+        settings = with_changes(DEFAULT, arguments.changes)
+    except (ValueError, CappuccinoError) as error:
         parser.error(str(error))
     results, lines = [], [list(COLUMNS)]
-    for mark, outcome, memory, problem in run_marks(marks, data, arguments.time_factor, arguments.seed):
+    for mark, outcome, memory, problem in run_marks(marks, data, arguments.time_factor, arguments.seed, settings):
         lines.append(table_line(mark, outcome, memory, problem))
         print("  ".join(lines[-1]), file=sys.stderr)
         figures = {} if outcome is None else asdict(outcome)
         results.append({"mark": asdict(mark), **figures, "peak_memory_gib": memory, "problem": problem})
     if arguments.json:
-        print(json.dumps({"time_factor": arguments.time_factor, "marks": results}, indent=2))
+        print(
+            json.dumps({"time_factor": arguments.time_factor, "changes": arguments.changes, "marks": results}, indent=2)
+        )
     else:
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         for line in lines:

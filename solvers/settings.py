@@ -5,8 +5,11 @@ well; `python benchmarks/marks.py --set scheduling.reach=4` plans the marks with
 are no settings and stand where they are used.
 """
 
-from dataclasses import dataclass, field
+from ast import literal_eval
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
+from cappuccino.errors import InputError
 from cappuccino.solvers.budget import Budget
 
 
@@ -221,3 +224,36 @@ class PlannerSettings:
 
 
 DEFAULT = PlannerSettings()
+
+
+def with_changes(settings: PlannerSettings, changes: Sequence[str]) -> PlannerSettings:
+    """Return the settings with some set otherwise, each given as `NAME=VALUE` or `PACKAGE.NAME=VALUE`.
+
+    Values are Python literals; budgets cannot be given.
+
+    Raises
+    ------
+    InputError
+        When there is no such setting, or the value is of another kind than its own.
+    """
+    for change in changes:
+        name, text = (part.strip() for part in change.partition("=")[::2])
+        package, _, last = name.rpartition(".")
+        known = vars(getattr(settings, package, None) if package in ("scheduling", "allocation") else settings)
+        numbers = {n: v for n, v in known.items() if isinstance(v, (int, float, tuple))}
+        if package not in ("", "scheduling", "allocation") or last not in numbers:
+            remedy = f"name one of {', '.join(f'{package}.{n}'.lstrip('.') for n in numbers)}"
+            raise InputError("settings", name, "is no setting", remedy)
+        try:
+            value = literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = None
+        old = numbers[last]
+        if isinstance(old, float) and type(value) is int:
+            value = float(value)
+        if type(value) is not type(old):
+            raise InputError("settings", name, f'"{text}" is not of its kind', f"give something like {old}")
+        inner = settings if not package else getattr(settings, package)
+        changed = replace(inner, **{last: value})
+        settings = changed if isinstance(changed, PlannerSettings) else replace(settings, **{package: changed})
+    return settings

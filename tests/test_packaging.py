@@ -31,17 +31,20 @@ MAY_IMPORT = {
     "models.partition_relaxation": "",
     "models.set_partitioning": "plan",
     "solvers.budget": "errors",
-    "solvers.scheduling": "compiled plan instance costs bounds models.job_shop models.packing solvers.budget",
+    "solvers.settings": "errors solvers.budget",
+    "solvers.scheduling.kernels": "compiled",
+    "solvers.scheduling": "plan instance costs bounds models.job_shop models.packing solvers.budget solvers.settings "
+    "solvers.scheduling.kernels",
     "solvers.allocation": "errors compiled plan instance costs bounds models.partition_relaxation "
-    "models.set_partitioning solvers.budget solvers.scheduling",
+    "models.set_partitioning solvers.budget solvers.settings solvers.scheduling",
     "solvers.assembly": "plan instance costs solvers.scheduling",
     "solvers.verification": "errors plan instance costs checker",
-    "solvers.baselines": "compiled plan instance costs solvers.scheduling solvers.allocation solvers.assembly "
-    "solvers.verification",
+    "solvers.baselines": "errors compiled plan instance costs solvers.scheduling.kernels solvers.scheduling "
+    "solvers.allocation solvers.assembly solvers.verification",
     "solvers.improvement": "plan solvers.budget solvers.scheduling solvers.allocation",
     "solvers.savings": "plan instance bounds solvers.budget solvers.scheduling solvers.allocation",
-    "solvers.planning": "errors plan instance costs solvers.budget solvers.scheduling solvers.allocation "
-    "solvers.assembly solvers.verification solvers.improvement solvers.savings",
+    "solvers.planning": "errors plan instance costs solvers.budget solvers.settings solvers.scheduling "
+    "solvers.allocation solvers.assembly solvers.verification solvers.improvement solvers.savings",
     "solvers.pareto": "errors plan instance costs solvers.budget solvers.allocation solvers.verification "
     "solvers.planning",
     "runtime.backbone": "errors files backbone",

@@ -53,7 +53,7 @@ class Incumbent:
         self.replicas: tuple[PlacedReplica, ...] = ()
         self.objective = float("inf")
         self._prices = {gpu: space.price_per_second(gpu) for gpu in space.pools}
-        self._on_better = on_better
+        self.on_better = on_better
         self._lock = threading.RLock()
 
     def __bool__(self) -> bool:
@@ -100,8 +100,8 @@ class Incumbent:
 
     def report(self) -> None:
         """Tell where the search stands."""
-        if self._on_better:
-            self._on_better(self)
+        if self.on_better:
+            self.on_better(self)
 
 
 @dataclass(frozen=True)

@@ -155,9 +155,14 @@ class ScheduledOrder:
         makespan = run_pipeline(machine, jobs, count, count, cutoff_s, state, NO_SOURCE)
         return None if makespan == INFINITY else cls(problem, tuple(order), machine, jobs, state, makespan)
 
+    @property
+    def operations(self) -> tuple[tuple[int, ...], ...]:
+        """By stage: rank k for the F of a micro-batch, ~k for its B."""
+        return tuple(map(tuple, self.end.operations.tolist()))
+
     def schedule(self) -> ReplicaSchedule:
         """Return the schedule, with its optimizer steps."""
-        return build_schedule(self.problem, self.order, self.end.operations.tolist())
+        return build_schedule(self.problem, self.order, self.operations)
 
     def whole(self, spare: float) -> Stretch:
         """Return everything as one stretch; for `spare` see `window`."""

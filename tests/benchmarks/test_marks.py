@@ -123,7 +123,7 @@ def test_the_line_of_a_mark(marks):
 def test_deadlines_are_multiples_of_the_makespan_found(marks, monkeypatch, tmp_path):
     asked = {}
 
-    def run(function, mark, data, time_limit_s, seed, deadline_s):
+    def run(function, mark, data, time_limit_s, seed, deadline_s, settings):
         assert function is marks.run_mark
         asked[mark.name] = (time_limit_s, deadline_s)
         return outcome_of(marks, objective=40.0, unit="s", gap=0.0), 1.0

@@ -5,8 +5,8 @@ from helpers.builders import make_costs, make_instance, make_problem
 from cappuccino.bounds.passage import combinations, membership, packings, passage_bounds
 from cappuccino.bounds.replica_bounds import ReplicaBounds
 from cappuccino.solvers.budget import Budget
-from cappuccino.solvers.scheduling.list_scheduling import list_schedule
-from cappuccino.solvers.scheduling.packing import PackingRule
+from cappuccino.solvers.scheduling.construction import list_schedule
+from cappuccino.solvers.scheduling.kernels.arrays import PackingRule
 from cappuccino.solvers.scheduling.scheduler import schedule_replica
 
 

@@ -9,9 +9,9 @@ from cappuccino.checker import Violation, check
 from cappuccino.costs import CostModel, SmoothMaximum
 from cappuccino.instance import Instance
 from cappuccino.plan import Sample
-from cappuccino.solvers.scheduling.list_scheduling import ListSchedule
-from cappuccino.solvers.scheduling.programs import ReplicaSchedule, build_schedule
+from cappuccino.solvers.scheduling.order import ScheduledOrder
 from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem
+from cappuccino.solvers.scheduling.schedule import ReplicaSchedule, build_schedule
 from helpers.builders import (
     BACKWARD,
     FORWARD,
@@ -33,7 +33,7 @@ def violations(schedule: ReplicaSchedule) -> tuple[Violation, ...]:
     return check(plan, problem.instance, {"x": problem.costs}).violations
 
 
-def built(problem: ReplicaProblem, found: ListSchedule) -> ReplicaSchedule:
+def built(problem: ReplicaProblem, found: ScheduledOrder) -> ReplicaSchedule:
     """Return a list schedule as the simulator sees it."""
     return build_schedule(problem, found.order, found.operations)
 

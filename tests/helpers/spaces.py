@@ -7,6 +7,9 @@ import numpy as np
 from cappuccino.costs import SmoothMaximum
 from cappuccino.plan import Objective
 from cappuccino.solvers.allocation.columns import ReplicaSpace
+from cappuccino.solvers.allocation.context import Context, Goal, Incumbent
+from cappuccino.solvers.budget import Clock
+from cappuccino.solvers.settings import PlannerSettings
 from helpers.builders import make_costs, make_instance
 
 
@@ -39,6 +42,22 @@ def random_space(seed: int, most: int = 6) -> ReplicaSpace:
         )
     instance = make_instance(*jobs, gpus=gpus, prices={"x": 3600.0, "y": 5000.0})
     return ReplicaSpace.of(instance, costs)
+
+
+def context_of(
+    space: ReplicaSpace,
+    objective: Objective = Objective.GPU_TIME,
+    deadline_s: float | None = None,
+    *,
+    gap: float = 1e-3,
+    seed: int = 0,
+    iterations: int | None = None,
+    clock: Clock | None = None,
+    settings: PlannerSettings | None = None,
+) -> Context:
+    """Return a search in a space that has found nothing yet."""
+    incumbent = Incumbent(space, Goal(objective, deadline_s, gap))
+    return Context(space, incumbent, clock or Clock(None), seed, iterations, settings or PlannerSettings())
 
 
 def best_objective(space: ReplicaSpace, objective: Objective, deadline_s: float | None) -> float:

@@ -3,10 +3,11 @@ import signal
 
 import pytest
 from helpers.builders import make_costs, make_instance
+from helpers.spaces import context_of
 
-from cappuccino.plan import Objective
 from cappuccino.solvers.allocation.allocator import Allocator
 from cappuccino.solvers.allocation.columns import ReplicaSpace
+from cappuccino.solvers.allocation.context import Incumbent
 from cappuccino.solvers.budget import Clock, InterruptedSearchError, interrupted, interruptible
 
 
@@ -35,9 +36,9 @@ def test_the_first_interrupt_ends_all_clocks_and_the_second_interrupts():
 
 
 def test_an_interrupt_before_there_is_a_plan_is_said(monkeypatch):
-    monkeypatch.setattr(Allocator, "_offer", lambda self, picked: None)  # nothing meets the deadline
+    monkeypatch.setattr(Incumbent, "offer", lambda self, replicas: False)  # nothing meets the deadline
     space = ReplicaSpace.of(make_instance(([4], 1), gpus=1), {"x": make_costs(stages=(1,))})
-    allocator = Allocator(space, Objective.GPU_TIME, 100.0, Clock(1000.0), Clock(1000.0), 1e-3, 0)
+    allocator = Allocator(context_of(space, deadline_s=100.0, clock=Clock(1000.0)), Clock(1000.0))
     with interruptible(lambda: None), pytest.raises(InterruptedSearchError, match="nothing was written"):
         os.kill(os.getpid(), signal.SIGINT)
         allocator.run()

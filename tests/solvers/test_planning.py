@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from helpers.builders import make_costs, make_instance
 from helpers.naive import is_valid
+from helpers.spaces import context_of
 
 from cappuccino.backbone import LayerShape
 from cappuccino.checker import check
@@ -14,10 +15,7 @@ from cappuccino.instance import Adapter, GpuPool, Instance
 from cappuccino.lengths import read_length_distribution
 from cappuccino.plan import Objective, Plan, Status
 from cappuccino.prototype.formats import read_adapter_config
-from cappuccino.solvers.allocation.allocator import Allocation
 from cappuccino.solvers.allocation.columns import ReplicaSpace
-from cappuccino.solvers.budget import Clock
-from cappuccino.solvers.improvement import SearchLimits
 from cappuccino.solvers.planning import PlanOptions, Progress, _meet_deadline, make_plan
 
 REPEATABLE = PlanOptions(time_limit_s=None, iterations=2)
@@ -125,11 +123,10 @@ def test_the_shortest_plan_is_offered_where_no_other_meets_the_deadline():
     # two jobs of 120 s each, one after the other on one GPU: side by side they meet 121 s
     instance = make_instance(*[([10] * 4, 1, 4)] * 2)
     space = ReplicaSpace.of(instance, {"x": LINEAR})
-    limits = SearchLimits(gap=1e-3, seed=0, iterations=1)
     for deadline, met in ((121.0, True), (119.0, False)):
-        state = Allocation(space, Objective.GPU_TIME, deadline, bound=0.0)
-        assert _meet_deadline(state, deadline, limits, Clock(None)) is met
-        assert len(state.chosen) == (2 if met else 0)
+        context = context_of(space, deadline_s=deadline, iterations=1)
+        assert _meet_deadline(context) is met
+        assert len(context.incumbent.replicas) == (2 if met else 0)
 
 
 @pytest.mark.parametrize("factor", [1e-12, 1e9])

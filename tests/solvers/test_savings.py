@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 from helpers.builders import make_costs, make_instance
 from helpers.schedules import random_replica, violations
+from helpers.spaces import context_of
 
 from cappuccino.checker import check
 from cappuccino.costs import MemoryModel, SmoothMaximum
@@ -12,9 +13,10 @@ from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.assembly import assemble_plan
 from cappuccino.solvers.budget import Budget, Clock
 from cappuccino.solvers.savings import SharingEvaluator, _projected, with_savings
-from cappuccino.solvers.scheduling.programs import build_schedule
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
+from cappuccino.solvers.scheduling.schedule import PlacedReplica, build_schedule
 from cappuccino.solvers.scheduling.scheduler import schedule_replica
+from cappuccino.solvers.settings import PlannerSettings
 
 FOREVER = Clock(None)
 SMALL = Budget(seconds=None, constructions=12, moves=20, windows=0)
@@ -32,12 +34,22 @@ def scheduled(instance, costs, adapters, num_stages=1, gpu="x"):
     return schedule_replica(problem, SMALL, seed=0)
 
 
-def evaluator(instance, costs, **options):
-    return SharingEvaluator(ReplicaSpace.of(instance, costs), effort=SMALL, **options)
+def evaluator(instance, costs, objective=Objective.GPU_TIME, limit_s=None, seed=0):
+    settings = PlannerSettings(sharing_effort=SMALL)
+    space = ReplicaSpace.of(instance, costs)
+    return SharingEvaluator(context_of(space, objective, limit_s, seed=seed, settings=settings))
+
+
+def placed(schedules, gpus):
+    return [PlacedReplica(s, g) for s, g in zip(schedules, gpus, strict=True)]
+
+
+def parts(replicas):
+    return [r.schedule for r in replicas], [r.gpu for r in replicas]
 
 
 def assembled(instance, costs, schedules, gpus, objective=Objective.GPU_TIME):
-    plan = assemble_plan(instance, costs, schedules, gpus, objective=objective)
+    plan = assemble_plan(instance, costs, placed(schedules, gpus), objective=objective)
     assert check(plan, instance, costs).violations == ()
     return plan
 
@@ -46,7 +58,7 @@ def test_adapters_of_launch_bound_work_save_what_they_would_take_alone():
     # a sample of 1 token takes 30 s, two of them in one micro-batch as well (to a part in 2^16)
     instance, costs = make_instance(([1], 1), ([1], 1)), {"x": FLAT}
     together = scheduled(instance, costs, (0, 1))
-    found = evaluator(instance, costs).savings([together], ["x"], FOREVER)
+    found = evaluator(instance, costs).savings(placed([together], ["x"]), FOREVER)
     assert list(found) == ["a0", "a1"]
     for saving in found.values():
         assert (saving.alone_gpu, saving.alone_num_stages) == ("x", 1)
@@ -58,7 +70,7 @@ def test_adapters_of_launch_bound_work_save_what_they_would_take_alone():
 def test_adapters_of_linear_cost_save_nothing_on_one_stage():
     # 4 tokens take 12 s wherever they are
     instance, costs = make_instance(([4], 1), ([6], 1), prices={"x": 3600.0}), {"x": LINEAR}
-    found = evaluator(instance, costs).savings([scheduled(instance, costs, (0, 1))], ["x"], FOREVER)
+    found = evaluator(instance, costs).savings(placed([scheduled(instance, costs, (0, 1))], ["x"]), FOREVER)
     assert [(s.alone_gpu_time_s, s.added_gpu_time_s) for s in found.values()] == [
         (pytest.approx(12), pytest.approx(12)),
         (pytest.approx(18), pytest.approx(18)),
@@ -71,7 +83,7 @@ def test_the_others_may_go_on_with_fewer_gpus():
     instance, costs = make_instance(([4, 4], 1), ([4, 4], 1)), {"x": LINEAR}
     together = scheduled(instance, costs, (0, 1), num_stages=2)
     assert together.gpu_time_s > 2 * 48  # both stages process 16 tokens
-    found = evaluator(instance, costs).savings([together], ["x"], FOREVER)
+    found = evaluator(instance, costs).savings(placed([together], ["x"]), FOREVER)
     assert [s.alone_num_stages for s in found.values()] == [1, 1]
     assert [s.alone_gpu_time_s for s in found.values()] == [pytest.approx(24)] * 2
     assert [s.added_gpu_time_s for s in found.values()] == [pytest.approx(together.gpu_time_s - 24)] * 2
@@ -100,7 +112,7 @@ def test_adapters_alike_are_evaluated_once(monkeypatch):
         return schedule_replica(problem, *arguments, **options)
 
     monkeypatch.setattr(savings, "schedule_replica", counted)
-    found = evaluator(instance, costs).savings(both, ["x", "x"], FOREVER)
+    found = evaluator(instance, costs).savings(placed(both, ["x", "x"]), FOREVER)
     assert sorted(found) == [f"a{i}" for i in range(6)]
     assert len(set(found.values())) == 1
     assert calls
@@ -111,7 +123,7 @@ def test_equal_replicas_are_taken_apart_one_by_one():
     costs = {"x": DEEPER}
     twice = make_instance(([8, 4, 4, 4], 4), ([4] * 8, 8), ([8, 4, 4, 4], 4), ([4] * 8, 8), gpus=6)
     both = [scheduled(twice, costs, adapters, num_stages=2) for adapters in ((0, 1), (2, 3))]
-    schedules, gpus = evaluator(twice, costs).separations(both, ["x", "x"], FOREVER)
+    schedules, gpus = parts(evaluator(twice, costs).separations(placed(both, ["x", "x"]), FOREVER))
     assert sorted((s.problem.adapters, s.problem.num_stages) for s in schedules) == [
         ((0,), 2),
         ((1,), 1),
@@ -125,25 +137,25 @@ def test_where_sharing_forces_a_deeper_pipeline_the_adapter_is_taken_out():
     instance, costs, together = deeper_because_of_one()
     assert together.gpu_time_s > 312
     sharing = evaluator(instance, costs)
-    saving = sharing.savings([together], ["x"], FOREVER)["a1"]
+    saving = sharing.savings(placed([together], ["x"]), FOREVER)["a1"]
     assert (saving.alone_num_stages, saving.alone_gpu_time_s) == (1, pytest.approx(96))
     assert saving.added_gpu_time_s > 96
-    schedules, gpus = sharing.separations([together], ["x"], FOREVER)
+    schedules, gpus = parts(sharing.separations(placed([together], ["x"]), FOREVER))
     assert sorted((s.problem.adapters, s.problem.num_stages) for s in schedules) == [((0,), 2), ((1,), 1)]
     plan = assembled(instance, costs, schedules, gpus)
     assert plan.gpu_time_s == pytest.approx(together.gpu_time_s - saving.added_gpu_time_s + 96)
     assert plan.gpu_time_s < together.gpu_time_s
     # and there it stays
-    again = sharing.separations(schedules, gpus, FOREVER)
-    assert again == (schedules, gpus)
-    stated = sharing.savings(schedules, gpus, FOREVER)
+    again = sharing.separations(placed(schedules, gpus), FOREVER)
+    assert again == placed(schedules, gpus)
+    stated = sharing.savings(placed(schedules, gpus), FOREVER)
     assert all(s.alone_gpu_time_s == s.added_gpu_time_s for s in stated.values())
 
 
 def test_without_room_the_adapter_stays():
     instance, costs, together = deeper_because_of_one()
     instance = replace(instance, gpu_pools=(instance.gpu_pools[0].model_copy(update={"count": 2}),))
-    schedules, gpus = evaluator(instance, costs).separations([together], ["x"], FOREVER)
+    schedules, gpus = parts(evaluator(instance, costs).separations(placed([together], ["x"]), FOREVER))
     assert (schedules, gpus) == ([together], ["x"])
 
 
@@ -158,14 +170,14 @@ def test_money_decides_where_the_objective_is_cost():
     instance, costs = dear_and_cheap()
     together = scheduled(instance, costs, (0, 1), gpu="y")
     by_money = evaluator(instance, costs, objective=Objective.COST)
-    saving = by_money.savings([together], ["y"], FOREVER)["a1"]
+    saving = by_money.savings(placed([together], ["y"]), FOREVER)["a1"]
     assert (saving.alone_gpu, saving.alone_cost, saving.added_cost) == ("x", pytest.approx(12), pytest.approx(36))
-    schedules, gpus = by_money.separations([together], ["y"], FOREVER)
+    schedules, gpus = parts(by_money.separations(placed([together], ["y"]), FOREVER))
     assert gpus == ["y", "x"]
     assert assembled(instance, costs, schedules, gpus, Objective.COST).cost == pytest.approx(84)
     # in GPU time both types are alike
     by_time = evaluator(instance, costs)
-    assert by_time.separations([together], ["y"], FOREVER) == ([together], ["y"])
+    assert by_time.separations(placed([together], ["y"]), FOREVER) == placed([together], ["y"])
 
 
 def test_separate_runs_end_within_the_limit():
@@ -175,7 +187,9 @@ def test_separate_runs_end_within_the_limit():
     instance = make_instance(([10], 1), ([1], 1), gpus={"x": 1, "y": 1}, prices={"x": 3600.0, "y": 10800.0})
     together = scheduled(instance, costs, (0, 1), gpu="y")
     for limit, gpu, money in ((None, "x", 30), (20.0, "y", 45)):
-        found = evaluator(instance, costs, objective=Objective.COST, limit_s=limit).savings([together], ["y"], FOREVER)
+        found = evaluator(instance, costs, objective=Objective.COST, limit_s=limit).savings(
+            placed([together], ["y"]), FOREVER
+        )
         assert (found["a0"].alone_gpu, found["a0"].alone_cost) == (gpu, pytest.approx(money))
 
 
@@ -183,15 +197,15 @@ def test_a_separate_run_that_is_better_elsewhere_is_advised():
     # one adapter on two stages though one is cheaper
     instance, costs = make_instance(([4], 1)), {"x": LINEAR}
     deep = scheduled(instance, costs, (0,), num_stages=2)
-    schedules, _ = evaluator(instance, costs).separations([deep], ["x"], FOREVER)
+    schedules, _ = parts(evaluator(instance, costs).separations(placed([deep], ["x"]), FOREVER))
     assert [(s.problem.num_stages, s.gpu_time_s) for s in schedules] == [(1, pytest.approx(12))]
 
 
 def test_adapters_without_time_are_not_evaluated():
     instance, costs, together = deeper_because_of_one()
     sharing = evaluator(instance, costs)
-    assert sharing.savings([together], ["x"], Clock(0.0)) == {"a0": AdapterSaving(), "a1": AdapterSaving()}
-    assert sharing.separations([together], ["x"], Clock(0.0)) == ([together], ["x"])
+    assert sharing.savings(placed([together], ["x"]), Clock(0.0)) == {"a0": AdapterSaving(), "a1": AdapterSaving()}
+    assert sharing.separations(placed([together], ["x"]), Clock(0.0)) == placed([together], ["x"])
     plan = with_savings(assembled(instance, costs, [together], ["x"]), {})
     assert [s.evaluated for s in plan.replicas[0].savings] == [False, False]
     assert check(plan, instance, costs).violations == ()
@@ -210,7 +224,7 @@ def test_separate_runs_come_first_and_are_kept(monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(SharingEvaluator, "_rest_of", ending)
-        found = sharing.savings([together], ["x"], clock)
+        found = sharing.savings(placed([together], ["x"]), clock)
     assert found["a1"].alone_gpu_time_s == pytest.approx(96)
     assert {s.added_gpu_time_s for s in found.values()} == {None}
     plan = with_savings(assembled(instance, costs, [together], ["x"]), found)
@@ -226,12 +240,12 @@ def test_bounds_spare_separations_that_cannot_gain(monkeypatch):
         raise AssertionError("nothing is to be scheduled")
 
     monkeypatch.setattr(savings, "schedule_replica", never)
-    assert evaluator(instance, costs).separations([together], ["x"], FOREVER) == ([together], ["x"])
+    assert evaluator(instance, costs).separations(placed([together], ["x"]), FOREVER) == placed([together], ["x"])
 
 
 def test_figures_are_stored_in_the_plan_and_checked(tmp_path):
     instance, costs, together = deeper_because_of_one()
-    found = evaluator(instance, costs).savings([together], ["x"], FOREVER)
+    found = evaluator(instance, costs).savings(placed([together], ["x"]), FOREVER)
     plan = with_savings(assembled(instance, costs, [together], ["x"]), found)
     assert plan.replicas[0].savings == (found["a0"], found["a1"])
     assert check(plan, instance, costs).violations == ()
@@ -244,7 +258,7 @@ def test_same_seed_same_figures():
     costs = {"x": problem.costs}
     schedule = schedule_replica(problem, SMALL, seed=3)
     runs = [
-        evaluator(problem.instance, costs, seed=5).savings([schedule], ["x"], Clock(limit))
+        evaluator(problem.instance, costs, seed=5).savings(placed([schedule], ["x"]), Clock(limit))
         for limit in (None, None, 1e6)
     ]
     assert runs[0] == runs[1] == runs[2]

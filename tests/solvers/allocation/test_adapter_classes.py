@@ -8,8 +8,8 @@ from cappuccino.backbone import LayerShape
 from cappuccino.bounds.replica_bounds import ReplicaBounds
 from cappuccino.instance import Adapter
 from cappuccino.solvers.allocation.adapter_classes import AdapterClasses
-from cappuccino.solvers.scheduling.programs import build_schedule
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
+from cappuccino.solvers.scheduling.schedule import build_schedule
 
 
 def kinds_of(instance, costs, depths=(1, 2)):
@@ -91,7 +91,7 @@ def _costs_alone(instance, costs, adapter):
         figures += [schedule.makespan_s, *schedule.peak_memory_gib, problem.max_tokens, problem.held_room_gib]
         alone = ReplicaBounds(instance.subset([adapter]), costs, g, 1e6)
         figures += [*alone.paths, *alone.shares, *alone.work(np.ones((1, 1), dtype=int)), alone.max_tokens]
-        figures += [alone.ramp_s, len(problem.clipped)]
+        figures += [alone.ramp_s, int(problem.adapter_costs.clipped.sum())]
     return figures
 
 

@@ -1,19 +1,20 @@
 """Enumeration, column generation and their integer solutions against all partitions, pools and depths."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 import pytest
-from helpers.spaces import best_objective, random_space
+from helpers.spaces import best_objective, context_of, random_space
 
 from cappuccino.errors import InfeasibleError
 from cappuccino.plan import Objective
-from cappuccino.solvers.allocation import allocator, candidates, columns
 from cappuccino.solvers.allocation.allocator import Allocator
 from cappuccino.solvers.allocation.candidates import Candidates, find_candidates
 from cappuccino.solvers.allocation.columns import ReplicaSpace
-from cappuccino.solvers.budget import Budget, Clock
+from cappuccino.solvers.allocation.context import Context
+from cappuccino.solvers.budget import Budget
+from cappuccino.solvers.settings import AllocationSettings, PlannerSettings
 
 GAP = 1e-4
 """Relative, of everything that is solved here."""
@@ -58,10 +59,17 @@ def value(case: Case, found: Candidates, partition: tuple[int, ...]) -> float:
     return float(sum(places[found.place[c]].rate * found.bounds_s[c] for c in chosen))
 
 
-def agrees(case: Case) -> bool:
+def context(case: Case, enumerated: bool = True, gap: float = GAP, **allocation) -> Context:
+    """Return the case as a search, with all columns listed or without."""
+    space = case.space if enumerated else replace(case.space, most_sets=0)
+    settings = PlannerSettings(allocation=AllocationSettings(**allocation))
+    return context_of(space, case.objective, case.deadline_s, gap=gap, settings=settings)
+
+
+def agrees(case: Case, enumerated: bool = True) -> bool:
     """Compare bound and best partition with the optimum; return whether there is one."""
     try:
-        found = find_candidates(case.space, case.objective, case.deadline_s, Clock(None), GAP, 0)
+        found = find_candidates(context(case, enumerated))
     except InfeasibleError:
         assert case.expected == float("inf")
         return False
@@ -81,9 +89,8 @@ def test_enumeration_agrees_with_exhaustion(first):
 
 
 @pytest.mark.parametrize("first", [*FEW, *REST])
-def test_column_generation_agrees_with_exhaustion(first, monkeypatch):
-    monkeypatch.setattr(columns, "MOST_SETS", 0)
-    feasible = [agrees(case(seed)) for seed in range(first, first + 10)]
+def test_column_generation_agrees_with_exhaustion(first):
+    feasible = [agrees(case(seed), enumerated=False) for seed in range(first, first + 10)]
     assert sum(feasible) > 3
 
 
@@ -97,14 +104,12 @@ def test_the_cases_are_of_every_sort():
 
 
 @pytest.mark.parametrize("first", range(0, 40, 20))
-def test_the_relaxation_alone_is_never_above_the_optimum(first, monkeypatch):
-    monkeypatch.setattr(columns, "MOST_SETS", 0)
-    monkeypatch.setattr(candidates, "MOST_EXACT", 0)
+def test_the_relaxation_alone_is_never_above_the_optimum(first):
     looseness = []
     for seed in range(first, first + 20):
         tried = case(seed)
         try:
-            found = find_candidates(tried.space, tried.objective, tried.deadline_s, Clock(None), GAP, 0)
+            found = find_candidates(context(tried, enumerated=False, most_exact=0))
         except InfeasibleError:
             assert tried.expected == float("inf")
             continue
@@ -119,20 +124,18 @@ def test_the_relaxation_alone_is_never_above_the_optimum(first, monkeypatch):
 
 @pytest.mark.parametrize("enumerated", [True, False])
 @pytest.mark.parametrize("first", range(0, 8, 4))
-def test_plans_are_never_below_the_optimum_of_the_bounds(first, enumerated, monkeypatch):
-    if not enumerated:
-        monkeypatch.setattr(columns, "MOST_SETS", 0)
+def test_plans_are_never_below_the_optimum_of_the_bounds(first, enumerated):
     look = Budget(seconds=None, constructions=2, moves=0, windows=0)
-    monkeypatch.setattr(allocator, "FIRST_ATTEMPT", look)
-    monkeypatch.setattr(allocator, "FURTHER_ATTEMPTS", tuple((share, look) for share, _ in allocator.FURTHER_ATTEMPTS))
+    few = {"first_attempt": look, "further_attempts": ((0.1, look),) * 3}
     for seed in range(first, first + 4):
         tried = case(seed)
         try:
-            clock = Clock(None)
-            state = Allocator(tried.space, tried.objective, tried.deadline_s, clock, clock, 1e-3, 0).run()
+            search = context(tried, enumerated, gap=1e-3, **few)
+            Allocator(search, search.clock).run()
         except InfeasibleError:
             continue
-        assert state.bound <= tried.expected * (1 + 1e-6) <= state.best * (1 + GAP), seed
-        assert sorted(i for s in state.chosen for i in s.problem.adapters) == list(
+        incumbent = search.incumbent
+        assert incumbent.bound <= tried.expected * (1 + 1e-6) <= incumbent.objective * (1 + GAP), seed
+        assert sorted(i for r in incumbent.replicas for i in r.schedule.problem.adapters) == list(
             range(len(tried.space.instance.adapters))
         )

@@ -3,12 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers.builders import make_costs, make_instance
-from helpers.spaces import random_space
+from helpers.spaces import context_of, random_space
 
 from cappuccino.bounds.replica_bounds import ReplicaBounds
 from cappuccino.errors import InfeasibleError
 from cappuccino.plan import Objective
-from cappuccino.solvers.allocation import columns
 from cappuccino.solvers.allocation.candidates import Candidates, find_candidates
 from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.budget import Clock
@@ -16,9 +15,11 @@ from cappuccino.solvers.budget import Clock
 COSTS = {"x": make_costs(stages=(1, 2))}
 
 
-def candidates_of(*jobs, gpus: int, deadline: float | None = None, objective=Objective.GPU_TIME) -> Candidates:
+def candidates_of(
+    *jobs, gpus: int, deadline: float | None = None, objective=Objective.GPU_TIME, most_sets: int = 4096
+) -> Candidates:
     instance = replace(make_instance(*jobs, gpus=gpus), source="i.json")
-    return find_candidates(ReplicaSpace.of(instance, COSTS), objective, deadline, Clock(None), 1e-3, 0)
+    return find_candidates(context_of(ReplicaSpace.of(instance, COSTS, most_sets=most_sets), objective, deadline))
 
 
 def test_columns_that_cannot_meet_the_deadline_are_left_out():
@@ -43,15 +44,14 @@ def test_reduced_costs_of_the_candidates_are_not_negative():
 
 
 @pytest.mark.parametrize("enumerated", [True, False])
-def test_impossible_deadlines_are_refused_with_the_reason(enumerated, monkeypatch):
-    if not enumerated:
-        monkeypatch.setattr(columns, "MOST_SETS", 0)
+def test_impossible_deadlines_are_refused_with_the_reason(enumerated):
+    most = 4096 if enumerated else 0
     with pytest.raises(
         InfeasibleError, match=r"i\.json: no plan can end within 29 s; give a deadline of at least 30 s"
     ):
-        candidates_of(([10], 1), ([10], 1), gpus=2, deadline=29.0)
+        candidates_of(([10], 1), ([10], 1), gpus=2, deadline=29.0, most_sets=most)
     with pytest.raises(InfeasibleError, match="the pools are too small for a deadline of 50 s; give a longer one"):
-        candidates_of(([10], 1), ([10], 1), ([10], 1), gpus=2, deadline=50.0)
+        candidates_of(([10], 1), ([10], 1), ([10], 1), gpus=2, deadline=50.0, most_sets=most)
 
 
 def test_pools_that_are_too_small_are_refused_with_the_reason():
@@ -59,16 +59,16 @@ def test_pools_that_are_too_small_are_refused_with_the_reason():
     costs = {"x": make_costs(usable=30.0, stages=(1, 2)), "y": make_costs(usable=14.0, stages=(1,), gpu="y")}
     instance = make_instance(([10], 1), ([9], 1), gpus={"x": 1, "y": 1})
     space = ReplicaSpace.of(instance, costs)
-    found = find_candidates(space, Objective.GPU_TIME, None, Clock(None), 1e-3, 0)
+    found = find_candidates(context_of(space))
     assert found.bound == pytest.approx(57.0)  # both fit x only, on one GPU
     with pytest.raises(InfeasibleError, match="too small for a deadline of 40 s"):
-        find_candidates(space, Objective.GPU_TIME, 40.0, Clock(None), 1e-3, 0)
+        find_candidates(context_of(space, deadline_s=40.0))
 
 
 def test_little_time_leaves_bound_and_partitions():
     instance = make_instance(*[([n, n + 3], 1) for n in range(2, 16)], gpus=6)
     space = ReplicaSpace.of(instance, COSTS)
-    found = find_candidates(space, Objective.GPU_TIME, None, Clock(0.0), 1e-3, 0)
+    found = find_candidates(context_of(space, clock=Clock(0.0)))
     assert found.bound >= space.objective_bound(Objective.GPU_TIME) > 0
     assert found.partitions
 
@@ -86,9 +86,9 @@ def test_bounds_that_differ_in_the_last_digit_are_bounds_of_one_set(objective, d
         space = random_space(seed, most=4)
         monkeypatch.setattr(ReplicaBounds, "lower_bounds", blurred)
         try:
-            ends = find_candidates(space, Objective.MAKESPAN, None, Clock(None), 1e-4, 0).bound
+            ends = find_candidates(context_of(space, Objective.MAKESPAN, gap=1e-4)).bound
             deadline = None if objective is Objective.MAKESPAN else ends
-            found = find_candidates(space, objective, deadline, Clock(None), 1e-4, 0)
+            found = find_candidates(context_of(space, objective, deadline, gap=1e-4))
         except InfeasibleError:
             continue
         finally:

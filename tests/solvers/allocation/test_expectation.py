@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 
-from cappuccino.solvers.allocation.expectation import BUBBLE, FRICTION, Expectation
+from cappuccino.solvers.allocation.expectation import Expectation
 from cappuccino.solvers.allocation.pricing import Place
+from cappuccino.solvers.settings import DEFAULT
 
+BUBBLE, FRICTION = DEFAULT.allocation.bubble, DEFAULT.allocation.friction
 # two kinds: work and path of 10 s, and work of 30 s with a path of 10 s
 SHARES = np.array([10.0, 30.0])
 PATHS = np.array([10.0, 10.0])

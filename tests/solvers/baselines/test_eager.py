@@ -16,7 +16,7 @@ def eager(problem: ReplicaProblem):
 def test_an_adapter_alone_has_one_micro_batch_in_flight():
     # two micro-batches of 1 + 1 + 2 + 2 one after the other, where 1F1B takes 9
     replica = eager(make_problem(make_instance(([1, 1], 2)), make_costs(), 2))
-    assert replica.operations() == [[0, ~0, 1, ~1]] * 2
+    assert replica.operations.tolist() == [[0, ~0, 1, ~1]] * 2
     assert replica.makespan_s == 12
 
 
@@ -24,8 +24,8 @@ def test_adapters_enter_while_a_long_one_is_on_its_way():
     # stage 0: F0 0-4, F1 4-5, F2 5-6, F3 6-7; stage 1: F0 4-8, B0 8-16, then F 1 s and B 2 s of each short one 16-25;
     # stage 0: B0 16-24, B1 24-26, B2 26-28, B3 28-30
     replica = eager(make_problem(make_instance(([4], 1), ([1], 1), ([1], 1), ([1], 1)), make_costs(), 2))
-    assert replica.operations()[0] == [0, 1, 2, 3, ~0, ~1, ~2, ~3]
-    assert replica.operations()[1] == [0, ~0, 1, ~1, 2, ~2, 3, ~3]
+    assert replica.operations.tolist()[0] == [0, 1, 2, 3, ~0, ~1, ~2, ~3]
+    assert replica.operations.tolist()[1] == [0, ~0, 1, ~1, 2, ~2, 3, ~3]
     assert replica.makespan_s == 30
 
 

@@ -16,7 +16,7 @@ def in_training_order(problem: ReplicaProblem, flushed: np.ndarray | None = None
 
 def test_every_stage_fills_up_and_alternates():
     replica = in_training_order(make_problem(make_instance(([1] * 4, 4)), make_costs(), 3))
-    assert replica.operations() == [
+    assert replica.operations.tolist() == [
         [0, 1, 2, ~0, 3, ~1, ~2, ~3],
         [0, 1, ~0, 2, ~1, 3, ~2, ~3],
         [0, ~0, 1, ~1, 2, ~2, 3, ~3],
@@ -34,7 +34,7 @@ def test_two_micro_batches_on_two_stages():
 def test_a_step_waits_for_the_step_before():
     # each of the two steps passes in 1 + 1 + 2 + 2; an optimizer step of 0.5 s between them, one at the end
     replica = in_training_order(make_problem(make_instance(([1], 1, 2)), make_costs(optimizer_s=0.5), 2))
-    assert replica.operations() == [[0, ~0, 1, ~1]] * 2
+    assert replica.operations.tolist() == [[0, ~0, 1, ~1]] * 2
     assert replica.makespan_s == 13
 
 
@@ -42,7 +42,7 @@ def test_a_flush_empties_the_pipeline():
     problem = make_problem(make_instance(([1], 1), ([1], 1)), make_costs(), 2)
     assert in_training_order(problem).makespan_s == 9
     flushed = in_training_order(problem, np.array([True, True]))
-    assert flushed.operations() == [[0, ~0, 1, ~1]] * 2
+    assert flushed.operations.tolist() == [[0, ~0, 1, ~1]] * 2
     assert flushed.makespan_s == 12
 
 
@@ -51,7 +51,7 @@ def test_memory_limits_the_micro_batches_in_flight():
     instance = make_instance(([2, 2, 2], 3))
     assert in_training_order(make_problem(instance, make_costs(usable=14.0), 2)).makespan_s == 36
     wider = in_training_order(make_problem(instance, make_costs(usable=16.0), 2))
-    assert wider.operations() == [[0, 1, ~0, 2, ~1, ~2], [0, ~0, 1, ~1, 2, ~2]]
+    assert wider.operations.tolist() == [[0, 1, ~0, 2, ~1, ~2], [0, ~0, 1, ~1, 2, ~2]]
     assert wider.makespan_s == 24
 
 

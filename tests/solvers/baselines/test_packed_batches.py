@@ -34,7 +34,7 @@ def test_batches_are_packed_ordered_and_flushed():
     order = [b.samples for b in replica.schedule().order]
     assert order[:4] == [((0, 0),), ((0, 1),), ((1, 0),), ((1, 1),)]
     assert order[4:] == [((0, 2),), ((0, 3),), ((1, 2),), ((1, 3),)]
-    assert replica.operations()[0] == [0, 1, ~0, 2, ~1, 3, ~2, ~3, 4, 5, ~4, 6, ~5, 7, ~6, ~7]
+    assert replica.operations.tolist()[0] == [0, 1, ~0, 2, ~1, 3, ~2, ~3, 4, 5, ~4, 6, ~5, 7, ~6, ~7]
 
 
 def test_a_floor_makes_groups_larger():

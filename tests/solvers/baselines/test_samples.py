@@ -14,7 +14,6 @@ def test_samples_are_flat_adapter_by_adapter():
     assert samples.step.tolist() == [0, 0, 1, 1, 0, 1, 2]
     assert samples.step_id.tolist() == [0, 0, 1, 1, 2, 3, 4]
     assert samples.length.tolist() == [5, 6, 7, 5, 8, 9, 8]
-    assert samples.final_steps.tolist() == [1, 4]
 
 
 def own(lengths, batch, size, usable=None, layout="packed"):

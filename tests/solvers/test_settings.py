@@ -1,0 +1,37 @@
+from dataclasses import replace
+
+import pytest
+from helpers.builders import make_costs, make_instance
+
+from cappuccino.costs import SmoothMaximum
+from cappuccino.errors import InputError
+from cappuccino.solvers.budget import Budget
+from cappuccino.solvers.planning import PlanOptions, make_plan
+from cappuccino.solvers.settings import DEFAULT, with_changes
+
+
+def test_settings_are_changed_by_name():
+    changed = with_changes(DEFAULT, ["scheduling.reach=4", "allocation.smoothing=0", "round_share=0.5"])
+    assert (changed.scheduling.reach, changed.allocation.smoothing, changed.round_share) == (4, 0.0, 0.5)
+    assert with_changes(changed, ["scheduling.reach=8", "allocation.smoothing=0.7", "round_share=0.3"]) == DEFAULT
+    assert with_changes(DEFAULT, ["scheduling.hot = 0.2", "scheduling.loads=(1.0,)"]).scheduling.loads == (1.0,)
+
+
+@pytest.mark.parametrize(
+    "change", ["reach=4", "scheduling.reach", "scheduling.reach=four", "scheduling.reach=4.0", "models.x=1",
+               "allocation.first_attempt=1", "scheduling=1", "scheduling.loads=1.0", "=", "scheduling.=1"],
+)  # fmt: skip
+def test_what_is_no_setting_is_refused(change):
+    with pytest.raises(InputError, match="settings"):
+        with_changes(DEFAULT, [change])
+
+
+def test_a_changed_setting_changes_the_search():
+    # 10 + 20 s up to 10 tokens: at the usual targets samples share micro-batches, at a tiny one each is alone
+    flat = {"x": make_costs(forward=SmoothMaximum(10.0, 1.0, 0.0, 16.0), backward=SmoothMaximum(20.0, 2.0, 0.0, 16.0))}
+    instance = make_instance(([1] * 6, 6))
+    options = PlanOptions(time_limit_s=None, iterations=0)
+    rare = with_changes(DEFAULT, ["scheduling.targets=(0.01,)", "moves_per_iteration=0"])
+    rare = replace(rare, allocation=replace(rare.allocation, first_attempt=Budget(None, 1, 0, 0)))
+    usual, alone = (make_plan(instance, replace(options, settings=s), flat) for s in (DEFAULT, rare))
+    assert (len(usual.replicas[0].micro_batches), len(alone.replicas[0].micro_batches)) == (1, 6)
