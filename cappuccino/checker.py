@@ -267,7 +267,7 @@ def _times(plan: Plan, simulation: Simulation) -> Iterator[Violation]:
         yield Violation(7, f"{name} is {_figure(stated)}, the programs give {_figure(found)}")
     if wrong:
         return
-    objective, bound = plan.objective_value, plan.lower_bound_s
+    objective, bound = plan.objective_value, plan.lower_bound
     if bound is not None and bound > objective * (1 + RELATIVE_TOLERANCE):
         yield Violation(7, f"lower_bound_s {bound:g} is above the objective {objective:g}")
     gap = objective_gap(objective, bound)

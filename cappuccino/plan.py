@@ -5,7 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainSerializer, PlainValidator, model_validator
+from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
 
 from cappuccino.files import Record, parse_model, read_json, write_atomically
 
@@ -128,6 +128,8 @@ class InstanceReference(Record):
 class Plan(Record):
     """Replicas with their programs, the objective reached and what is proven about it."""
 
+    model_config = ConfigDict(populate_by_name=True)
+
     format: Literal["cappuccino.plan/1"] = "cappuccino.plan/1"
     instance: InstanceReference
     objective: Objective
@@ -138,8 +140,8 @@ class Plan(Record):
     """Money, where every pool used has a price."""
     deadline_s: Seconds | None = None
     """Every replica's makespan was to be at most this."""
-    lower_bound_s: NonNegative | None
-    """Proven bound on the objective, in the objective's unit."""
+    lower_bound: Annotated[NonNegative | None, Field(alias="lower_bound_s")]
+    """Proven bound on the objective, in the objective's unit; the file's name for it is older than money."""
     gap: NonNegative | None
     """`(objective - bound) / objective`."""
     solver: dict[str, float | int | str]
@@ -168,7 +170,7 @@ class Plan(Record):
 
     def dump(self) -> dict[str, Any]:
         """Return the plan as JSON-ready data."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", by_alias=True)
 
     def save(self, path: Path | str) -> None:
         """Write the plan file, whole or not at all."""

@@ -107,7 +107,7 @@ def measure(adapters: int, steps: int, time_limit_s: float, target_gap: float, s
         time_to_gap_s=time_to_gap_s,
         wall_time_s=wall_time_s,
         gpu_time_s=plan.gpu_time_s,
-        lower_bound_s=plan.lower_bound_s,
+        lower_bound_s=plan.lower_bound,
         gap=plan.gap,
         cpus=os.cpu_count(),
         version=__version__,

@@ -55,7 +55,7 @@ def assemble_plan(
         makespan_s=makespan,
         cost=cost,
         deadline_s=deadline_s,
-        lower_bound_s=bound,
+        lower_bound=bound,
         gap=gap,
         solver={
             "wall_time_s": round(wall_time_s, 3),

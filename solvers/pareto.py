@@ -126,7 +126,7 @@ def pareto_front(
     if not only_cheapest:
         fastest = planner.plan(replace(options, objective=Objective.MAKESPAN), "least makespan")
         attempts.append(_Attempt(fastest.makespan_s, fastest))
-        tightest, least_makespan_s = fastest.makespan_s, fastest.lower_bound_s or 0.0
+        tightest, least_makespan_s = fastest.makespan_s, fastest.lower_bound or 0.0
         if tightest < loosest * (1 - _TOLERANCE):
             spaced = [tightest * (loosest / tightest) ** (k / (points - 1)) for k in range(points - 1)]
     wanted = sorted({*spaced, *deadlines}, reverse=True)
@@ -205,7 +205,7 @@ class _Planner:
         optimal = gap is not None and gap <= self.options.gap
         status = Status.OPTIMAL if optimal else Status.FEASIBLE
         solver = {**plan.solver, "gap_tolerance": self.options.gap}
-        stated = stated.model_copy(update={"lower_bound_s": bound, "gap": gap, "status": status, "solver": solver})
+        stated = stated.model_copy(update={"lower_bound": bound, "gap": gap, "status": status, "solver": solver})
         return verified(stated, self.instance, self.costs, "pareto")
 
 
@@ -221,7 +221,7 @@ def _front(
         reason = next((a.reason for a in attempts if a.deadline_s == deadline and a.reason), "")
         # the plan of least makespan bounds another objective
         bounds = [
-            a.plan.lower_bound_s or 0.0
+            a.plan.lower_bound or 0.0
             for a in attempts
             if a.plan is not None and a.plan.objective is objective and a.deadline_s >= deadline
         ]
@@ -236,9 +236,7 @@ def _front(
         plan = planner.restated(best, deadline, bound)
         dominated = plan.objective_value >= cheapest * (1 - _TOLERANCE)
         cheapest = min(cheapest, plan.objective_value)
-        points.append(
-            ParetoPoint(deadline, PointStatus(plan.status.value), plan, plan.lower_bound_s, reason, dominated)
-        )
+        points.append(ParetoPoint(deadline, PointStatus(plan.status.value), plan, plan.lower_bound, reason, dominated))
     return tuple(points)
 
 

@@ -28,7 +28,7 @@ _ReplicaKey = tuple[tuple[int, ...], str, int, float]
 
 
 @dataclass(frozen=True)
-class _Place:
+class _CostedPlace:
     """A pool and depth for a given set of adapters."""
 
     pool: GpuPool
@@ -214,7 +214,7 @@ class SharingEvaluator:
     def _best(
         self,
         adapters: tuple[int, ...],
-        places: Sequence[_Place],
+        places: Sequence[_CostedPlace],
         clock: Clock,
         start: PlacedReplica | None = None,
     ) -> PlacedReplica | None:
@@ -258,7 +258,9 @@ class SharingEvaluator:
                 best = placed
         return best
 
-    def _places(self, adapters: Sequence[int], gpu: str | None = None, most_stages: int | None = None) -> list[_Place]:
+    def _places(
+        self, adapters: Sequence[int], gpu: str | None = None, most_stages: int | None = None
+    ) -> list[_CostedPlace]:
         """Return every place where a set of adapters fits, of one GPU type or up to a depth if so wished."""
         numbers = self._space.kinds.numbers([adapters])
         result = []
@@ -267,10 +269,12 @@ class SharingEvaluator:
                 continue
             makespan = float(bounds.lower_bounds(numbers)[0])
             if np.isfinite(makespan):
-                result.append(_Place(pool, bounds, makespan, self._measure(pool.gpu, bounds.num_stages * makespan)))
+                result.append(
+                    _CostedPlace(pool, bounds, makespan, self._measure(pool.gpu, bounds.num_stages * makespan))
+                )
         return result
 
-    def _places_rest(self, replica: PlacedReplica, adapters: Sequence[int]) -> list[_Place]:
+    def _places_rest(self, replica: PlacedReplica, adapters: Sequence[int]) -> list[_CostedPlace]:
         """Return the places for a replica's other adapters: no more GPUs, of the same type, so that there is room."""
         return self._places(adapters, replica.gpu, replica.schedule.problem.num_stages)
 

@@ -58,7 +58,7 @@ def test_the_example_is_valid():
 def test_the_example_is_valid_with_a_bound_and_a_deadline():
     plan = changed(
         GOOD,
-        lower_bound_s=GOOD.gpu_time_s / 2,
+        lower_bound=GOOD.gpu_time_s / 2,
         gap=0.5,
         deadline_s=GOOD.makespan_s,
         status=Status.OPTIMAL,
@@ -235,9 +235,9 @@ def with_replica(**values) -> Plan:
         (with_replica(makespan_s=GOOD.makespan_s * 0.999), "replica 0: makespan_s is"),
         (with_replica(peak_memory_gib=(34.0, 33.0)), "peak_memory_gib[1] is 33, the programs give 34"),
         (with_replica(lower_bound_s=GOOD.makespan_s * 1.001), "is above the makespan"),
-        (changed(GOOD, lower_bound_s=GOOD.gpu_time_s * 1.001, gap=0.0), "above the objective"),
-        (changed(GOOD, lower_bound_s=GOOD.gpu_time_s / 2, gap=0.4), "gap is 0.4, objective and bound give 0.5"),
-        (changed(GOOD, lower_bound_s=GOOD.gpu_time_s / 2), "gap is null, objective and bound give 0.5"),
+        (changed(GOOD, lower_bound=GOOD.gpu_time_s * 1.001, gap=0.0), "above the objective"),
+        (changed(GOOD, lower_bound=GOOD.gpu_time_s / 2, gap=0.4), "gap is 0.4, objective and bound give 0.5"),
+        (changed(GOOD, lower_bound=GOOD.gpu_time_s / 2), "gap is null, objective and bound give 0.5"),
         (changed(GOOD, gap=0.5), "gap is 0.5, objective and bound give null"),
         (changed(GOOD, status=Status.OPTIMAL), "optimal without a bound"),
         (changed(GOOD, deadline_s=GOOD.makespan_s * 0.999), "misses the deadline"),
@@ -261,7 +261,7 @@ def test_rule_7_cost():
 
 def test_the_objective_decides_what_the_bound_is_compared_with():
     bound = (GOOD.makespan_s + GOOD.gpu_time_s) / 2
-    plan = changed(GOOD, lower_bound_s=bound, gap=1 - bound / GOOD.gpu_time_s)
+    plan = changed(GOOD, lower_bound=bound, gap=1 - bound / GOOD.gpu_time_s)
     assert rules(plan) == set()
     assert rules(changed(plan, objective=Objective.MAKESPAN, gap=0.0)) == {7}
 

@@ -24,7 +24,7 @@ def edited(tmp_path, old: str, new: str):
 @pytest.mark.parametrize("seed", range(5))
 def test_round_trip(tmp_path, seed):
     plan = random_plan(INSTANCE, 3, seed)
-    plan = changed(plan, lower_bound_s=1 / 3, gap=0.0, deadline_s=0.1 + 0.2, solver={"seed": 0, "wall_time_s": 1.5})
+    plan = changed(plan, lower_bound=1 / 3, gap=0.0, deadline_s=0.1 + 0.2, solver={"seed": 0, "wall_time_s": 1.5})
     path = tmp_path / "p.json"
     plan.save(path)
     assert Plan.load(path) == plan

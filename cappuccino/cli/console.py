@@ -112,7 +112,7 @@ def plan_summary(plan: "Plan", report: "CheckReport") -> dict[str, Any]:
     return {
         "objective": plan.objective.value,
         "value": plan.objective_value,
-        "lower_bound": plan.lower_bound_s,
+        "lower_bound": plan.lower_bound,
         "gap": plan.gap,
         "status": plan.status.value,
         "checked": report.valid,
@@ -147,7 +147,7 @@ def _sharing(plan: "Plan") -> dict[str, Any] | None:
 def print_plan(plan: "Plan", report: "CheckReport") -> None:
     """Print the summary of a plan as text."""
     unit = objective_unit(plan.objective.value)
-    bound = "none" if plan.lower_bound_s is None else f"{plan.lower_bound_s:.4g} {unit}"
+    bound = "none" if plan.lower_bound is None else f"{plan.lower_bound:.4g} {unit}"
     gap = "none" if plan.gap is None else f"{100 * plan.gap:.2f}%"
     checked = "checked: valid" if report.valid else f"checked: INVALID ({report.violations[0]})"
     print(f"objective   {plan.objective.value} {plan.objective_value:.4g} {unit}")

@@ -100,7 +100,7 @@ def run_entry(folder: Path, name: str, time_limit_s: float, seed: int, plans: Pa
             plan.save(path)
     result = EntryResult(
         value=value,
-        bound=plan.lower_bound_s,
+        bound=plan.lower_bound,
         costs=cost_probes(instance, costs),
         reference=_reference(entry, instance, costs),
         wall_time_s=wall_time_s,

@@ -145,7 +145,7 @@ def _plan(
         status=Status.FEASIBLE,
         gpu_time_s=0.0,
         makespan_s=0.0,
-        lower_bound_s=None,
+        lower_bound=None,
         gap=None,
         solver={},
         replicas=(replica,),

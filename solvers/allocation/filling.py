@@ -72,7 +72,7 @@ def _fill(
     shares: np.ndarray,
     paths: np.ndarray,
     weights: np.ndarray,
-    heads: np.ndarray,
+    ramps: np.ndarray,
     depths: np.ndarray,
     pool_of: np.ndarray,
     left: np.ndarray,
@@ -87,7 +87,7 @@ def _fill(
         Kinds as they are placed.
     shares, paths
         By place and kind, seconds; infinite where not admitted.
-    weights, heads, depths, pool_of
+    weights, ramps, depths, pool_of
         By place: cost per second, bound's constant, GPUs, index of the pool.
     left
         GPUs of every pool; used up.
@@ -124,7 +124,7 @@ def _fill(
                     if shares[p, kind] < np.inf and depths[p] <= left[pool_of[p]]:
                         left[pool_of[p]] -= depths[p]
                         best = size
-                        place[best], loads[best] = p, heads[p]
+                        place[best], loads[best] = p, ramps[p]
                         size += 1
                         break
             if best < 0:

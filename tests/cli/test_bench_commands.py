@@ -207,8 +207,8 @@ def wrong_plans(monkeypatch, change):
     ("name", "change", "words"),
     [
         ("toy", lambda p: {"gpu_time_s": 0.9 * p.gpu_time_s}, ("rule 7", "gpu_time_s")),
-        ("toy", lambda p: {"lower_bound_s": 1.1 * p.gpu_time_s, "gap": 0.0}, ("rule 7", "lower_bound_s")),
-        ("toy", lambda p: {"objective": "makespan", "lower_bound_s": None, "gap": None}, ("objective", "makespan")),
+        ("toy", lambda p: {"lower_bound": 1.1 * p.gpu_time_s, "gap": 0.0}, ("rule 7", "lower_bound_s")),
+        ("toy", lambda p: {"objective": "makespan", "lower_bound": None, "gap": None}, ("objective", "makespan")),
         ("toy-in-time", lambda p: {"deadline_s": 3.0}, ("deadline_s", "3.0", "2.0")),
         ("toy-deep", lambda p: {"replicas": p.replicas[:1]}, ("rule 1",)),
     ],
@@ -292,7 +292,7 @@ def test_a_better_plan_is_not_overwritten(folder, tmp_path, monkeypatch):
     first = path.read_text()
     instance, costs = loaded(folder)
     deep = PLAN(instance, planning.PlanOptions(time_limit_s=None, iterations=0, num_stages=2), costs)
-    worse = deep.model_copy(update={"lower_bound_s": None, "gap": None, "status": Status.FEASIBLE})
+    worse = deep.model_copy(update={"lower_bound": None, "gap": None, "status": Status.FEASIBLE})
     assert worse.gpu_time_s > json.loads(first)["gpu_time_s"]
     monkeypatch.setattr(planning, "make_plan", lambda *_: worse)
     assert bench(folder, "toy", "--plans", tmp_path).code == 0

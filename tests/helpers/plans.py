@@ -45,7 +45,7 @@ def _plan(instance: Instance, replicas: list[Replica]) -> Plan:
         status=Status.FEASIBLE,
         gpu_time_s=0.0,
         makespan_s=0.0,
-        lower_bound_s=None,
+        lower_bound=None,
         gap=None,
         solver={},
         replicas=tuple(replicas),

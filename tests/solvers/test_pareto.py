@@ -66,7 +66,7 @@ def test_fronts_are_monotone_their_bounds_too_and_their_plans_valid(objective):
         assert is_valid(point.plan, instance, costs)
         assert point.plan.objective is objective
         assert point.plan.deadline_s == point.deadline_s >= point.plan.makespan_s * (1 - 1e-9)
-        assert 0 < point.lower_bound == point.plan.lower_bound_s <= point.value
+        assert 0 < point.lower_bound == point.plan.lower_bound <= point.value
         assert point.gap == pytest.approx(1 - point.lower_bound / point.value)
 
 
@@ -130,7 +130,7 @@ def test_a_deadline_nobody_planned_for_is_served_by_a_tighter_plan(monkeypatch, 
 def test_a_deadline_without_plan_or_proof_is_not_found(monkeypatch):
     def spoil(options, plan):
         if options.objective is Objective.MAKESPAN:
-            return plan().model_copy(update={"lower_bound_s": 15.0, "gap": 0.5})
+            return plan().model_copy(update={"lower_bound": 15.0, "gap": 0.5})
         if options.deadline_s == pytest.approx(20.0):
             raise InfeasibleError("no schedule found")
         return plan()
@@ -145,7 +145,7 @@ def test_a_plan_that_beats_that_of_a_looser_deadline_serves_both(monkeypatch):
     # the four replicas of the fastest plan are all that is found for 60 s, with a bound of its own
     def spoil(options, plan):
         if options.deadline_s == pytest.approx(60.0):
-            return plan(31.0).model_copy(update={"lower_bound_s": 60.0, "gap": 0.5})
+            return plan(31.0).model_copy(update={"lower_bound": 60.0, "gap": 0.5})
         return plan(options.deadline_s)
 
     spoilt(monkeypatch, spoil)

@@ -1,12 +1,11 @@
-from dataclasses import replace
-
 import pytest
 from helpers.builders import make_costs, make_instance
 
 from cappuccino.costs import SmoothMaximum
 from cappuccino.errors import InputError
 from cappuccino.solvers.budget import Budget
-from cappuccino.solvers.planning import PlanOptions, make_plan
+from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
+from cappuccino.solvers.scheduling.scheduler import schedule_replica
 from cappuccino.solvers.settings import DEFAULT, with_changes
 
 
@@ -27,11 +26,10 @@ def test_what_is_no_setting_is_refused(change):
 
 
 def test_a_changed_setting_changes_the_search():
-    # 10 + 20 s up to 10 tokens: at the usual targets samples share micro-batches, at a tiny one each is alone
-    flat = {"x": make_costs(forward=SmoothMaximum(10.0, 1.0, 0.0, 16.0), backward=SmoothMaximum(20.0, 2.0, 0.0, 16.0))}
-    instance = make_instance(([1] * 6, 6))
-    options = PlanOptions(time_limit_s=None, iterations=0)
-    rare = with_changes(DEFAULT, ["scheduling.targets=(0.01,)", "moves_per_iteration=0"])
-    rare = replace(rare, allocation=replace(rare.allocation, first_attempt=Budget(None, 1, 0, 0)))
-    usual, alone = (make_plan(instance, replace(options, settings=s), flat) for s in (DEFAULT, rare))
-    assert (len(usual.replicas[0].micro_batches), len(alone.replicas[0].micro_batches)) == (1, 6)
+    # 10 + 20 s up to 10 tokens: at the usual targets samples share a micro-batch, at a tiny one each is alone
+    flat = make_costs(forward=SmoothMaximum(10.0, 1.0, 0.0, 16.0), backward=SmoothMaximum(20.0, 2.0, 0.0, 16.0))
+    problem = ReplicaProblem(make_instance(([1] * 6, 6)), flat, (0,), 1, 1e6)
+    once = Budget(seconds=None, constructions=1, moves=0, windows=0)
+    tiny = with_changes(DEFAULT, ["scheduling.targets=(0.01,)"])
+    usual, alone = (schedule_replica(problem, once, 0, settings=s.scheduling) for s in (DEFAULT, tiny))
+    assert (len(usual.order), len(alone.order)) == (1, 6)

@@ -68,8 +68,8 @@ def plan_or_reason(machine: Machine, sweep: Sweep, options: PlanOptions, factor:
             return
         if plan is None:
             return
-        assert plan.lower_bound_s is not None
-        assert plan.lower_bound_s <= plan.objective_value * (1 + 1e-9)
+        assert plan.lower_bound is not None
+        assert plan.lower_bound <= plan.objective_value * (1 + 1e-9)
         if len(sweep.adapters) <= 8:
             assert is_valid(plan, instance, costs)
 
@@ -123,7 +123,7 @@ def no_plan_beats_the_bound(machine: Machine, sweep: Sweep, options: PlanOptions
             assert np.isinf(least_objective(instance, costs["x"], options))
             return
         least = least_objective(instance, costs["x"], options)
-        assert plan.lower_bound_s <= least * (1 + 1e-9)
+        assert plan.lower_bound <= least * (1 + 1e-9)
         assert plan.objective_value >= least * (1 - 1e-9)
 
 

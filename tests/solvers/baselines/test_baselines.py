@@ -41,7 +41,7 @@ def test_plans_of_random_instances_are_valid(name, seed):
     plan = baseline_plan(name, instance, costs)
     assert check(plan, instance, costs).violations == ()
     assert is_valid(plan, instance, costs)
-    assert plan.lower_bound_s is None
+    assert plan.lower_bound is None
     assert plan.solver["baseline"] == name
 
 
