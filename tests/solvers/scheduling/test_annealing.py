@@ -1,215 +1,125 @@
-from copy import deepcopy
-
 import numpy as np
 import pytest
-from helpers.schedules import built, random_order, random_replica, violations
+from helpers.builders import make_costs, make_instance, make_problem
+from helpers.schedules import contents, one_by_one, random_replica, violations
 
-from cappuccino.solvers.scheduling.annealing import _accept, _change, anneal, copy_packed, evaluate
-from cappuccino.solvers.scheduling.list_schedule_kernel import empty_state
-from cappuccino.solvers.scheduling.list_scheduling import ListSchedule, costs_of, machine_of
-from cappuccino.solvers.scheduling.order_scheduling import OrderArrays, schedule_order
-from cappuccino.solvers.scheduling.packed_order import PackedOrder, price
+from cappuccino.solvers.budget import Clock
+from cappuccino.solvers.scheduling.annealing import _windows, anneal
+from cappuccino.solvers.scheduling.construction import list_schedule
+from cappuccino.solvers.scheduling.kernels.arrays import PackingRule
+from cappuccino.solvers.scheduling.order import ScheduledOrder
+from cappuccino.solvers.settings import SchedulingSettings
 
-INFINITY = float("inf")
-
-
-class Search:
-    """A random replica with a random packing and order, as the compiled search sees them."""
-
-    def __init__(self, seed: int, *, spare: int = 4) -> None:
-        self.problem = random_replica(seed, tight=seed % 2 == 0, layout="padded" if seed % 3 == 0 else "packed")
-        self.order = random_order(self.problem, seed, urgent=seed % 4 == 0)
-        self.machine, self.costs = machine_of(self.problem, 0.0), costs_of(self.problem)
-        self.arrays = OrderArrays.of(self.problem, self.order, spare=spare)
-        self.current, self.window = self.arrays.packed, self.arrays.window
-        self.scratch = self.arrays.scratch(self.problem.num_stages)
-        self.begin = empty_state(self.problem.num_stages, len(self.current.order))
-        self.start = self.value(self.current)
-        self.values = np.array([self.start, self.start])
-
-    def value(self, packed: PackedOrder) -> float:
-        return evaluate(self.machine, self.window, packed, self.scratch, self.begin, INFINITY)
-
-    def run(self, seed: int | np.random.Generator, moves: int, *, low=0, tail=0, target_s=0.0, heat=0.1):
-        """Make moves and return the generator, to go on with."""
-        rng, launch_bound = np.random.default_rng(seed), self.problem.launch_bound_work
-        anneal(
-            rng, self.machine, self.costs, self.window, self.current, self.scratch, self.begin, low, tail, moves,
-            heat * launch_bound, launch_bound, self.values, target_s,
-        )  # fmt: skip
-        return rng
-
-    def schedule(self, packed: PackedOrder) -> ListSchedule:
-        return schedule_order(self.problem, self.arrays.batches(self.problem, packed))
+FOREVER, WHOLE = Clock(None), SchedulingSettings()
+SHORT = SchedulingSettings(whole=6, window=4, lookahead=1)
+"""Windows of 4 micro-batches where there are more than 6."""
 
 
-def listed(packed: PackedOrder) -> list[list[float]]:
-    return [x.tolist() for x in packed]
+def first(problem, target=1.0):
+    return list_schedule(problem, PackingRule(target * problem.launch_bound_work))
 
 
-def require_consistent(search: Search, packed: PackedOrder) -> None:
-    """Every slot has its place, every sample a micro-batch, every micro-batch samples that it is priced for."""
-    count, room = int(packed.number[0]), len(packed.order)
-    assert 1 <= count <= room
-    assert sorted(packed.order.tolist()) == list(range(room))
-    used = packed.order[:count].tolist()
-    assert set(packed.batch_of.tolist()) == set(used)
-    for slot, batch in zip(used, search.arrays.batches(search.problem, packed), strict=True):
-        assert packed.tokens[slot] == batch.tokens <= search.problem.max_tokens
-        assert packed.forward_s[slot] == pytest.approx(batch.forward_s, rel=1e-12)
-        assert packed.backward_s[slot] == pytest.approx(batch.backward_s, rel=1e-12)
-        assert packed.transfer_s[slot] == pytest.approx(batch.transfer_s, rel=1e-12)
+def annealed(start, moves, seed=0, target_s=0.0, settings=WHOLE, clock=FOREVER):
+    return anneal(start.problem, start, 0.0, clock, moves, target_s, np.random.default_rng(seed), settings=settings)
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_changes_keep_packing_and_order_consistent(seed):
-    search = Search(seed, spare=seed % 4)
-    rng, current, candidate = np.random.default_rng(seed), search.current, search.scratch.candidate
-    copy_packed(current, candidate)
-    low, tail = (0, 0) if seed % 2 else (1, 2)
-    outcomes = set()
-    for _ in range(120):
-        before = listed(current)
-        high = int(candidate.number[0]) - tail
-        touched = _change(rng, search.window, candidate, low, high, search.problem.launch_bound_work)
-        if touched[0] == -2:
-            assert listed(candidate) == before
-            outcomes.add("nothing")
-            continue
-        prices = [price(search.costs, search.window, candidate, slot) for slot in touched[:2] if slot >= 0]
-        fits = touched[2] == 0 and all(prices)
-        # whether it fits or not, all samples are somewhere, and begin and end are as they were
-        assert sorted(candidate.order.tolist()) == list(range(len(candidate.order)))
-        assert set(candidate.batch_of.tolist()) <= set(candidate.order[: candidate.number[0]].tolist())
-        assert candidate.order[:low].tolist() == before[1][:low]
-        kept = slice(int(candidate.number[0]) - tail, int(candidate.number[0]))
-        old = slice(int(current.number[0]) - tail, int(current.number[0]))
-        assert candidate.order[kept].tolist() == before[1][old]
-        for slot in (*before[1][:low], *before[1][old]):
-            assert np.array_equal(candidate.batch_of == slot, current.batch_of == slot)
-        if fits:
-            require_consistent(search, candidate)
-        if fits and rng.random() < 0.5:
-            after = listed(candidate)
-            _accept(candidate, current, touched)
-            assert listed(current) == listed(candidate) == after
-            outcomes.add("accepted")
-        else:
-            _accept(current, candidate, touched)
-            assert listed(current) == listed(candidate) == before
-            outcomes.add("rejected")
-    assert outcomes == {"nothing", "accepted", "rejected"}
+def content(schedule: ScheduledOrder):
+    return contents(schedule.order), schedule.operations, schedule.makespan_s
 
 
-def test_every_kind_of_change_happens():
-    search = Search(5, spare=6)
-    rng, packed = np.random.default_rng(0), search.current
-    seen = set()
-    for _ in range(600):
-        before = deepcopy(packed)
-        touched = _change(rng, search.window, packed, 0, int(packed.number[0]), search.problem.launch_bound_work)
-        moved = int(np.sum(before.batch_of != packed.batch_of))
-        grown = int(packed.number[0] - before.number[0])
-        if touched[0] == -2:
-            seen.add("nothing")
-        elif grown > 0:
-            seen.add("split")
-        elif grown < 0:
-            seen.add("join")
-        elif moved:
-            seen.add("exchange" if moved == 2 else "move")
-        elif not np.array_equal(before.urgency_s, packed.urgency_s):
-            seen.add("urgency")
-        elif not np.array_equal(before.order, packed.order):
-            places = int(np.sum(before.order != packed.order))
-            seen.add("swap" if places == 2 else "shift")
-        copy_packed(before, packed)
-    assert seen == {"nothing", "split", "join", "exchange", "move", "urgency", "swap", "shift"}
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_annealing_never_worsens_and_knows_what_it_found(seed):
-    search = Search(seed)
-    for round_ in range(6):
-        best = search.values[1]
-        search.run(round_, 60)
-        assert search.values[1] <= best
-        assert search.values[1] <= search.values[0]
-        assert search.value(search.current) == search.values[0]
-        assert search.value(search.scratch.best) == search.values[1]
-        require_consistent(search, search.current)
-        require_consistent(search, search.scratch.best)
-    found = search.schedule(search.scratch.best)
-    assert found.makespan_s == pytest.approx(search.values[1], rel=1e-12)
-    assert violations(built(search.problem, found)) == ()
-
-
-def test_annealing_improves_most_random_orders():
+def test_annealing_by_windows_gains():
     gains = []
     for seed in range(12):
-        search = Search(seed)
-        search.run(0, 300)
-        gains.append(1 - search.values[1] / search.start)
-    assert np.median(gains) > 0.1
+        problem = random_replica(seed, tight=seed % 2 == 0)
+        start = first(problem, 0.3)
+        if len(start.order) > 2 * SHORT.whole:
+            found = annealed(start, 3000, seed, settings=SHORT)
+            gains.append(1 - found.makespan_s / start.makespan_s)
+    assert len(gains) >= 4
+    assert np.median(gains) > 0.02
 
 
-def test_annealing_accepts_worse_orders_for_a_while():
-    hot, cold = Search(3), Search(3)
-    hot.run(0, 200, heat=1.0)
-    assert hot.values[0] > hot.values[1]
-    for seed in range(20):
-        now = cold.values[0]
-        cold.run(seed, 10, heat=0.0)
-        assert cold.values[0] == cold.values[1] <= now
+def test_what_helps_a_window_and_harms_the_whole_is_dropped(monkeypatch):
+    # a window sees one micro-batch per stage behind it, which tells little
+    window, seen = ScheduledOrder.window, []
+
+    def recorded(self, *arguments):
+        seen.append(self.makespan_s)
+        return window(self, *arguments)
+
+    monkeypatch.setattr(ScheduledOrder, "window", recorded)
+    for seed in range(0, 24, 4):
+        seen.clear()
+        problem = random_replica(seed, tight=True)
+        annealed(first(problem, 0.3), 3000, seed, settings=SHORT)
+        assert seen
+        assert seen == sorted(seen, reverse=True)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_equal_seeds_and_moves_give_equal_searches(seed):
-    one, pieces, other = Search(seed), Search(seed), Search(seed)
-    one.run(seed, 300)
-    rng = pieces.run(seed, 1)
-    rng = pieces.run(rng, 99)
-    pieces.run(rng, 200)
-    other.run(seed + 1, 300)
-    assert listed(one.current) == listed(pieces.current)
-    assert listed(one.scratch.best) == listed(pieces.scratch.best)
-    assert one.values.tolist() == pieces.values.tolist()
-    assert listed(one.current) != listed(other.current)
+@pytest.mark.parametrize("settings", [WHOLE, SHORT])
+@pytest.mark.parametrize("seed", [2, 5, 10])
+def test_equal_seeds_and_moves_give_equal_schedules(seed, settings):
+    problem = random_replica(seed)
+    start = first(problem, 0.3)
+    one, two = (annealed(start, 900, 1, settings=settings) for _ in range(2))
+    assert content(one) == content(two)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_annealing_stops_at_the_target(seed):
-    search = Search(seed)
-    before = listed(search.current)
-    rng = search.run(seed, 100, target_s=search.start)
-    assert listed(search.current) == before
-    assert rng.bit_generator.state == np.random.default_rng(seed).bit_generator.state
-    search.run(seed, 200)
-    reached = float(search.values[1])
-    again = Search(seed)
-    again.run(seed, 10**9, target_s=reached)
-    assert again.values[1] == reached
-    assert listed(again.scratch.best) == listed(search.scratch.best)
-    assert listed(again.current) == listed(again.scratch.best)
+def test_windows_cover_everything():
+    counts, size = [], SHORT.window
+    for seed in range(30):
+        problem = random_replica(seed)
+        current = ScheduledOrder.of(problem, first(problem, 0.1).order, 0.0)
+        count = len(current.order)
+        if count <= SHORT.whole:
+            continue
+        counts.append(count)
+        lows = _windows(current, size, np.random.default_rng(seed))
+        covered = {k for low in lows for k in range(min(low, count - size), min(low, count - size) + size)}
+        assert covered == set(range(count))
+        # most idle time first
+        idle = current.idle_time()
+        gaps = [idle[min(low + size, count - 1)] - idle[low] for low in lows]
+        assert gaps == sorted(gaps, reverse=True)
+    assert len(set(counts)) >= 10
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_beginning_and_end_stay_as_they_are(seed):
-    search = Search(seed)
-    low, tail = 1 + seed % 2, 2
-    old = search.arrays.batches(search.problem, search.current)
-    search.run(seed, 300, low=low, tail=tail)
-    for packed in (search.current, search.scratch.best):
-        new = search.arrays.batches(search.problem, packed)
-        assert [b.samples for b in new[:low]] == [b.samples for b in old[:low]]
-        assert [b.samples for b in new[-tail:]] == [b.samples for b in old[-tail:]]
-    assert [b.urgency_s for b in new[:low] + new[-tail:]] == [b.urgency_s for b in old[:low] + old[-tail:]]
+def test_annealing_stops_at_the_target():
+    start = first(random_replica(1))
+    ends = ({"target_s": start.makespan_s}, {"clock": Clock(0.0)}, {"moves": 0})
+    for end in ends:
+        found = annealed(start, **{"moves": 10**9, "settings": SHORT, **end})
+        assert found is None or content(found.schedule()) == content(start)
 
 
-def test_nothing_changes_where_everything_is_fixed():
-    search = Search(4)
-    before = listed(search.current)
-    search.run(0, 50, low=len(search.order), tail=0)
-    search.run(0, 50, low=2, tail=len(search.order) - 2)
-    assert listed(search.current) == before
-    assert search.values.tolist() == [search.start] * 2
+@pytest.mark.parametrize("settings", [WHOLE, SHORT])
+def test_annealing_ends_when_the_target_is_reached(settings):
+    problem = random_replica(10)
+    start = first(problem, 0.3)
+    assert len(start.order) > 6
+    reached = annealed(start, 1000, settings=settings).makespan_s
+    assert reached < start.makespan_s
+    # with the moves of a lifetime
+    found = annealed(start, 10**9, 1, reached, settings)
+    assert found.makespan_s <= reached
+    assert violations(found.schedule()) == ()
+
+
+@pytest.mark.parametrize("seed", [2, 5, 10])
+def test_a_target_out_of_reach_changes_nothing(seed):
+    # not even for windows that end before the time the whole is to take
+    problem = random_replica(seed)
+    start, beyond = first(problem, 0.3), 0.99 * problem.lower_bound_s
+    one, two = (annealed(start, 900, 1, target, SHORT) for target in (0.0, beyond))
+    assert content(one) == content(two)
+
+
+def test_a_start_worse_than_the_list_schedule_of_its_order():
+    # one micro-batch at a time takes 12 s, as a list schedule the order takes 9 s, and no order takes less
+    problem = make_problem(make_instance(([1, 1], 2)), make_costs(), 2)
+    order = problem.batches([[(0, 0)], [(0, 1)]])
+    assert ScheduledOrder.of(problem, order).makespan_s == 9
+    start = one_by_one(problem, order)
+    assert start.makespan_s == 12
+    assert annealed(start, 20).makespan_s == 9
+    assert annealed(start, 20, target_s=9.5).makespan_s == 9

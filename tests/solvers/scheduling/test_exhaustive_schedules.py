@@ -8,9 +8,9 @@ from helpers.plans import random_plan
 from helpers.schedules import one_by_one, violations
 
 from cappuccino.costs import MemoryModel, SmoothMaximum
-from cappuccino.solvers.scheduling.order_scheduling import schedule_order
+from cappuccino.solvers.scheduling.order import ScheduledOrder
 from cappuccino.solvers.scheduling.order_windows import improve_order
-from cappuccino.solvers.scheduling.programs import build_schedule
+from cappuccino.solvers.scheduling.schedule import build_schedule
 
 GRID_ERROR = 1e-5
 """Of a makespan: 18 operations are rounded to a grid of a million points."""
@@ -108,7 +108,7 @@ def test_the_best_of_all_orders_is_valid_and_below_every_list_schedule(seed):
     assert violations(schedule) == ()
     assert problem.lower_bound_s <= best * (1 + 1e-9)
     for permuted in permutations(order):
-        found = schedule_order(problem, permuted)
+        found = ScheduledOrder.of(problem, permuted)
         assert found is None or found.makespan_s >= best * (1 - 1e-9)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cappuccino.simulator import DeadlockError, simulate
-from cappuccino.solvers.scheduling.programs import BlockedProgramsError, ReplicaSchedule, build_schedule
+from cappuccino.solvers.scheduling.schedule import BlockedProgramsError, ReplicaSchedule, build_schedule
 from cappuccino.solvers.verification import PlannerError, verified
 
 

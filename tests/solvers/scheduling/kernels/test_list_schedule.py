@@ -6,10 +6,10 @@ from helpers.builders import make_costs, make_instance, make_problem, with_memor
 from helpers.naive_list_scheduling import NaivePipeline
 from helpers.schedules import random_order, random_replica
 
-from cappuccino.solvers.scheduling.list_schedule_kernel import copy_state, empty_state, run_pipeline
-from cappuccino.solvers.scheduling.list_scheduling import empty_jobs, machine_of, no_source
-from cappuccino.solvers.scheduling.order_scheduling import OrderArrays, schedule_order
-from cappuccino.solvers.scheduling.packed_order import link
+from cappuccino.solvers.scheduling.kernels.arrays import NO_SOURCE, empty_jobs, empty_state
+from cappuccino.solvers.scheduling.kernels.list_schedule import copy_state, run_pipeline
+from cappuccino.solvers.scheduling.kernels.moves import link
+from cappuccino.solvers.scheduling.order import OrderArrays, ScheduledOrder
 
 INFINITY = float("inf")
 
@@ -24,7 +24,7 @@ def go_on(problem, jobs, patience_s, state, *, pause=None, cutoff_s=INFINITY):
     """Run in place and return the makespan; `jobs` hold the micro-batches and nothing else."""
     count = len(jobs.tokens)
     pause = count if pause is None else pause
-    return run_pipeline(machine_of(problem, patience_s), jobs, count, pause, cutoff_s, state, no_source())
+    return run_pipeline(problem.machine(patience_s), jobs, count, pause, cutoff_s, state, NO_SOURCE)
 
 
 def operations(state):
@@ -42,7 +42,7 @@ def replica_and_order(seed):
 def test_schedules_are_those_of_the_naive_implementation(seed):
     problem, order, patience = replica_and_order(seed)
     expected, makespan = NaivePipeline(problem, order, patience).run()
-    found = schedule_order(problem, order, patience)
+    found = ScheduledOrder.of(problem, order, patience)
     assert found.operations == expected
     assert found.makespan_s == makespan
 
@@ -53,7 +53,7 @@ def test_the_random_replicas_have_every_feature():
 
     def decisive(change) -> int:
         """Return for how many replicas a schedule is another one without a feature."""
-        pairs = [(schedule_order(*kind), schedule_order(*change(*kind))) for kind in kinds]
+        pairs = [(ScheduledOrder.of(*kind), ScheduledOrder.of(*change(*kind))) for kind in kinds]
         return sum(found.operations != other.operations for found, other in pairs)
 
     assert decisive(lambda problem, order, patience: (problem, order, 0.0)) > 5
@@ -79,7 +79,7 @@ def test_urgency_lets_others_wait():
 
     def first_three(first: float, last: float, patience: float = 0.0) -> tuple[int, ...]:
         batches = [problem.batch([(0, n)], u) for n, u in enumerate((first, 0.0, last))]
-        return schedule_order(problem, batches, patience).operations[0][:3]
+        return ScheduledOrder.of(problem, batches, patience).operations[0][:3]
 
     assert first_three(6.9, 0.0) == (0, 1, 2)
     assert first_three(7.0, 0.0) == (0, 1, ~0)

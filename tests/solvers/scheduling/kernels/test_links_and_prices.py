@@ -3,9 +3,9 @@ import pytest
 from helpers.builders import make_costs, make_instance, make_problem
 from helpers.schedules import contents, random_order, random_replica
 
-from cappuccino.solvers.scheduling.list_scheduling import costs_of, empty_jobs
-from cappuccino.solvers.scheduling.order_scheduling import OrderArrays
-from cappuccino.solvers.scheduling.packed_order import link, price
+from cappuccino.solvers.scheduling.kernels.arrays import empty_jobs
+from cappuccino.solvers.scheduling.kernels.moves import link, price
+from cappuccino.solvers.scheduling.order import OrderArrays
 
 
 def linked(problem, order, begun=frozenset()):
@@ -82,7 +82,7 @@ def test_arrays_hold_the_micro_batches(seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_prices_are_those_of_the_cost_model(seed, layout):
     problem = random_replica(seed, tight=True, layout=layout)
-    order, costs, rng = random_order(problem, seed), costs_of(problem), np.random.default_rng(seed)
+    order, costs, rng = random_order(problem, seed), problem.stage_costs, np.random.default_rng(seed)
     arrays = OrderArrays.of(problem, order, spare=1)
     packed, slot = arrays.packed, len(order)
     fitted = set()

@@ -1,13 +1,11 @@
 import numpy as np
 import pytest
 from helpers.builders import make_costs, make_instance, make_problem
-from helpers.schedules import built, contents, random_order, random_replica, violations
+from helpers.schedules import contents, random_order, random_replica, violations
 
-from cappuccino.solvers.scheduling import stretch
-from cappuccino.solvers.scheduling.annealing import anneal
-from cappuccino.solvers.scheduling.list_scheduling import costs_of
-from cappuccino.solvers.scheduling.order_scheduling import schedule_order
-from cappuccino.solvers.scheduling.stretch import ScheduledOrder
+from cappuccino.solvers.scheduling.annealing import move_rule
+from cappuccino.solvers.scheduling.kernels.moves import anneal
+from cappuccino.solvers.scheduling.order import ScheduledOrder
 
 
 def scheduled(seed):
@@ -25,9 +23,9 @@ def same_schedule(one: ScheduledOrder, other: ScheduledOrder) -> bool:
 @pytest.mark.parametrize("seed", range(10))
 def test_it_is_the_schedule_of_its_order(seed):
     whole = scheduled(seed)
-    expected = schedule_order(whole.problem, whole.order, whole.machine.patience_s)
-    assert whole.schedule() == expected
-    assert whole.whole().value(whole.machine) == whole.makespan_s
+    expected = ScheduledOrder.of(whole.problem, whole.order, whole.machine.patience_s)
+    assert same_schedule(whole, expected)
+    assert whole.whole(0.25).value(whole.machine) == whole.makespan_s
 
 
 def test_an_order_against_the_steps_is_none():
@@ -36,22 +34,20 @@ def test_an_order_against_the_steps_is_none():
 
 
 @pytest.mark.parametrize("seed", range(16))
-def test_the_state_carried_over_is_exact(seed, monkeypatch):
+def test_the_state_carried_over_is_exact(seed):
     # what stands behind a window is looked at to the end: then its value is that of the whole schedule
-    monkeypatch.setattr(stretch, "LOOKAHEAD", 10**6)
     current = scheduled(seed)
     for low in range(len(current.order)):
-        window = current.window(low, 3)
+        window = current.window(low, 3, 10**6, 0.25)
         assert window.value(current.machine) == current.makespan_s
         assert same_schedule(current.with_best_of(window), current)
 
 
 @pytest.mark.parametrize("seed", range(16))
-def test_a_window_that_is_not_changed_leaves_the_schedule_as_it_is(seed, monkeypatch):
-    monkeypatch.setattr(stretch, "LOOKAHEAD", 1)
+def test_a_window_that_is_not_changed_leaves_the_schedule_as_it_is(seed):
     current = scheduled(seed)
     for low in range(len(current.order)):
-        window = current.window(low, 4)
+        window = current.window(low, 4, 1, 0.25)
         assert same_schedule(current.with_best_of(window), current)
         assert window.first + window.low == low
         assert window.low >= 0
@@ -67,7 +63,7 @@ def test_a_window_begins_with_what_is_in_flight():
     problem = make_problem(make_instance(([1] * 4, 4)), make_costs(), 2)
     current = ScheduledOrder.of(problem, problem.batches([[(0, n)] for n in range(4)]), 0.0)
     assert current.schedule().operations[0] == (0, 1, 2, 3, ~0, ~1, ~2, ~3)
-    window = current.window(3, 1)
+    window = current.window(3, 1, 5, 0.25)
     assert (window.first, window.low, window.length, window.tail) == (0, 3, 4, 0)
     assert window.begin.forwards.tolist() == [3, 1]
     assert window.begin.backwards.tolist() == [0, 0]
@@ -76,7 +72,7 @@ def test_a_window_begins_with_what_is_in_flight():
     # one in flight at a time (2 GiB for 1 token), 6 s each: when F2 has been done, 12-13, only B2 is to come
     tight = make_problem(problem.instance, make_costs(usable=12.0), 2)
     current = ScheduledOrder.of(tight, tight.batches([[(0, n)] for n in range(4)]), 0.0)
-    window = current.window(3, 1)
+    window = current.window(3, 1, 5, 0.25)
     assert (window.first, window.low, window.length, window.tail) == (2, 1, 2, 0)
     assert window.begin.forwards.tolist() == [1, 0]
     assert window.begin.backwards.tolist() == [0, 0]
@@ -92,30 +88,29 @@ def test_a_step_that_has_begun_waits_for_no_optimizer():
     assert current.makespan_s == 18.5
     # a window holds the micro-batch before it, which is in flight; step 1 begins with rank 3
     for low, waits in ((0, [0.0, 0.5]), (3, [0.0, 0.5]), (4, [0.5]), (5, [0.0])):
-        window = current.window(low, 4)
+        window = current.window(low, 4, 5, 0.25)
         assert window.first == max(0, low - 1)
         assert window.arrays.window.waits_s.tolist() == waits
         assert window.value(current.machine) == 18.5
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_the_best_of_a_window_takes_its_place(seed, monkeypatch):
-    monkeypatch.setattr(stretch, "LOOKAHEAD", 10**6)
+def test_the_best_of_a_window_takes_its_place(seed):
     current = scheduled(seed)
     problem, rng = current.problem, np.random.default_rng(seed)
     low = int(rng.integers(len(current.order)))
-    window = current.window(low, 5)
+    window = current.window(low, 5, 10**6, 0.25)
     values = np.full(2, window.value(current.machine))
     anneal(
-        rng, current.machine, costs_of(problem), window.arrays.window, window.arrays.packed, window.scratch,
+        rng, current.machine, problem.stage_costs, window.arrays.window, window.arrays.packed, window.scratch,
         window.begin, window.low, window.tail, 200, 0.1 * problem.launch_bound_work,
-        problem.launch_bound_work, values, 0.0,
+        move_rule(problem), values, 0.0,
     )  # fmt: skip
     found = current.with_best_of(window)
     # a window that sees the end knows what the schedule becomes
     assert found.makespan_s == pytest.approx(values[1], rel=1e-12)
     assert found.makespan_s <= current.makespan_s
-    assert violations(built(problem, found.schedule())) == ()
+    assert violations(found.schedule()) == ()
     assert contents(found.order[:low]) == contents(current.order[:low])
     behind = len(current.order) - min(low + 5, len(current.order))
     assert contents(found.order[len(found.order) - behind :]) == contents(current.order[len(current.order) - behind :])
