@@ -175,8 +175,13 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def parse_model(model: type[M], data: Any, source: object) -> M:
+def parse_model(model: type[M], data: Any, source: object, within: str = "") -> M:
     """Validate parsed JSON against a pydantic model.
+
+    Parameters
+    ----------
+    within
+        Path in the file of the field that the data stands in; empty for the whole of it.
 
     Raises
     ------
@@ -187,8 +192,10 @@ def parse_model(model: type[M], data: Any, source: object) -> M:
         return model.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        field = _field_path(first["loc"])
+        field = _field_path((*([within] if within else []), *first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "model_type":  # the message names a class that only we know
+            message = "give an object with the fields of docs/formats.md"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         if first["type"] == "missing":
             raise InputError(source, field, f"is missing{more}", "add it") from error

@@ -1,19 +1,35 @@
 """Length distributions: tokens of every sample of the datasets that instances name."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from cappuccino.errors import InputError
-from cappuccino.files import read_json
+from cappuccino.files import parse_model, read_json
 
 _Positive = Annotated[int, Field(gt=0, lt=2**31, strict=True)]
 _DEFAULT_SEED = 42
-_LENGTHS = TypeAdapter(Annotated[list[_Positive], Field(min_length=1)])
+
+
+class _Dataset(BaseModel):
+    """A data set of the file; `seed_N` for every seed stands beside."""
+
+    model_config = ConfigDict(extra="allow")
+    seeds: Annotated[list[Annotated[int, Field(strict=True)]], Field(min_length=1)]
+
+
+class _Seed(BaseModel):
+    """The samples of a data set drawn with a seed; `permutation_N` stand beside, and statistics that nobody reads."""
+
+    model_config = ConfigDict(extra="allow")
+    num_permutations: Annotated[int, Field(gt=0, strict=True)] = 1
+
+
+class _Lengths(RootModel[Annotated[list[_Positive], Field(min_length=1)]]):
+    """Tokens of every sample."""
 
 
 @dataclass(frozen=True)
@@ -74,38 +90,24 @@ def read_length_distribution(path: Path) -> LengthDistribution:
         raise InputError(path, "", "is not an object of datasets", "give the format of docs/formats.md")
     entries: dict[tuple[str, int, int], np.ndarray] = {}
     for name, body in data.items():
-        seeds = body.get("seeds") if isinstance(body, dict) else None
-        if not isinstance(seeds, list) or not seeds or not all(type(s) is int for s in seeds):
-            raise InputError(
-                path, f"{name}.seeds", "is missing, empty or no list of integers", 'add e.g. "seeds": [42]'
-            )
-        unlisted = [k for k in body if k.startswith("seed_") and k not in {f"seed_{s}" for s in seeds}]
+        dataset = parse_model(_Dataset, body, path, name)
+        extra = dataset.model_extra or {}
+        unlisted = [k for k in extra if k.startswith("seed_") and k not in {f"seed_{s}" for s in dataset.seeds}]
         if unlisted:
             raise InputError(path, f"{name}.{unlisted[0]}", "is not among the seeds", "add it to seeds, or remove it")
-        for seed in seeds:
-            record = body.get(f"seed_{seed}")
-            if not isinstance(record, dict):
-                raise InputError(path, f"{name}.seed_{seed}", "is missing or no object", "add the seed's statistics")
-            permutations = record.get("num_permutations", 1)
-            if not isinstance(permutations, int) or permutations < 1:
-                field = f"{name}.seed_{seed}.num_permutations"
-                raise InputError(path, field, f"{permutations!r} is not allowed", "give a positive integer")
-            surplus = f"permutation_{permutations + 1}"
-            if surplus in record:
+        for seed in dataset.seeds:
+            field = f"{name}.seed_{seed}"
+            if f"seed_{seed}" not in extra:
+                raise InputError(path, field, "is missing", "add the seed's statistics")
+            record = parse_model(_Seed, extra[f"seed_{seed}"], path, field)
+            known, count = record.model_extra or {}, record.num_permutations
+            if f"permutation_{count + 1}" in known:
+                problem = f"is beyond the {count} there are"
                 remedy = "correct num_permutations (by default 1), or remove it"
-                raise InputError(
-                    path, f"{name}.seed_{seed}.{surplus}", f"is beyond the {permutations} there are", remedy
-                )
-            for number in range(1, permutations + 1):
-                field = f"{name}.seed_{seed}.permutation_{number}"
-                try:
-                    lengths = _LENGTHS.validate_python(record.get(f"permutation_{number}"))
-                except ValidationError as error:
-                    first = error.errors()[0]
-                    where = "".join(f"[{p}]" for p in first["loc"])
-                    value = json.dumps(first["input"], default=str)[:60]
-                    remedy = "give a list of positive token counts"
-                    raise InputError(path, field + where, f"{value} is not allowed", remedy) from error
+                raise InputError(path, f"{field}.permutation_{count + 1}", problem, remedy)
+            for number in range(1, count + 1):
+                key = f"permutation_{number}"
+                lengths = parse_model(_Lengths, known.get(key), path, f"{field}.{key}").root
                 entries[name, seed, number] = np.asarray(lengths, dtype=np.int64)
     return LengthDistribution(path, entries)
 

@@ -119,7 +119,8 @@ def bench(
     if json:
         console.print_json({"entries": rows, "geometric_mean": mean, "failures": failures})
     else:
-        print(_text(rows))
+        heading, *body = _cells(rows)
+        console.print_table(heading, body)
         print(note)
     _end_with(failures)
 
@@ -258,17 +259,6 @@ def _cells(rows: Sequence[Row]) -> list[list[str]]:
     return [[heading for heading, _ in COLUMNS.values()], *body]
 
 
-def _text(rows: Sequence[Row]) -> str:
-    cells = _cells(rows)
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for line in cells:
-        first, *rest = line
-        aligned = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]
-        lines.append("  ".join(aligned).rstrip())
-    return "\n".join(lines)
-
-
 def _markdown(rows: Sequence[Row]) -> str:
     heading, *body = _cells(rows)
     rule = ["---", *["---:"] * (len(heading) - 1)]
@@ -304,10 +294,8 @@ def _verify(library: "Library", names: Sequence[str], plans: Path, json: bool) -
     if json:
         console.print_json({"entries": rows, "failures": failures})
     else:
-        width = max(len(r["instance"]) for r in rows)
-        for r in rows:
-            figures = f"best known {_digits(r['best_known'])}, plan {_digits(r['plan'])}"
-            print(f"{r['instance'].ljust(width)}  {r['verdict']}: {figures}")
+        cells = [(r["instance"], r["verdict"], _digits(r["best_known"]), _digits(r["plan"])) for r in rows]
+        console.print_table(("instance", "verdict", "best known", "plan"), cells, words={"verdict"})
     _end_with(failures)
 
 

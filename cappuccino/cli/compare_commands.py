@@ -170,18 +170,15 @@ def _row(
 
 
 def _print_table(rows: Sequence[ComparedPlan | Impossible]) -> None:
-    """Print one line per plan, columns aligned, and one per baseline that cannot run."""
-    cells = [_COLUMNS]
+    """Print one line per plan, and one per baseline that cannot run."""
+    cells = []
     for row in rows:
         if isinstance(row, ComparedPlan):
             cost = "-" if row.cost is None else f"{row.cost:.4g}"
             figures = (f"{row.gpu_time_s:.1f}", f"{row.makespan_s:.1f}", cost, str(row.replicas), str(row.gpus))
             checked = "valid" if row.checked else "INVALID"
             cells.append((row.name, *figures, f"{row.ratio:.3f}", f"{100 * row.bubble:.1f}%", checked))
-    widths = [max(len(line[k]) for line in cells) for k in range(len(_COLUMNS))]
-    widths[0] = max(widths[0], *(len(row.name) for row in rows))
-    for first, *others in cells:
-        print("  ".join([first.ljust(widths[0]), *(x.rjust(w) for x, w in zip(others, widths[1:], strict=True))]))
+    console.print_table(_COLUMNS, cells)
     for row in rows:
         if isinstance(row, Impossible):
-            print(f"{row.name.ljust(widths[0])}  cannot run: {row.reason}")
+            print(f"{row.name} cannot run: {row.reason}")

@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from cappuccino.checker import CheckReport
     from cappuccino.plan import Plan
 
+WIDEST = 10_000
+"""Columns of text that a table may take: a terminal wraps what is too long for it, a file holds it all."""
 MOST_ADAPTERS_LISTED = 16
 """Adapters up to which each gets a line of its own."""
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one machine-readable object on stdout.")]
@@ -78,6 +80,30 @@ def integers(option: str, text: str, count: int | None = None, least: int = 0) -
     if min(values) < least:
         raise InputError(option, "", f'"{text}" has {min(values)}', f"give integers of at least {least}")
     return values
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], words: Collection[str] = ()) -> None:
+    """Print a table on stdout: cells on one line each whatever the width of the terminal, figures to the right.
+
+    Parameters
+    ----------
+    words
+        Columns of words, which stand to the left, as the first one does.
+    """
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for k, name in enumerate(columns):
+        right = k > 0 and name not in words
+        table.add_column(Text(name), justify="right" if right else "left", no_wrap=True, overflow="crop")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console(file=sys.stdout, width=WIDEST, highlight=False)
+    with console.capture() as printed:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in printed.get().splitlines()))
 
 
 @contextmanager

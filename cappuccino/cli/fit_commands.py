@@ -157,26 +157,28 @@ def _print(key: str, found: "Validation") -> None:
 
     source = "analytic" if found.model.analytic else "measured"
     print(f"{key} ({found.gpu or 'any GPU'}, {source}), mean absolute errors on rows left out of the fit:")
-    print(f"  {'':28} {'rows':>5} {'time':>8} {'memory':>8}")
     lines = [found.folds, found.configurations, *([found.stage_counts] if found.stage_counts else [])]
-    for errors in (*lines, *found.by_stages, *found.by_tokens):
-        print(f"  {errors.label:28} {errors.rows:5} {_percent(errors.time):>8} {_percent(errors.memory):>8}")
+    cells = [
+        (errors.label, str(errors.rows), _percent(errors.time), _percent(errors.memory))
+        for errors in (*lines, *found.by_stages, *found.by_tokens)
+    ]
+    console.print_table(("left out", "rows", "time", "memory"), cells)
     model = found.model
     if any(model.transfer):
         per_token = f"{1e6 * model.transfer[1]:.3g} us per token"
-        print(f"  {'transfer between stages':28} {1e3 * model.transfer[0]:.3g} ms and {per_token}")
+        print(f"transfer between stages: {1e3 * model.transfer[0]:.3g} ms and {per_token}")
     if model.optimizer_s:
-        print(f"  {'optimizer step':28} {1e3 * model.optimizer_s:.3g} ms per adapter and stage")
+        print(f"optimizer step: {1e3 * model.optimizer_s:.3g} ms per adapter and stage")
     if model.layer_shape is not None:
         curve = model.forward
         module, width, parameter = 1e3 * curve.per_module_s, 1e9 * curve.per_width_s, 1e9 * curve.per_parameter_s
         charges = f"{module:.3g} ms a module; a token {width:.3g} ns a width, {parameter:.3g} ns a parameter"
-        print(f"  {'an adapter adds (forward)':28} {charges}")
+        print(f"an adapter adds (forward): {charges}")
     for g, split in sorted(model.splits.items()):
-        print(f"  {'layers of ' + stages(g):28} {' + '.join(map(str, split))}")
+        print(f"layers of {stages(g)}: {' + '.join(map(str, split))}")
     for capacity in found.capacities:
         where = f"{stages(capacity.num_stages)}, {capacity.memory_gib:.3g} GiB"
-        print(f"  largest micro-batch, {where}: {capacity.tokens} tokens ({capacity.low} to {capacity.high})")
+        print(f"largest micro-batch, {where}: {capacity.tokens} tokens ({capacity.low} to {capacity.high})")
 
 
 def _percent(error: float | None) -> str:

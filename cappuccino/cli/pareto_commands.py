@@ -148,22 +148,22 @@ def _save(folder: Path, front: tuple["ParetoPoint", ...], rows: list[dict[str, A
 def _print_table(objective: str, rows: list[dict[str, Any]]) -> None:
     unit = console.objective_unit(objective)
     value = "gpu_time_s" if objective == "gpu_time" else "cost"
-    print(f"{'deadline s':>10}{'makespan s':>12}{objective + ' ' + unit:>18}{'bound':>10}{'gap':>8}{'GPUs':>6}", end="")
-    print(f"{'replicas':>10}  checked")
+    columns = ("deadline s", "makespan s", f"{objective} {unit}", "bound", "gap", "GPUs", "replicas", "checked")
+    cells, reasons = [], []
     for row in rows:
         bound = "-" if row["lower_bound"] is None else f"{row['lower_bound']:.5g}"
         if row["makespan_s"] is None:
-            print(
-                f"{row['deadline_s']:>10.5g}{'-':>12}{'-':>18}{bound:>10}{'-':>8}{'-':>6}{'-':>10}  {row['status']}",
-                end="",
-            )
+            figures, state = ("-", "-", bound, "-", "-", "-"), row["status"]
         else:
-            figures = f"{row['deadline_s']:>10.5g}{row['makespan_s']:>12.5g}{row[value]:>18.5g}{bound:>10}"
-            checked = "valid" if row["checked"] else "INVALID"
-            print(f"{figures}{100 * row['gap']:>7.2f}%{row['gpus']:>6}{row['replicas']:>10}  {checked}", end="")
-        print(", dominated by a tighter deadline" if row["dominated"] else "")
+            gap, state = f"{100 * row['gap']:.2f}%", "valid" if row["checked"] else "INVALID"
+            numbers = str(row["gpus"]), str(row["replicas"])
+            figures = (f"{row['makespan_s']:.5g}", f"{row[value]:.5g}", bound, gap, *numbers)
+        dominated = ", dominated by a tighter deadline" if row["dominated"] else ""
+        cells.append((f"{row['deadline_s']:.5g}", *figures, state + dominated))
         if row["reason"]:
-            print(f"{'':>10}  {row['reason']}")
+            reasons.append(f"deadline {row['deadline_s']:.5g} s: {row['reason']}")
+    console.print_table(columns, cells, words={"checked"})
+    print("\n".join(reasons), end="\n" if reasons else "")
 
 
 def _plot(instance: "Instance", objective: str, front: tuple["ParetoPoint", ...], *, html: bool) -> str:

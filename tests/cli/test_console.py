@@ -16,3 +16,14 @@ def test_a_diverged_loss_is_null_in_json(capsys: pytest.CaptureFixture[str]) -> 
 
     said = json.loads(capsys.readouterr().out, parse_constant=refuse)
     assert said == {"adapters": {"a": {"last_loss": None}}, "bounds": [None, 1.5]}
+
+
+def test_tables_are_as_wide_as_it_takes(capsys):
+    long = "x" * 300
+    console.print_table(
+        ("plan", "GPU-s", "checked"), [("[red]ours", "1.5", "valid"), (long, "10.25", "no")], {"checked"}
+    )
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert head == f"{'plan':300}  GPU-s  checked"
+    assert first == f"{'[red]ours':300}    1.5  valid"
+    assert second == f"{long}  10.25  no"
