@@ -1,0 +1,411 @@
+"""Draws the pictures of docs/architecture.md from the code: packages and imports, and the way of the data.
+
+`python docs/draw_architecture.py` writes `docs/packages.svg` and `docs/way-of-the-data.svg`. Each records in its
+description what it shows; tests/docs/test_architecture.py compares that with the code of the day. Whatever the pictures
+name, a module, a command, a format, is looked up: where it is gone, the script ends with an error.
+"""
+
+import ast
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from io import StringIO
+from itertools import pairwise
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.path import Path as Curve
+
+DOCS = Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS.parent / "tests"))
+
+from helpers import imports  # noqa: E402 -- the tests read imports by the same code
+
+FOLDERS, ROOT = imports.FOLDERS, imports.ROOT
+modules, room_imports = cache(imports.modules), cache(imports.room_imports)
+FORMATS, CHECKING, TOOLS = "formats", "checking", "solvers: tools"
+GROUPS = {
+    **dict.fromkeys(("errors", "compiled", "files", "lengths", "backbone", "plan", "instance", "timeline"), FORMATS),
+    **dict.fromkeys(("workload", "simulator", "checker"), CHECKING),
+    **dict.fromkeys(("solvers.budget", "solvers.settings"), TOOLS),
+}
+"""What modules at the root of a floor are drawn as; of `models` and `solvers`, all others are one box a folder."""
+COLOURS = {
+    "cappuccino": "#f3e3cf",
+    "models": "#dfe8d8",
+    "solvers": "#d9e4f0",
+    "runtime": "#eadcf0",
+    "instances": "#eeeeee",
+}
+INK, LINE = "#33261c", "#8a7360"
+
+
+def drawn_as(room: str) -> str:
+    """Return the box that a package or a root module is part of."""
+    if room in GROUPS:
+        return GROUPS[room]
+    folder = room.partition(".")[0]
+    files = modules()
+    is_package = any(files[m].name == "__init__.py" for m in files if m == f"cappuccino.{room}")
+    return room if is_package or folder not in FOLDERS else folder
+
+
+def package_graph() -> dict[str, set[str]]:
+    """Return the boxes that every box imports from, less those that follow from others."""
+    found: dict[str, set[str]] = {}
+    for room, used in room_imports().items():
+        if room in FOLDERS.values() or room in FOLDERS:
+            continue
+        mine = drawn_as(room)
+        found.setdefault(mine, set()).update({drawn_as(u) for u in used if u not in FOLDERS} - {mine})
+    behind: dict[str, set[str]] = {}
+
+    def reach(box: str) -> set[str]:
+        if box not in behind:
+            behind[box] = set()
+            behind[box] = set().union(*({u} | reach(u) for u in found.get(box, ())))
+            if box in behind[box]:
+                raise SystemExit(f"packages import each other in a circle: {box}")
+        return behind[box]
+
+    return {box: {u for u in used if not any(u in reach(o) for o in used - {u})} for box, used in found.items()}
+
+
+def contents(box: str) -> str:
+    """Return the modules behind a box that stands for several root modules."""
+    own = [room for room in room_imports() if drawn_as(room) == box and room != box]
+    names = [room.rsplit(".", 1)[-1] for room in own]
+    return ", ".join(names) if len(names) > 1 and box != "instances" else ""
+
+
+def floor(box: str) -> str:
+    """Return the top folder of a box."""
+    if box in (FORMATS, CHECKING):
+        return "cappuccino"
+    folder = re.split(r"[.:]", box)[0]
+    return folder if folder in FOLDERS else "cappuccino"
+
+
+def levels(graph: Mapping[str, set[str]]) -> dict[str, int]:
+    """Return how far each box is above the lowest ones."""
+    found: dict[str, int] = {}
+
+    def level(box: str) -> int:
+        if box not in found:
+            found[box] = 1 + max((level(u) for u in graph[box]), default=-1)
+        return found[box]
+
+    for box in graph:
+        level(box)
+    return found
+
+
+@dataclass
+class Layout:
+    """Rows of boxes and of the bends of arrows that pass them, lowest row first."""
+
+    rows: list[list[str]]
+    links: list[tuple[str, str]]
+    """From a row to the one below."""
+    paths: dict[tuple[str, str], list[str]]
+    """What each arrow passes, from the box that imports down to the one that it imports."""
+
+
+def layered(graph: Mapping[str, set[str]]) -> Layout:
+    """Order rows so that few arrows cross: by the mean place of what a box is linked with, back and forth."""
+    level = levels(graph)
+    rows: list[list[str]] = [[] for _ in range(max(level.values()) + 1)]
+    for box in sorted(graph):
+        rows[level[box]].append(box)
+    links: list[tuple[str, str]] = []
+    paths: dict[tuple[str, str], list[str]] = {}
+    for box in sorted(graph):
+        for used in sorted(graph[box]):
+            path = [box]
+            for row in range(level[box] - 1, level[used], -1):
+                bend = f"{box}>{used}@{row}"
+                rows[row].append(bend)
+                path.append(bend)
+            path.append(used)
+            paths[box, used] = path
+            links += pairwise(path)
+    for sweep in range(24):
+        down = sweep % 2 == 0
+        for row in range(1, len(rows)) if down else range(len(rows) - 2, -1, -1):
+            other = rows[row - 1] if down else rows[row + 1]
+            place = {name: (i + 0.5) / len(other) for i, name in enumerate(other)}
+            beside: dict[str, list[float]] = {}
+            for upper, lower in links:
+                mine, its = (upper, lower) if down else (lower, upper)
+                if its in place:
+                    beside.setdefault(mine, []).append(place[its])
+            now = {name: (i + 0.5) / len(rows[row]) for i, name in enumerate(rows[row])}
+            rows[row].sort(key=lambda n: sum(beside.get(n, [now[n]])) / len(beside.get(n, [1])))
+    return Layout(rows, links, paths)
+
+
+def draw_packages() -> str:
+    """Return the picture of packages and imports."""
+    graph = package_graph()
+    layout, high, wide = layered(graph), 1.25, 17.0
+    figure = Figure(figsize=(wide, high * len(layout.rows) + 0.6))
+    axes = _canvas(figure, wide, high * len(layout.rows) + 0.6)
+    size = {n: _width(n) if n in graph else 0.35 for row in layout.rows for n in row}
+    at: dict[str, tuple[float, float]] = {}
+    for r, row in enumerate(layout.rows):
+        gap = (wide - sum(size[n] for n in row)) / (len(row) + 1)
+        x = gap
+        for name in row:
+            at[name] = (x + size[name] / 2, 0.6 + high * r)
+            x += size[name] + gap
+    for path in layout.paths.values():
+        top, bottom = at[path[0]], at[path[-1]]
+        points = [
+            (top[0], top[1] - 0.28),
+            *(at[n] for n in path[1:-1]),
+            (bottom[0], bottom[1] + _height(path[-1]) / 2 + 0.04),
+        ]
+        _arrow(axes, points)
+    for name, (x, y) in at.items():
+        if name in graph:
+            small = contents(name)
+            _box(axes, x, y, size[name], _height(name), name, _wrapped(small), COLOURS[floor(name)])
+    for i, (folder, colour) in enumerate(COLOURS.items()):
+        _box(axes, 1.0 + 1.7 * i, high * len(layout.rows) + 0.28, 1.5, 0.3, f"{folder}/", "", colour)
+    return _svg(figure, "Packages and imports", {name: sorted(used) for name, used in sorted(graph.items())})
+
+
+def _height(name: str) -> float:
+    return 0.72 if "\n" in _wrapped(contents(name)) else 0.56
+
+
+def _width(name: str) -> float:
+    return max(0.115 * len(name) + 0.3, 3.3 if contents(name) else 0.0)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A box of the way of the data."""
+
+    name: str
+    x: float
+    y: float
+    small: str
+    kind: str
+    """`file`, `command` or `step` of planning."""
+
+
+def command_names() -> set[str]:
+    """Return the commands of the command line."""
+    from typer.main import get_command  # noqa: PLC0415
+
+    from cappuccino.cli.app import app  # noqa: PLC0415
+
+    return set(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def command(name: str, x: float, y: float, module: str) -> Step:
+    """Return the box of a command and the module that does its work."""
+    if name not in command_names():
+        raise SystemExit(f"there is no command {name}")
+    return Step(name, x, y, _known(module), "command")
+
+
+def file(name: str, x: float, y: float, small: str) -> Step:
+    """Return the box of a file; `module:NAME/N` stands for the format that the module states."""
+    if ":" in small:
+        module, prefix = small.split(":")
+        text = modules()[f"cappuccino.{_known(module)}"].read_text(encoding="utf-8")
+        formats = re.findall(rf'"({re.escape(prefix)}/\d+)"', text)
+        if not formats:
+            raise SystemExit(f"{module} states no format {prefix}")
+        small = formats[0]
+    return Step(name, x, y, small, "file")
+
+
+def step(module: str, x: float, y: float, defines: str) -> Step:
+    """Return the box of a step of planning: a module, and what it defines that does the work."""
+    tree = ast.parse(modules()[f"cappuccino.{_known(module)}"].read_text(encoding="utf-8"))
+    if defines not in {node.name for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}:
+        raise SystemExit(f"{module} does not define {defines}")
+    return Step(module, x, y, defines, "step")
+
+
+def _known(module: str) -> str:
+    if f"cappuccino.{module}" not in modules():
+        raise SystemExit(f"there is no module cappuccino.{module}")
+    return module
+
+
+def way_of_the_data() -> tuple[list[Step], list[tuple[str, str]]]:
+    """Return the boxes from data and backbone to adapters, and the arrows between them."""
+    boxes = [
+        file("samples", 1.3, 6.6, "JSONL or Parquet"),
+        file("backbone", 1.3, 5.0, "transformers folder"),
+        command("lengths", 4.2, 6.6, "runtime.data.lengths"),
+        command("profile", 4.2, 5.0, "runtime.profiling.profiler"),
+        command("estimate", 4.2, 3.4, "analytic.roofline"),
+        file("length distribution", 7.4, 6.6, "JSON"),
+        file("cost table", 7.4, 5.0, "CSV"),
+        file("instance", 7.4, 8.0, "instance:cappuccino.instance"),
+        command("plan", 10.8, 6.6, "solvers.planning"),
+        file("plan.json", 14.2, 6.6, "plan:cappuccino.plan"),
+        command("check", 14.2, 8.0, "checker"),
+        command("run", 14.2, 5.0, "runtime.launch.local"),
+        file("adapters", 16.9, 5.0, "PEFT folders"),
+        file("trace", 14.2, 3.4, "timeline:cappuccino.trace"),
+        command("simulate", 16.9, 3.4, "simulator"),
+        command("calibrate", 10.5, 3.4, "reports.table_calibration"),
+        step("costs.fit", 1.75, 1.9, "fit_instance_costs"),
+        step("bounds.replica_bounds", 5.1, 1.9, "ReplicaBounds"),
+        step("solvers.allocation.candidates", 8.9, 1.9, "find_candidates"),
+        step("solvers.allocation.selection", 12.9, 1.9, "Selection"),
+        step("solvers.scheduling.scheduler", 16.3, 0.5, "schedule_replica"),
+        step("solvers.improvement", 12.9, 0.5, "improve"),
+        step("solvers.savings", 9.5, 0.5, "SharingEvaluator"),
+        step("solvers.assembly", 6.1, 0.5, "assemble_plan"),
+        step("solvers.verification", 2.4, 0.5, "verified"),
+    ]
+    arrows = [
+        ("samples", "lengths"), ("lengths", "length distribution"), ("backbone", "profile"), ("profile", "cost table"),
+        ("estimate", "cost table"), ("length distribution", "plan"), ("cost table", "plan"), ("instance", "plan"),
+        ("plan", "plan.json"), ("plan.json", "check"), ("plan.json", "run"), ("run", "adapters"), ("run", "trace"),
+        ("trace", "simulate"), ("trace", "calibrate"), ("calibrate", "cost table"),
+        ("costs.fit", "bounds.replica_bounds"), ("bounds.replica_bounds", "solvers.allocation.candidates"),
+        ("solvers.allocation.candidates", "solvers.allocation.selection"),
+        ("solvers.allocation.selection", "solvers.scheduling.scheduler"),
+        ("solvers.scheduling.scheduler", "solvers.allocation.selection"),
+        ("solvers.scheduling.scheduler", "solvers.improvement"), ("solvers.improvement", "solvers.savings"),
+        ("solvers.savings", "solvers.assembly"), ("solvers.assembly", "solvers.verification"),
+    ]  # fmt: skip
+    return boxes, arrows
+
+
+def draw_way() -> str:
+    """Return the picture of the way of the data."""
+    boxes, arrows = way_of_the_data()
+    figure = Figure(figsize=(18.4, 8.8))
+    axes = _canvas(figure, 18.4, 8.8)
+    axes.add_patch(_rounded(9.2, 1.25, 18.0, 2.35, "#f6f8fb", "#c9d4e2"))
+    axes.text(0.4, 2.62, "inside plan", fontsize=13, color=LINE, style="italic")
+    by_name = {b.name: b for b in boxes}
+    size = {b.name: max(0.115 * max(len(b.name), 0.82 * len(b.small)) + 0.35, 1.7) for b in boxes}
+    for source, goal in arrows:
+        _arrow(axes, _between(by_name[source], by_name[goal], size))
+    colours = {"file": "#fbf6ef", "command": "#f3e3cf", "step": COLOURS["solvers"]}
+    for b in boxes:
+        _box(axes, b.x, b.y, size[b.name], 0.74, b.name, b.small, colours[b.kind], bold=b.kind == "command")
+    recorded = {"boxes": [[b.name, b.small, b.kind] for b in boxes], "arrows": [list(a) for a in arrows]}
+    return _svg(figure, "The way of the data", recorded)
+
+
+def _between(source: Step, goal: Step, size: Mapping[str, float]) -> list[tuple[float, float]]:
+    """Return where an arrow leaves one box and meets the other."""
+    across, up = goal.x - source.x, goal.y - source.y
+    if abs(up) < 0.1:
+        side = 1 if across > 0 else -1
+        ends = source.x + side * size[source.name] / 2, goal.x - side * (size[goal.name] / 2 + 0.05)
+        return [(ends[0], source.y), (ends[1], goal.y)]
+    side = 1 if up > 0 else -1
+    shift = 1.0 if (source.name, goal.name) == ("solvers.scheduling.scheduler", "solvers.allocation.selection") else 0.0
+    return [(source.x + shift / 2, source.y + side * 0.37), (goal.x + shift, goal.y - side * 0.42)]
+
+
+def _canvas(figure: Figure, wide: float, high: float):  # type: ignore[no-untyped-def]
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_xlim(0, wide)
+    axes.set_ylim(0, high)
+    axes.axis("off")
+    return axes
+
+
+def _rounded(x: float, y: float, wide: float, high: float, fill: str, line: str) -> FancyBboxPatch:
+    style = "round,pad=0,rounding_size=0.1"
+    return FancyBboxPatch(
+        (x - wide / 2, y - high / 2), wide, high, style, facecolor=fill, edgecolor=line, linewidth=1.1
+    )
+
+
+def _box(  # type: ignore[no-untyped-def]
+    axes, x: float, y: float, wide: float, high: float, name: str, small: str, fill: str, bold: bool = False
+) -> None:
+    axes.add_patch(_rounded(x, y, wide, high, fill, LINE))
+    lines = small.count("\n") + 1 if small else 0
+    weight = "bold" if bold else "normal"
+    axes.text(x, y + (0.0, 0.1, 0.2)[lines], name, ha="center", va="center", fontsize=12, color=INK, weight=weight)
+    if small:
+        axes.text(
+            x,
+            y - (0.0, 0.16, 0.12)[lines],
+            small,
+            ha="center",
+            va="center",
+            fontsize=9,
+            color="#6b5848",
+            linespacing=1.05,
+        )
+
+
+def _arrow(axes, points: Sequence[tuple[float, float]]) -> None:  # type: ignore[no-untyped-def]
+    if len(points) == 2:
+        curve = Curve(list(points), [Curve.MOVETO, Curve.LINETO])
+    else:
+        (x, y), vertices, codes = points[0], [points[0]], [Curve.MOVETO]
+        for end in points[1:]:
+            middle = (y + end[1]) / 2
+            vertices += [(x, middle), (end[0], middle), end]
+            codes += [Curve.CURVE4] * 3
+            x, y = end
+        curve = Curve(vertices, codes)
+    axes.add_patch(
+        FancyArrowPatch(path=curve, arrowstyle="-|>", mutation_scale=11, color=LINE, linewidth=1.1, fill=False)
+    )
+
+
+def _wrapped(text: str, most: int = 44) -> str:
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + len(word) >= most:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "\n".join(lines)
+
+
+def _svg(figure: Figure, title: str, recorded: object) -> str:
+    """Return the drawing with what it shows in its description; equal drawings are equal text."""
+    with mpl.rc_context({"svg.hashsalt": "cappuccino", "svg.fonttype": "none", "font.family": "DejaVu Sans"}):
+        stream = StringIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, facecolor="white")
+    text = stream.getvalue()
+    begin = text.index("<svg")
+    end = text.index(">", begin) + 1
+    said = f"<title>{escape(title)}</title>\n <desc>{escape(json.dumps(recorded))}</desc>"
+    return "\n".join(line.rstrip() for line in f"{text[:end]}\n {said}{text[end:]}".splitlines()) + "\n"
+
+
+PICTURES = {"packages.svg": draw_packages, "way-of-the-data.svg": draw_way}
+
+
+def recorded(svg: str) -> object:
+    """Return what a picture records of itself."""
+    from xml.etree import ElementTree  # noqa: PLC0415
+
+    found = ElementTree.fromstring(svg).find("{http://www.w3.org/2000/svg}desc")
+    return None if found is None else json.loads(found.text or "null")
+
+
+def main(names: Iterable[str] = tuple(PICTURES)) -> None:
+    """Write the pictures."""
+    for name in names:
+        (DOCS / name).write_text(PICTURES[name](), encoding="utf-8")
+        print(f"written {DOCS.relative_to(ROOT) / name}")
+
+
+if __name__ == "__main__":
+    main()
