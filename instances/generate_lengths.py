@@ -115,7 +115,7 @@ def _lengths(summary: LengthSummary, num_samples: int, shape: float) -> np.ndarr
     upper = np.interp(scores, knots[1:], logs[1:])
     depth = np.clip(scores / knots[0], 0.0, 1.0) ** shape
     values = np.exp(np.where(scores < 0, logs[1] - (logs[1] - logs[0]) * depth, upper))
-    return np.clip(np.rint(values), summary.minimum, summary.maximum).astype(np.int64)
+    return np.asarray(np.clip(np.rint(values), summary.minimum, summary.maximum).astype(np.int64))
 
 
 def _normal_scores(ranks: np.ndarray, num_samples: int) -> np.ndarray:

@@ -74,7 +74,8 @@ def tiny_instance(lengths: Mapping[str, np.ndarray], cost_table: Path, name: str
 def main() -> None:
     """Profile, and rewrite the shipped table and instance."""
     from cappuccino.runtime.backbone.tiny import build_text_datasets, build_tiny_backbone  # noqa: PLC0415
-    from cappuccino.runtime.profiling.profiler import ProfileGrid, profile_backbone  # noqa: PLC0415
+    from cappuccino.runtime.profiling.grid import ProfileGrid  # noqa: PLC0415
+    from cappuccino.runtime.profiling.profiler import profile_backbone  # noqa: PLC0415
 
     here = Path(__file__).parent
     table = here / "tables" / "cpu.csv"

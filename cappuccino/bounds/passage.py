@@ -179,7 +179,8 @@ def _simple_bound(forward: np.ndarray, backward: np.ndarray, count: int, stages:
         total += forward[k] + backward[k]
         first = min(first, forward[k])
         last = min(last, backward[k])
-    return max(total + (stages - 1) * (first + last), stages * longest)
+    result: float = max(total + (stages - 1) * (first + last), stages * longest)
+    return result
 
 
 @compiled

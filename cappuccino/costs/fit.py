@@ -165,7 +165,7 @@ def fit_slot(rows: pd.DataFrame) -> tuple[SmoothMaximum, float]:
 
     def error(parameters: np.ndarray) -> np.ndarray:
         *of_curve, bubble = np.exp(parameters)
-        return np.log(SmoothMaximum(*of_curve)(tokens, squares) * (count + bubble * behind) / steps)
+        return np.asarray(np.log(SmoothMaximum(*of_curve)(tokens, squares) * (count + bubble * behind) / steps))
 
     powers, bubbles = np.log(_POWER_BOUNDS), np.log(_BUBBLE_BOUNDS)
     lower = np.append(start[:3] - np.array([2.0, 2.0, 12.0]), [powers[0], bubbles[0]])
@@ -264,7 +264,7 @@ def fit_smooth_maximum(rows: pd.DataFrame, seconds: pd.Series) -> SmoothMaximum:
         return SmoothMaximum(float(floor), float(per_token), float(per_square), float(power))
 
     def error(parameters: np.ndarray) -> np.ndarray:
-        return np.log(curve(parameters)(tokens, squares) / times)
+        return np.asarray(np.log(curve(parameters)(tokens, squares) / times))
 
     spread = np.array([8.0, 8.0, 12.0])
     lower = np.append(start[:3] - spread, np.log(_POWER_BOUNDS[0]))
@@ -289,7 +289,7 @@ def _fit_with_adapters(rows: pd.DataFrame, seconds: pd.Series) -> SmoothMaximum:
     def error(values: np.ndarray) -> np.ndarray:
         found = curve(values)
         more_work = tokens * (found.per_width_s * widths + found.per_parameter_s * parameters)
-        return np.log(found(tokens, squares, found.per_module_s * modules, more_work) / times)
+        return np.asarray(np.log(found(tokens, squares, found.per_module_s * modules, more_work) / times))
 
     start = np.log([plain.floor_s * 0.8, plain.per_token_s * 0.8, plain.per_square_s, plain.power])
     lower = np.append(start[:3] - np.array([8.0, 8.0, 12.0]), [np.log(_POWER_BOUNDS[0]), 0, 0, 0])

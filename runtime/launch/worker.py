@@ -105,7 +105,7 @@ def run_stage(specification: ReplicaSpecification, stage: int, progress: StagePr
     if on_gpu:
         torch.cuda.set_device(device)
     # by its path: torch does not decode the URL of a file whose name has a space in it
-    store = dist.FileStore(str(specification.rendezvous.absolute()), specification.replica.num_stages)
+    store = dist.FileStore(str(specification.rendezvous.absolute()), specification.replica.num_stages)  # type: ignore[attr-defined]
     store.set_timeout(_PATIENCE)
     dist.init_process_group(
         backend="nccl" if on_gpu else "gloo",
@@ -203,7 +203,7 @@ def _peak_memory_gib(device: "torch.device") -> float:
     import torch  # noqa: PLC0415
 
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
+        return float(torch.cuda.max_memory_allocated(device) / 2**30)
     # Bytes on macOS, KiB elsewhere.
     unit = 1 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -238,7 +238,9 @@ class _ColumnGeneration:
         ]
         least = np.min(alone, axis=0)
         known = np.isfinite(least)
-        return self.settings.ceiling * np.maximum(np.where(known, least, least[known].max(initial=0.0)), _TINY)
+        return np.asarray(
+            self.settings.ceiling * np.maximum(np.where(known, least, least[known].max(initial=0.0)), _TINY)
+        )
 
     def raise_ceilings(self) -> bool:
         """Let adapters be paid more that are paid all that is allowed; return whether there are any."""

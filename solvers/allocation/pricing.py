@@ -33,7 +33,7 @@ class Place:
     @property
     def fits(self) -> np.ndarray:
         """Whether an adapter of each kind fits, shape (K,)."""
-        return np.isfinite(self.paths)
+        return np.asarray(np.isfinite(self.paths))
 
     def admits(self, limit_s: float | None) -> np.ndarray:
         """Return whether an adapter of each kind can end within a limit here, shape (K,)."""

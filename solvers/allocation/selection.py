@@ -167,7 +167,7 @@ class Selection:
         reduced[[c for c in (*start, *kept) if np.isfinite(expected[c])]] = -np.inf
         reduced[~allowed] = np.inf
         order = np.argsort(reduced, kind="stable")[: self.settings.most_columns]
-        return order[reduced[order] < np.inf]
+        return np.asarray(order[reduced[order] < np.inf])
 
     def _alone(self, expected: np.ndarray) -> np.ndarray:
         """Return the least expected makespan of any column that holds each kind, shape (K,)."""

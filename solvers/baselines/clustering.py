@@ -33,12 +33,12 @@ class LengthFeatures:
     @property
     def spread(self) -> np.ndarray:
         """How far p90 is above the median, as a fraction of the median."""
-        return (self.p90 - self.p50) / self.p50
+        return np.asarray((self.p90 - self.p50) / self.p50)
 
     @property
     def tail(self) -> np.ndarray:
         """p99 as a multiple of p90."""
-        return self.p99 / self.p90
+        return np.asarray(self.p99 / self.p90)
 
     @classmethod
     def of(cls, instance: Instance) -> "LengthFeatures":

@@ -167,7 +167,7 @@ class ReplicaProblem:
         """Work at which a micro-batch of one adapter leaves the launch-bound floor."""
         forward, backward = self._curves
         adapter = float((self.adapter_costs.forward_floor + self.adapter_costs.backward_floor).mean())
-        return max(forward.floor_s + backward.floor_s + adapter, 1e-12)
+        return float(max(forward.floor_s + backward.floor_s + adapter, 1e-12))
 
     @cached_property
     def _curves(self) -> tuple:  # type: ignore[type-arg]

@@ -12,7 +12,8 @@ def curve_time(floor: float, work: float, power: float) -> float:
     if floor == 0.0:
         return work
     high, low = max(work, floor), min(work, floor)
-    return high * (1.0 + (low / high) ** power) ** (1.0 / power)
+    result: float = high * (1.0 + (low / high) ** power) ** (1.0 / power)
+    return result
 
 
 @compiled

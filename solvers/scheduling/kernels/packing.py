@@ -154,7 +154,7 @@ def _next_in_turn(source: Source) -> int:
     """Return the next adapter that has no micro-batch in flight; -1: none."""
     adapters = len(source.step)
     for i in range(adapters):
-        a = (source.turn[0] + i) % adapters
+        a: int = (source.turn[0] + i) % adapters
         if source.waiting[a] and not source.running[a]:
             return a
     return -1
