@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers.builders import FORWARD, make_costs, make_instance, make_plan, make_replica, parse_programs, timed
+from helpers.drawn import seeds
 from helpers.naive import Naive
 from helpers.plans import joined, random_plan
 
@@ -174,7 +175,7 @@ def clip_free(instance):
     return replace(instance, adapters=tuple(a.model_copy(update={"max_grad_norm": None}) for a in instance.adapters))
 
 
-@pytest.mark.parametrize("seed", range(50))
+@seeds(20)
 def test_random_plans_keep_every_precedence(seed):
     # random orders may make a clipped step wait for itself, so clipping is left out where it would deadlock
     instance, stages = random_instance(seed), 1 + seed % 3
@@ -198,7 +199,7 @@ def test_random_plans_keep_every_precedence(seed):
         assert line.starts[s][i] == pytest.approx(max(starts, default=0.0))
 
 
-@pytest.mark.parametrize("seed", range(50))
+@seeds(20)
 def test_timed_random_plans_pass_the_checker(seed):
     instance = clip_free(random_instance(seed))
     costs = {"x": COSTS}

@@ -2,6 +2,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from helpers.drawn import seeds
 
 from cappuccino.bounds.last_stage import PRECISION, last_stage_bound, last_stage_order
 
@@ -47,7 +48,7 @@ def case(seed):
     return forward, forward * rng.uniform(0.5, 3.0, count), count, stages
 
 
-@pytest.mark.parametrize("seed", range(30))
+@seeds(20)
 def test_the_least_over_all_orders_is_found(seed):
     forward, backward, count, stages = case(seed)
     expected = least_passage(forward, backward, stages, list(permutations(range(count))))
@@ -57,7 +58,7 @@ def test_the_least_over_all_orders_is_found(seed):
     assert bound >= expected * (1 - 2 * PRECISION)
 
 
-@pytest.mark.parametrize("seed", range(30))
+@seeds(20)
 def test_the_order_reaches_the_bound(seed):
     forward, backward, count, stages = case(seed)
     most = stages * float((forward + backward).sum())

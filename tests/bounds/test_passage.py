@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from helpers.builders import make_costs, make_instance, make_problem
+from helpers.drawn import seeds
 
 from cappuccino.bounds.passage import combinations, membership, packings, passage_bounds
 from cappuccino.bounds.replica_bounds import ReplicaBounds
@@ -55,7 +56,7 @@ def test_a_large_sample_is_a_chain_of_its_own():
     assert bound([6, 1, 1], 3) >= 56
 
 
-@pytest.mark.parametrize("seed", range(25))
+@seeds(20)
 def test_no_schedule_is_faster(seed):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, 12, int(rng.integers(1, 6))).tolist()
@@ -67,7 +68,7 @@ def test_no_schedule_is_faster(seed):
     assert least >= 0.9 * found.makespan_s  # and it is worth something
 
 
-@pytest.mark.parametrize("seed", range(12))
+@seeds(12)
 def test_fastest_places_pass_as_fast_as_the_bound(seed):
     rng = np.random.default_rng(seed)
     steps, batch, stages = 3, int(rng.integers(2, 7)), int(rng.integers(2, 6))

@@ -1,7 +1,7 @@
 import itertools
 import random
 
-import pytest
+from helpers.drawn import seeds
 
 from cappuccino.models.packing import PackingData, PackingModel
 
@@ -76,7 +76,7 @@ def test_an_unused_micro_batch_costs_nothing():
     assert cost(d, solve(d)) == 100
 
 
-@pytest.mark.parametrize("seed", range(20))
+@seeds(20)
 def test_optimum_of_brute_force(seed):
     rng = random.Random(seed)
     work = [rng.randint(1, 30) for _ in range(5)]

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 from helpers.builders import make_costs, make_instance
+from helpers.drawn import seeds
 from helpers.schedules import random_replica, violations
 from helpers.spaces import context_of
 
@@ -265,7 +266,7 @@ def test_same_seed_same_figures():
     assert len(runs[0]) == len(problem.adapters)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@seeds(12)
 def test_a_schedule_less_an_adapter_is_valid_and_no_longer(seed):
     problem = random_replica(seed, tight=seed % 2 == 1, layout="padded" if seed % 5 == 4 else "packed", clip=True)
     schedule = schedule_replica(problem, replace(SMALL, moves=0), seed=seed)

@@ -28,7 +28,7 @@ def assert_valid(found: Partition, places, counts, pools, level: float) -> None:
 
 
 @pytest.mark.parametrize("objective", [Objective.GPU_TIME, Objective.MAKESPAN])
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(20))
 def test_partitions_cover_everything_within_pools_and_level(seed, objective):
     space = random_space(seed)
     places, counts = space.places(objective), space.kinds.counts

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers.drawn import seeds
 
 from cappuccino.solvers.allocation.knapsack_pricing import KnapsackPricing
 from cappuccino.solvers.allocation.pricing import EnumeratedPricing, Place
@@ -130,7 +131,7 @@ def test_all_sets_within_reach_are_listed(first):
             assert KnapsackPricing((place,), counts).within_slack(0, prices, charge, limit, slack, 1) is None
 
 
-@pytest.mark.parametrize("seed", range(40))
+@seeds(20)
 def test_enumerated_columns_are_priced_exactly(seed):
     place, counts, prices, charge, limit = random_question(seed)
     sets = all_sets(counts)

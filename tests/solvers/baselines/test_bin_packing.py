@@ -1,5 +1,5 @@
 import numpy as np
-import pytest
+from helpers.drawn import seeds
 
 from cappuccino.solvers.baselines.bin_packing import pack_steps
 from cappuccino.solvers.baselines.grouped import deal
@@ -44,7 +44,7 @@ def test_a_sample_above_the_capacity_stands_alone():
     assert packed([9, 2, 1], [0] * 3, [0] * 3, 4) == [0, 1, 1]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@seeds(20)
 def test_capacity_and_distance_hold(seed):
     rng = np.random.default_rng(seed)
     padded, stages, capacity = bool(seed % 2), 1 + seed % 4, int(rng.integers(5, 60))

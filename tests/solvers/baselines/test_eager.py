@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from helpers.baseline_instances import random_replica
 from helpers.builders import make_costs, make_instance, make_problem
+from helpers.drawn import seeds
 
 from cappuccino.solvers.baselines.eager import eager_turns
 from cappuccino.solvers.baselines.samples import Samples, own_micro_batches
@@ -36,7 +37,7 @@ def test_adapters_take_turns():
     assert entered == [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1)]
 
 
-@pytest.mark.parametrize("seed", range(30))
+@seeds(20)
 def test_times_are_the_simulators_and_memory_suffices(seed):
     problem = random_replica(seed)
     replica = eager(problem)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from helpers.baseline_instances import random_replica
 from helpers.builders import make_costs, make_instance, make_problem
+from helpers.drawn import seeds
 
 from cappuccino.solvers.baselines.one_f_one_b import OneFOneB
 from cappuccino.solvers.baselines.replica import ranks_of
@@ -59,7 +60,7 @@ def test_ranks_count_distinct_keys():
     assert ranks_of(np.array([1, 0, 1, 0]), np.array([0, 5, 0, 2])).tolist() == [2, 1, 2, 0]
 
 
-@pytest.mark.parametrize("seed", range(30))
+@seeds(20)
 def test_times_are_the_simulators(seed):
     # any order of the adapters that keeps each one's micro-batches in order, flushes anywhere
     problem = random_replica(seed)

@@ -2,6 +2,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from helpers.drawn import seeds
 
 from cappuccino.solvers.baselines.partition import best_partition
 
@@ -46,7 +47,7 @@ def random_table(seed: int) -> tuple[np.ndarray, int]:
     return table(lengths, float(rng.integers(0, 40)), room), 1 + seed % 5
 
 
-@pytest.mark.parametrize("seed", range(100))
+@seeds(20)
 def test_no_cut_is_better(seed):
     times, stages = random_table(seed)
     found = best_partition(times, stages)
@@ -55,7 +56,7 @@ def test_no_cut_is_better(seed):
     assert found.value_s == pytest.approx(min(objective(times, s, stages) for s in every_cut(len(times))))
 
 
-@pytest.mark.parametrize("seed", range(30))
+@seeds(20)
 def test_within_the_tolerance(seed):
     times, stages = random_table(seed)
     best = best_partition(times, stages).value_s

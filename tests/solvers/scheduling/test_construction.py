@@ -1,6 +1,6 @@
 import numpy as np
-import pytest
 from helpers.builders import make_costs, make_instance, make_problem
+from helpers.drawn import seeds
 from helpers.schedules import contents, random_replica, violations
 
 from cappuccino.solvers.scheduling.construction import list_schedule
@@ -77,7 +77,7 @@ def rule_and_patience(problem, seed):
     return rule, float(seed % 3) * 5
 
 
-@pytest.mark.parametrize("seed", range(20))
+@seeds(20)
 def test_packing_on_the_fly_gives_the_schedule_of_its_order(seed):
     # one way to the schedule forms micro-batches when they are needed, the other knows them beforehand
     layout = "padded" if seed % 5 == 0 else "packed"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from helpers.brute_force_orders import best_schedule, interleavings
 from helpers.builders import BACKWARD, FORWARD, make_costs, make_instance, make_problem, with_memory
+from helpers.drawn import seeds
 from helpers.plans import random_plan
 from helpers.schedules import one_by_one, violations
 
@@ -95,7 +96,7 @@ def test_the_tiny_replicas_have_every_feature():
     assert min(counts.values()) >= 5, counts
 
 
-@pytest.mark.parametrize("seed", range(40))
+@seeds(20)
 def test_the_best_of_all_orders_is_valid_and_below_every_list_schedule(seed):
     # the brute force and the rest of the project agree on what a schedule is and takes
     problem, order = tiny_replica(seed)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from helpers.builders import make_costs, make_instance, make_problem
+from helpers.drawn import seeds
 from helpers.schedules import contents, random_order, random_replica, violations
 
 from cappuccino.solvers.scheduling.annealing import move_rule
@@ -20,7 +21,7 @@ def same_schedule(one: ScheduledOrder, other: ScheduledOrder) -> bool:
     return (contents(a.order), a.operations, a.makespan_s) == (contents(b.order), b.operations, b.makespan_s)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@seeds(10)
 def test_it_is_the_schedule_of_its_order(seed):
     whole = scheduled(seed)
     expected = ScheduledOrder.of(whole.problem, whole.order, whole.machine.patience_s)
@@ -33,7 +34,7 @@ def test_an_order_against_the_steps_is_none():
     assert ScheduledOrder.of(problem, problem.batches([[(0, 1)], [(0, 0)]]), 0.0) is None
 
 
-@pytest.mark.parametrize("seed", range(16))
+@seeds(16)
 def test_the_state_carried_over_is_exact(seed):
     # what stands behind a window is looked at to the end: then its value is that of the whole schedule
     current = scheduled(seed)
@@ -43,7 +44,7 @@ def test_the_state_carried_over_is_exact(seed):
         assert same_schedule(current.with_best_of(window), current)
 
 
-@pytest.mark.parametrize("seed", range(16))
+@seeds(16)
 def test_a_window_that_is_not_changed_leaves_the_schedule_as_it_is(seed):
     current = scheduled(seed)
     for low in range(len(current.order)):
@@ -94,7 +95,7 @@ def test_a_step_that_has_begun_waits_for_no_optimizer():
         assert window.value(current.machine) == 18.5
 
 
-@pytest.mark.parametrize("seed", range(12))
+@seeds(12)
 def test_the_best_of_a_window_takes_its_place(seed):
     current = scheduled(seed)
     problem, rng = current.problem, np.random.default_rng(seed)

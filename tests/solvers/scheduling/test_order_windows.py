@@ -1,8 +1,8 @@
 from dataclasses import replace
 
 import numpy as np
-import pytest
 from helpers.builders import make_costs, make_instance, make_problem
+from helpers.drawn import seeds
 from helpers.schedules import one_by_one, random_replica, schedule_of_random_plan, violations
 
 from cappuccino.costs import MemoryModel
@@ -39,7 +39,7 @@ def test_pairs_already_executed_on_an_earlier_stage_keep_their_order():
     assert data.fixed_order == ()
 
 
-@pytest.mark.parametrize("seed", range(20))
+@seeds(20)
 def test_windows_state_the_schedule_they_come_from(seed):
     # on the grid, the schedule at hand is feasible in its window: nothing starts before its earliest start, and the
     # tails lead to the makespan at most

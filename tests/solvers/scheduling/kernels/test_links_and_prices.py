@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from helpers.builders import make_costs, make_instance, make_problem
+from helpers.drawn import seeds
 from helpers.schedules import contents, random_order, random_replica
 
 from cappuccino.solvers.scheduling.kernels.arrays import empty_jobs
@@ -55,7 +56,7 @@ def test_what_a_micro_batch_waits_for():
     assert rest.waits_s.tolist() == [0.5, 0.5, 0.0]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@seeds(20)
 def test_needed_ranks_are_those_of_the_steps_before(seed):
     problem = random_replica(seed)
     order = random_order(problem, seed)
@@ -68,7 +69,7 @@ def test_needed_ranks_are_those_of_the_steps_before(seed):
         assert jobs.waits_s[k] == first * problem.costs.optimizer_s
 
 
-@pytest.mark.parametrize("seed", range(10))
+@seeds(10)
 def test_arrays_hold_the_micro_batches(seed):
     problem = random_replica(seed, layout="padded" if seed % 2 else "packed")
     order = random_order(problem, seed, urgent=True)

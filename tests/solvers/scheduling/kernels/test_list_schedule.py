@@ -1,8 +1,8 @@
 from dataclasses import replace
 
 import numpy as np
-import pytest
 from helpers.builders import make_costs, make_instance, make_problem, with_memory
+from helpers.drawn import seeds
 from helpers.naive_list_scheduling import NaivePipeline
 from helpers.schedules import random_order, random_replica
 
@@ -38,7 +38,7 @@ def replica_and_order(seed):
     return problem, random_order(problem, seed, urgent=seed % 3 == 0), float((0, 5, 30)[seed // 2 % 3])
 
 
-@pytest.mark.parametrize("seed", range(120))
+@seeds(20)
 def test_schedules_are_those_of_the_naive_implementation(seed):
     problem, order, patience = replica_and_order(seed)
     expected, makespan = NaivePipeline(problem, order, patience).run()
@@ -108,7 +108,7 @@ def test_an_order_that_blocks_itself_takes_forever():
     assert go_on(problem, jobs, 0.0, empty_state(2, 2)) == INFINITY
 
 
-@pytest.mark.parametrize("seed", range(24))
+@seeds(20)
 def test_a_pause_changes_nothing(seed):
     problem, order, patience = replica_and_order(seed)
     jobs, count, stages = linked(problem, order), len(order), problem.num_stages
@@ -132,7 +132,7 @@ def test_a_pause_changes_nothing(seed):
     assert operations(paused) == operations(whole)
 
 
-@pytest.mark.parametrize("seed", range(24))
+@seeds(20)
 def test_the_cutoff_spares_what_takes_longer_and_nothing_else(seed):
     problem, order, patience = replica_and_order(seed)
     jobs, count, stages = linked(problem, order), len(order), problem.num_stages

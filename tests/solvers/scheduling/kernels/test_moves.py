@@ -2,6 +2,7 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
+from helpers.drawn import seeds
 from helpers.schedules import built, random_order, random_replica, violations
 
 from cappuccino.solvers.scheduling.annealing import move_rule
@@ -60,7 +61,7 @@ def require_consistent(search: Search, packed: PackedOrder) -> None:
         assert packed.transfer_s[slot] == pytest.approx(batch.transfer_s, rel=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@seeds(12)
 def test_changes_keep_packing_and_order_consistent(seed):
     search = Search(seed, spare=seed % 4)
     rng, current, candidate = np.random.default_rng(seed), search.current, search.scratch.candidate
@@ -97,7 +98,8 @@ def test_changes_keep_packing_and_order_consistent(seed):
             _accept(current, candidate, touched)
             assert listed(current) == listed(candidate) == before
             outcomes.add("rejected")
-    assert outcomes == {"nothing", "accepted", "rejected"}
+    if len(search.order) - low - tail > 2:  # of fewer, hardly anything can be changed
+        assert outcomes == {"nothing", "accepted", "rejected"}
 
 
 def test_every_kind_of_change_happens():
@@ -126,7 +128,7 @@ def test_every_kind_of_change_happens():
     assert seen == {"nothing", "split", "join", "exchange", "move", "urgency", "swap", "shift"}
 
 
-@pytest.mark.parametrize("seed", range(12))
+@seeds(12)
 def test_annealing_never_worsens_and_knows_what_it_found(seed):
     search = Search(seed)
     for round_ in range(6):
