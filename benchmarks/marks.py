@@ -365,7 +365,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="a mark; may be repeated")
     parser.add_argument("--time-factor", type=float, default=1.0, help="factor on the time limits")
     parser.add_argument("--seed", type=int, default=0)
-    setting = "a setting of the planner, as scheduling.reach=4; may be repeated"
+    setting = "a setting of the planner, as scheduling.max_shift=4; may be repeated"
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="changes", help=setting)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()

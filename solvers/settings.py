@@ -1,7 +1,7 @@
 """Everything about planning that could be set otherwise: a dataclass for each package of the solvers.
 
 Where nothing else is said, a value was found by trying some on the library's instances, and its neighbours do about as
-well; `python benchmarks/marks.py --set scheduling.reach=4` plans the marks with another one. Tolerances of arithmetic
+well; `python benchmarks/marks.py --set scheduling.max_shift=4` plans the marks with another one. Tolerances of arithmetic
 are no settings and stand where they are used.
 """
 
@@ -69,7 +69,7 @@ class SchedulingSettings:
     the rest of the moves changes an urgency."""
     urgencies: tuple[float, ...] = (0.0, 0.1, 0.3, 0.7, 1.5)
     """Urgencies tried, in multiples of the launch-bound work."""
-    reach: int = 8
+    max_shift: int = 8
     """How far in the order a micro-batch or a sample is moved at most."""
 
     # CP-SAT windows

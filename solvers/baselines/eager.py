@@ -39,7 +39,7 @@ def eager_turns(problem: ReplicaProblem, samples: Samples, own: np.ndarray) -> E
     own
         Number of each sample's micro-batch within its adapter, shape (N,).
     """
-    source = source_of(problem, PackingRule(1.0, in_turns=True))
+    source = source_of(problem, PackingRule(1.0, round_robin=True))
     first = np.full(int(samples.step_id.max()) + 1, np.iinfo(np.int64).max)
     np.minimum.at(first, samples.step_id, own)
     source.place[:] = own - first[samples.step_id]

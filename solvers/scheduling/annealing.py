@@ -82,7 +82,7 @@ def _windows(current: ScheduledOrder, window: int, rng: np.random.Generator) -> 
 def move_rule(problem: ReplicaProblem, settings: SchedulingSettings = DEFAULT.scheduling) -> MoveRule:
     """Return what guides the moves in a replica."""
     shares, urgencies = np.cumsum(settings.move_shares), np.array(settings.urgencies)
-    return MoveRule(shares, urgencies, settings.reach, problem.launch_bound_work)
+    return MoveRule(shares, urgencies, settings.max_shift, problem.launch_bound_work)
 
 
 def _search(

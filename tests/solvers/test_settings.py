@@ -10,14 +10,14 @@ from cappuccino.solvers.settings import DEFAULT, with_changes
 
 
 def test_settings_are_changed_by_name():
-    changed = with_changes(DEFAULT, ["scheduling.reach=4", "allocation.smoothing=0", "round_share=0.5"])
-    assert (changed.scheduling.reach, changed.allocation.smoothing, changed.round_share) == (4, 0.0, 0.5)
-    assert with_changes(changed, ["scheduling.reach=8", "allocation.smoothing=0.7", "round_share=0.3"]) == DEFAULT
+    changed = with_changes(DEFAULT, ["scheduling.max_shift=4", "allocation.smoothing=0", "round_share=0.5"])
+    assert (changed.scheduling.max_shift, changed.allocation.smoothing, changed.round_share) == (4, 0.0, 0.5)
+    assert with_changes(changed, ["scheduling.max_shift=8", "allocation.smoothing=0.7", "round_share=0.3"]) == DEFAULT
     assert with_changes(DEFAULT, ["scheduling.hot = 0.2", "scheduling.loads=(1.0,)"]).scheduling.loads == (1.0,)
 
 
 @pytest.mark.parametrize(
-    "change", ["reach=4", "scheduling.reach", "scheduling.reach=four", "scheduling.reach=4.0", "models.x=1",
+    "change", ["max_shift=4", "scheduling.max_shift", "scheduling.max_shift=four", "scheduling.max_shift=4.0", "models.x=1",
                "allocation.first_attempt=1", "scheduling=1", "scheduling.loads=1.0", "=", "scheduling.=1"],
 )  # fmt: skip
 def test_what_is_no_setting_is_refused(change):

@@ -135,7 +135,7 @@ class PackingRule(NamedTuple):
     """How long a stage that could start something else waits for that adapter's micro-batches."""
     overshoot: float = 1.1
     """How far above the target filling up may lead."""
-    in_turns: bool = False
+    round_robin: bool = False
     """Adapters take turns instead, with parts that are given, one micro-batch of each in flight."""
 
 
@@ -266,7 +266,7 @@ class MoveRule(NamedTuple):
     """How often each kind of move is made, summed up, in the order of `moves`; the rest changes an urgency."""
     urgencies: np.ndarray
     """Urgencies tried, in multiples of the launch-bound work."""
-    reach: int
+    max_shift: int
     """How far in the order a micro-batch or a sample is moved at most."""
     launch_bound_s: float
     """Work of a micro-batch at which it leaves the launch-bound floor: the unit of urgency."""

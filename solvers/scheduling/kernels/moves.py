@@ -204,7 +204,7 @@ def _change(  # noqa: C901
     if high - low < 1:
         return -2, -1, 0
     i = low + int(rng.random() * (high - low))
-    near = i + int(rng.random() * (2 * rule.reach + 1)) - rule.reach
+    near = i + int(rng.random() * (2 * rule.max_shift + 1)) - rule.max_shift
     near = min(max(near, low), high - 1)
     kind, drawn = 0, rng.random()
     while kind < len(rule.shares) and drawn >= rule.shares[kind]:

@@ -104,7 +104,7 @@ def peek(source: Source) -> bool:
         return True
     rule, adapters, priority = source.rule, len(source.step), source.priority
     source.chosen[:] = -1
-    lead = _next_in_turn(source) if rule.in_turns else _longest_path(source)
+    lead = _next_round_robin(source) if rule.round_robin else _longest_path(source)
     if lead < 0:
         return False
     part = _leading(source, lead)
@@ -150,7 +150,7 @@ def _longest_path(source: Source) -> int:
 
 
 @compiled
-def _next_in_turn(source: Source) -> int:
+def _next_round_robin(source: Source) -> int:
     """Return the next adapter that has no micro-batch in flight; -1: none."""
     adapters = len(source.step)
     for i in range(adapters):
@@ -239,7 +239,7 @@ def backward_done(source: Source, rank: int) -> None:
         for p in range(source.parts[a]):
             if source.part_rank[a, p] == rank:
                 source.running[a] -= 1
-                if source.rule.in_turns:
+                if source.rule.round_robin:
                     source.formed[0] = 0
                 if not source.running[a] and not source.waiting[a]:
                     if source.step[a] + 1 < source.num_steps[a]:
