@@ -1,8 +1,8 @@
 """Everything about planning that could be set otherwise: a dataclass for each package of the solvers.
 
 Where nothing else is said, a value was found by trying some on the library's instances, and its neighbours do about as
-well; `python benchmarks/marks.py --set scheduling.max_shift=4` plans the marks with another one. Tolerances of arithmetic
-are no settings and stand where they are used.
+well; `python benchmarks/marks.py --set scheduling.max_shift=4` plans the marks with another one. Tolerances of
+arithmetic are no settings and stand where they are used.
 """
 
 from ast import literal_eval
