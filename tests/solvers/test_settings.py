@@ -18,7 +18,7 @@ def test_settings_are_changed_by_name():
 
 @pytest.mark.parametrize(
     "change", ["max_shift=4", "scheduling.max_shift", "scheduling.max_shift=four", "scheduling.max_shift=4.0",
-               "models.x=1", "allocation.first_attempt=1", "scheduling=1", "scheduling.loads=1.0", "=", "scheduling.=1"],
+               "models.x=1", "allocation.first_attempt=1", "scheduling=1", "scheduling.loads=1.0", "=", "s.=1"],
 )  # fmt: skip
 def test_what_is_no_setting_is_refused(change):
     with pytest.raises(InputError, match="settings"):
