@@ -50,5 +50,7 @@ class RoutedLinear(LoraLinear):
             return outputs
         down, up, dropout = self.lora_A[name], self.lora_B[name], self.lora_dropout[name]
         inputs = self._cast_input_dtype(inputs, down.weight.dtype)
-        inputs = dropout(inputs, segment) if isinstance(dropout, SampleDropout) else dropout(inputs)
-        return (outputs + up(down(inputs)) * self.scaling[name]).to(outputs.dtype)
+        scaling = self.scaling[name]
+        if isinstance(dropout, SampleDropout):
+            inputs, scaling = dropout(inputs, segment), scaling * dropout.scale
+        return (outputs + up(down(inputs)) * scaling).to(outputs.dtype)
