@@ -120,8 +120,8 @@ def run(
     check(stated, loaded, costs).raise_if_invalid(plan)
     profiled = {costs[r.gpu].dtype for r in stated.replicas} - {None}
     used = dtype or (profiled.pop() if len(profiled) == 1 else None) or "float32"
-    for warning in _other_machine(costs, device, used):
-        console.warn(f"{loaded.cost_table}: {warning}: predicted times and memory do not hold")
+    for warning in _no_prediction({r.gpu: costs[r.gpu] for r in stated.replicas}, device, used):
+        console.warn(f"{loaded.cost_table}: {warning}: its times and memory are no prediction for this run")
     with console.progress_bar("training") as show:
         result = run_plan(
             stated,
@@ -162,10 +162,19 @@ def run(
     print(f"trace {result.trace}")
 
 
-def _other_machine(costs: Mapping[str, "CostModel"], device: str, dtype: str) -> list[str]:
-    """Return in which ways the run is not what the costs were measured for."""
+def _no_prediction(costs: Mapping[str, "CostModel"], device: str, dtype: str) -> list[str]:
+    """Return why the costs say nothing of this run: they are of another device, type or software, or of none."""
+    from cappuccino.costs.table import ENGINE  # noqa: PLC0415
+
     found = []
     for gpu, model in costs.items():
+        if model.analytic:
+            found.append(f'"{gpu}" was computed from specifications')
+            continue
+        if model.engine is None:
+            found.append(f'"{gpu}" does not say with which engine it was measured')
+        elif model.engine != ENGINE:
+            found.append(f'"{gpu}" was measured with the engine {model.engine}')
         for what, measured, used in (("device", model.device, device), ("dtype", model.dtype, dtype)):
             if measured is not None and measured != used:
                 found.append(f'"{gpu}" was measured with {what} {measured}, the run has {used}')

@@ -132,6 +132,7 @@ def fit_costs(
         analytic=rows.is_analytic,
         device=_only(table, ok, "device"),
         dtype=_only(table, ok, "dtype"),
+        engine=_only(table, ok, "engine"),
     )
 
 

@@ -210,6 +210,8 @@ class CostModel:
     """Kind of device that was measured, where the table says so."""
     dtype: str | None = None
     """Type of the backbone's weights, where the table says so."""
+    engine: str | None = None
+    """Software whose times these are, where the table says so; `ENGINE` is this project's runtime."""
 
     @property
     def profiled(self) -> tuple[int, ...]:

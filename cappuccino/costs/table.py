@@ -29,7 +29,9 @@ LAYER_SHAPE = ("hidden_size", "intermediate_size", "query_size", "key_value_size
 OPTIONAL_COUNTS = ("num_layers", "held_micro_batches", "num_adapters", *LAYER_SHAPE)
 LAYERS = "layers_per_stage"
 """Decoder layers by stage, joined by +."""
-OPTIONAL_WORDS = ("gpu", "source", "target_modules", "device", "dtype")
+ENGINE = "cappuccino"
+"""What `profile` writes as the engine that a table is of: the runtime of this project."""
+OPTIONAL_WORDS = ("gpu", "source", "target_modules", "device", "dtype", "engine")
 _NEARLY = 0.93
 """Likeness of two names from which on one is taken for a slip of the other."""
 OK = "OK"

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cappuccino.costs.fit import BACKWARD_OVER_FORWARD
-from cappuccino.costs.table import OK, PARTS
+from cappuccino.costs.table import ENGINE, OK, PARTS
 from cappuccino.errors import InputError
 from cappuccino.reports.prediction_error import ReplicaComparison, durations, measured_transfers
 from cappuccino.workload import Workload
@@ -120,6 +120,8 @@ def corrected_table(path: Path, backbone: str, calibrations: dict[str, Calibrati
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     if "source" not in frame:
         frame["source"] = "measured"
+    if "engine" not in frame:
+        frame["engine"] = ""
     for gpu, calibration in calibrations.items():
         chosen = (frame["param_name"] == backbone) & (frame["status"] == OK)
         if "gpu" in frame:
@@ -149,6 +151,7 @@ def corrected_table(path: Path, backbone: str, calibrations: dict[str, Calibrati
                 several = chosen & ((frame["pp_size"].astype(int) > 1) | (column == "optimizer_time_s"))
                 frame.loc[several, column] = f"{value:.6g}"
         frame.loc[chosen, "source"] = CALIBRATED
+        frame.loc[chosen, "engine"] = ENGINE
     return frame
 
 

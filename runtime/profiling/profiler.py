@@ -21,7 +21,7 @@ from cappuccino.backbone import BackboneShape
 from cappuccino.costs import fit_costs, read_cost_table
 from cappuccino.costs.fit import FEWEST_ROWS
 from cappuccino.costs.stages import balanced_layers
-from cappuccino.costs.table import MEASURED
+from cappuccino.costs.table import ENGINE, MEASURED
 from cappuccino.errors import InputError
 from cappuccino.files import read_json, write_atomically
 from cappuccino.runtime.backbone.config import is_configuration, read_trainable_shape
@@ -103,6 +103,7 @@ def profile_backbone(
         "key_value_size": shape.layer.key_value,
         "device": device,
         "dtype": dtype,
+        "engine": ENGINE,
     }
     for done, stages in enumerate(grid.num_stages):
         if any(row["pp_size"] == stages for row in rows):

@@ -176,18 +176,49 @@ def test_a_wrong_device_or_type_is_one_error(planned: Path, tmp_path: Path, monk
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("columns", "values", "said"),
+    [
+        ("source,engine", "measured,cappuccino", None),
+        ("source,engine", "analytic,", '"cpu" was computed from specifications'),
+        ("source,engine", "measured,slowformer", '"cpu" was measured with the engine slowformer'),
+        ("source", "measured", '"cpu" does not say with which engine it was measured'),
+    ],
+)
+def test_costs_of_another_engine_are_a_warning(
+    planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: str, values: str, said: str | None
+) -> None:
+    instance = with_columns(planned, tmp_path, columns, values)
+    monkeypatch.setattr(local, "run_plan", ending)
+    done = run(planned, tmp_path / "out", instance=instance)
+    warnings = [line for line in done.err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == (said is not None)
+    if said is not None:
+        assert said in warnings[0]
+        assert warnings[0].endswith("its times and memory are no prediction for this run")
+
+
+def with_columns(planned: Path, folder: Path, columns: str, values: str) -> Path:
+    """Return the planned instance with a table that has further columns."""
+    lines = (planned / "table.csv").read_text().splitlines()
+    changed = [f"{lines[0]},{columns}", *(f"{line},{values}" for line in lines[1:])]
+    (folder / "table.csv").write_text("\n".join(changed) + "\n")
+    return write_instance(folder, read_instance(planned) | {"cost_table": "table.csv"})
+
+
+def ending(*arguments: object, **options: object) -> None:
+    raise InputError("test", "", "ends here", "nothing")
+
+
 def test_a_type_that_was_not_profiled_is_a_warning(
     planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = (planned / "table.csv").read_text().splitlines()
-    measured = [lines[0] + ",device,dtype", *(line + ",cuda,float64" for line in lines[1:])]
-    (tmp_path / "table.csv").write_text("\n".join(measured) + "\n")
-    instance = write_instance(tmp_path, read_instance(planned) | {"cost_table": "table.csv"})
+    instance = with_columns(planned, tmp_path, "device,dtype", "cuda,float64")
     used = []
 
     def end(*arguments: object, **options: object) -> None:
         used.append((options["device"], options["dtype"]))
-        raise InputError("test", "", "ends here", "nothing")
+        ending()
 
     monkeypatch.setattr(local, "run_plan", end)
     done = run(planned, tmp_path / "out", instance=instance)
