@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from cappuccino.checker import CheckReport
     from cappuccino.plan import Plan
 
+PAUSE_S = 10.0
+"""Between two lines about progress where stderr is a file, seconds."""
 WIDEST = 10_000
 """Columns of text that a table may take: a terminal wraps what is too long for it, a file holds it all."""
 MOST_ADAPTERS_LISTED = 16
@@ -108,20 +111,23 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], words: Co
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Show]:
-    """Show a progress bar on stderr while the context lasts; nothing where stderr is no terminal but the last state."""
+    """Show a progress bar on stderr while the context lasts; where that is no terminal, a line now and then."""
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[text]}"))
-    last = ""
+    last, said = "", time.monotonic()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=1.0, text="")
 
         def show(fraction: float, text: str) -> None:
-            nonlocal last
+            nonlocal last, said
             last = text
             progress.update(task, completed=min(1.0, fraction), text=text)
+            if not console.is_terminal and time.monotonic() - said >= PAUSE_S:
+                said = time.monotonic()
+                print(f"{title}: {100 * min(1.0, fraction):.0f}%, {text}", file=sys.stderr, flush=True)
 
         yield show
     if last:

@@ -27,3 +27,12 @@ def test_tables_are_as_wide_as_it_takes(capsys):
     assert head == f"{'plan':300}  GPU-s  checked"
     assert first == f"{'[red]ours':300}    1.5  valid"
     assert second == f"{long}  10.25  no"
+
+
+@pytest.mark.parametrize(("pause_s", "lines"), [(0.0, ["work: 25%, one", "work: 50%, two"]), (1e9, [])])
+def test_progress_is_told_where_there_is_no_terminal(pause_s, lines, monkeypatch, capsys):
+    monkeypatch.setattr(console, "PAUSE_S", pause_s)
+    with console.progress_bar("work") as show:
+        show(0.25, "one")
+        show(0.5, "two")
+    assert capsys.readouterr().err.splitlines() == [*lines, "work: two"]
