@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
             tuple(int(n) for n in text.split(",")) for text in (options.tokens, options.sequence_lengths)
         )
         grid = ProfileGrid(num_stages=(options.stages,), tokens=tokens, sequence_lengths=lengths)
-        profile_backbone(backbone, table, name="profiled", gpu=GPU, grid=grid)
+        profile_backbone(backbone, table, name="profiled", gpu=GPU, grid=grid, again=True)
     for name in options.workload or WORKLOADS:
         folder = out / name
         instance = write_workload(name, folder, backbone, table, options.stages, options.scale)

@@ -85,7 +85,7 @@ def main() -> None:
         lengths = build_text_datasets(Path(folder) / "data", backbone, samples=SAMPLES, max_length=MAX_LENGTH)
         tokens, sequence_lengths = (64, 128, 256, 512, 1024, 2048), (64, 256, 512)
         grid = ProfileGrid(num_stages=(1, NUM_STAGES), tokens=tokens, sequence_lengths=sequence_lengths)
-        profile_backbone(backbone, table, name=BACKBONE, gpu=GPU, grid=grid)
+        profile_backbone(backbone, table, name=BACKBONE, gpu=GPU, grid=grid, again=True)
     save_instance(tiny_instance(lengths, table, "tiny-cpu"), here / "tiny-cpu.json")
 
 

@@ -58,7 +58,7 @@ def run_demo(output: Path, time_limit_s: float) -> dict[str, Any]:
         ranks=(4,),
     )
     with console.progress_bar("2/4 profile") as show:
-        profile_backbone(backbone, table, name=BACKBONE, gpu=GPU, grid=grid, on_progress=show)
+        profile_backbone(backbone, table, name=BACKBONE, gpu=GPU, grid=grid, again=True, on_progress=show)
     built = tiny_instance(lengths, table, "demo")
     save_instance(built, output / "instance.json")
     instance = Instance.load(output / "instance.json")

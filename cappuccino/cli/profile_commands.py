@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from cappuccino.runtime.profiling.grid import Targets
 
 FEWEST_ROWS_TO_CROSS_VALIDATE = 8
+TOO_FAR_OFF = 0.2
+"""Error on rows left out from which on a plan is not to be relied on."""
 
 
 def register(app: typer.Typer) -> None:
@@ -44,6 +46,7 @@ def profile(
     repeats: Annotated[int, typer.Option(min=1, help="Steps measured per point, after one to warm up.")] = 3,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
+    again: Annotated[bool, typer.Option("--again", help="Measure a finished table anew.")] = False,
     json: JsonFlag = False,
 ) -> None:
     """Measure a backbone on this machine and write its cost table; started again, it goes on where it was ended."""
@@ -77,6 +80,7 @@ def profile(
             grid=grid,
             device=device,
             dtype=dtype,
+            again=again,
             on_progress=show,
         )
     ran = int((table["status"] == "OK").sum())
@@ -95,6 +99,8 @@ def profile(
     if errors is not None and errors.time is not None and errors.memory is not None:
         off = f"{100 * errors.time:.1f}% in time and {100 * errors.memory:.1f}% in memory"
         print(f"fitted costs are off by {off} on rows left out")
+        if max(errors.time, errors.memory) > TOO_FAR_OFF:
+            console.warn(f"{output}: that is much: profile more points, or --again while nothing else runs here")
 
 
 def _targets(text: str) -> "tuple[Targets, ...]":

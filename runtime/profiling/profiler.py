@@ -37,6 +37,8 @@ OUT_OF_MEMORY = "OOM"
 PARTIAL = ".partial.json"
 """Suffix of the file beside the table that keeps what was measured until all is."""
 
+SETTINGS = "profile_settings"
+"""Column with a hash of all that a measurement depends on: by it a finished table is known."""
 _START_S = 15.0
 """Starting the processes of a run: mostly imports."""
 _FLOPS_PER_WEIGHT_TOKEN = 5.0
@@ -54,12 +56,14 @@ def profile_backbone(
     grid: ProfileGrid,
     device: str = "cpu",
     dtype: str = "float32",
+    again: bool = False,
     on_progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Measure a backbone and write its cost table, whole or not at all.
 
     What was measured before an interruption, with the same settings, is taken over from the file `PARTIAL` beside the
-    table. Points that run out of memory become rows that say so.
+    table; a table that is finished with the same settings is returned as it is. Points that run out of memory become
+    rows that say so.
 
     Parameters
     ----------
@@ -69,6 +73,8 @@ def profile_backbone(
         Of the backbone in the table; instances refer to it.
     gpu
         Of this machine's devices in the table.
+    again
+        Measure a finished table anew.
     on_progress
         Called with the fraction done and what is being done.
 
@@ -90,6 +96,11 @@ def profile_backbone(
         problem = f"{max(grid.num_stages)} stages for {shape.num_layers} layers"
         raise InputError("--num-stages", "", problem, "profile fewer stages")
     settings = _settings(backbone, name=name, gpu=gpu, grid=grid, device=device, dtype=dtype)
+    finished = None if again else _finished(output, settings)
+    if finished is not None:
+        if on_progress:
+            on_progress(1.0, f"{len(finished)} rows measured before; --again measures them anew")
+        return finished
     partial = output.with_name(output.name + PARTIAL)
     rows = _resumed(partial, settings)
     common = {"param_name": name, "model_path": name}
@@ -132,7 +143,7 @@ def profile_backbone(
         write_atomically(partial, json.dumps({"settings": settings, "rows": rows}) + "\n")
     if on_progress:
         on_progress(1.0, f"{len(rows)} rows")
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).assign(**{SETTINGS: _settings_digest(settings)})
     for column in (c for c in MEASURED if c not in table):
         table[column] = np.nan  # not even one point fitted
     write_atomically(output, table.to_csv(index=False, float_format="%.6g"))
@@ -220,6 +231,20 @@ def _settings(backbone: Path, **options: Any) -> dict[str, Any]:
     versions = {package: version(package) for package in ("torch", "transformers", "peft", "megatron-core")}
     settings = {"backbone": str(backbone.resolve()), "config": digest, "cores": os.cpu_count(), **versions, **options}
     return dict(json.loads(json.dumps(settings)))
+
+
+def _settings_digest(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _finished(output: Path, settings: dict[str, Any]) -> pd.DataFrame | None:
+    """Return the table if it is that of a profile with these settings."""
+    try:
+        table = pd.read_csv(output)
+    except (OSError, UnicodeError, pd.errors.ParserError, pd.errors.EmptyDataError):
+        return None
+    mine = SETTINGS in table and (table[SETTINGS].astype(str) == _settings_digest(settings)).all()
+    return table if mine and len(table) else None
 
 
 def _resumed(partial: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:

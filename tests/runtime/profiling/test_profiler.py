@@ -133,8 +133,11 @@ def fit_costs_of(table: pd.DataFrame, path: Path) -> CostModel:
     return fit_costs(read_cost_table(path), NAME, GPU)
 
 
-def profile(backbone: Path, output: Path, grid: ProfileGrid = WIDE, on_progress: Any = None) -> pd.DataFrame:
-    return profile_backbone(backbone, output, name=NAME, gpu=GPU, grid=grid, on_progress=on_progress)
+def profile(
+    backbone: Path, output: Path, grid: ProfileGrid = WIDE, on_progress: Any = None, **options: Any
+) -> pd.DataFrame:
+    options = {"name": NAME, "gpu": GPU, "grid": grid, **options}
+    return profile_backbone(backbone, output, on_progress=on_progress, **options)
 
 
 def test_the_costs_of_a_simulated_machine_are_found_again(machine: Machine, backbone: Path, tmp_path: Path) -> None:
@@ -241,8 +244,25 @@ def test_an_interrupted_profile_goes_on(
     assert [p.replicas[0].num_stages for p in machine.runs] == [2]
     assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
     machine.runs.clear()
-    pd.testing.assert_frame_equal(resumed, profile(backbone, output))
+    pd.testing.assert_frame_equal(resumed, profile(backbone, output, again=True))
     assert [p.replicas[0].num_stages for p in machine.runs] == [1, 2]
+
+
+def test_a_finished_table_is_not_measured_again(machine: Machine, backbone: Path, tmp_path: Path) -> None:
+    output, said = tmp_path / "table.csv", list[str]()
+    profile(backbone, output)
+    written, runs = output.read_bytes(), len(machine.runs)
+    table = profile(backbone, output, on_progress=lambda fraction, text: said.append(text))
+    assert len(machine.runs) == runs
+    assert output.read_bytes() == written
+    assert (table["status"] == "OK").all()
+    assert "measured before" in said[-1]
+    # other settings are another profile, and what is no table of ours is replaced
+    profile(backbone, output, gpu="other")
+    assert len(machine.runs) == 2 * runs
+    output.write_text("no table")
+    profile(backbone, output)
+    assert len(machine.runs) == 3 * runs
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"settings": {}, "rows": []}'])
