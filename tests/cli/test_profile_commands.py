@@ -95,3 +95,21 @@ def test_no_adapters_need_to_be_varied(backbone: Path, tmp_path: Path, monkeypat
     done = cappuccino("profile", "--backbone", backbone, "-o", tmp_path / "t.csv", *none)
     assert done.code == 0, done.err
     assert (seen[0].num_adapters, seen[0].ranks, seen[0].target_modules) == ((), (), ())
+
+
+def test_a_fit_that_is_far_off_says_what_to_do(backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # times that have nothing to do with the tokens
+    def measured(place: Path, output: Path, **options: Any) -> pd.DataFrame:
+        rows = [line.split(",") for line in table_rows(options["name"], (1, 2))]
+        at = TABLE_HEADER.split(",").index("time_per_step_s")
+        for i, row in enumerate(rows):
+            row[at] = str(1.0 + 50.0 * (i % 2))
+        output.write_text("\n".join([TABLE_HEADER, *map(",".join, rows)]) + "\n")
+        return pd.DataFrame({"status": ["OK"] * len(rows)})
+
+    monkeypatch.setattr(profiler, "profile_backbone", measured)
+    done = cappuccino("profile", "--backbone", backbone, "-o", tmp_path / "t.csv")
+    assert done.code == 0, done.err
+    assert "on rows left out" in done.out
+    assert "warning: " in done.err
+    assert "profile more points" in done.err

@@ -72,12 +72,12 @@ def test_calibrated_tables_predict_what_was_measured(planned):
     assert factors["forward"]["factors"] == pytest.approx([1.25] * len(factors["forward"]["factors"]))
     assert factors["backward"]["factors"] == pytest.approx([1.25] * len(factors["backward"]["factors"]))
     before, after = ((planned / name).read_text().splitlines() for name in ("table.csv", "corrected.csv"))
-    assert after[0] == before[0] + ",source"
+    assert after[0] == before[0] + ",source,engine"
     column = before[0].split(",").index("time_per_step_s")
     for old, new in zip(before[1:], after[1:], strict=True):
         old_row, new_row = old.split(","), new.split(",")
         assert float(new_row[column]) == pytest.approx(1.25 * float(old_row[column]), rel=1e-4)
-        assert new_row[-1] == "calibrated"
-        assert [x for i, x in enumerate(new_row[:-1]) if i != column] == [
+        assert new_row[-2:] == ["calibrated", "cappuccino"]
+        assert [x for i, x in enumerate(new_row[:-2]) if i != column] == [
             x for i, x in enumerate(old_row) if i != column
         ]
