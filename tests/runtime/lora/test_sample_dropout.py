@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from cappuccino.runtime.lora import sample_dropout
 from cappuccino.runtime.lora.sample_dropout import SampleDropout
 from cappuccino.runtime.lora.segment import Segment
 
@@ -76,7 +77,7 @@ def test_a_token_has_its_mask_wherever_it_runs():
 def test_many_rows_are_as_few(monkeypatch):
     dropout, where = SampleDropout(0.3, 1, "a", "m"), segment((1, 40), (2, 30))
     whole = kept(dropout, where)
-    monkeypatch.setattr("cappuccino.runtime.lora.sample_dropout._CACHED_VALUES", 1000)
+    monkeypatch.setattr(sample_dropout, "_CACHED_VALUES", 1000)
     assert torch.equal(kept(dropout, where), whole)
 
 
