@@ -15,6 +15,7 @@ from itertools import cycle
 from pathlib import Path
 
 from cappuccino.checker import check
+from cappuccino.cli.console import print_table
 from cappuccino.cli.isolation import ProcessError, run_isolated
 from cappuccino.costs import CostModel, fit_instance_costs
 from cappuccino.errors import CappuccinoError, InfeasibleError
@@ -383,7 +384,7 @@ def main() -> int:
         settings = with_changes(DEFAULT, arguments.changes)
     except (ValueError, CappuccinoError) as error:
         parser.error(str(error))
-    results, lines = [], [list(COLUMNS)]
+    results, lines = [], list[list[str]]()
     for mark, outcome, memory, problem in run_marks(marks, data, arguments.time_factor, arguments.seed, settings):
         lines.append(table_line(mark, outcome, memory, problem))
         print("  ".join(lines[-1]), file=sys.stderr)
@@ -394,9 +395,7 @@ def main() -> int:
             json.dumps({"time_factor": arguments.time_factor, "changes": arguments.changes, "marks": results}, indent=2)
         )
     else:
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        for line in lines:
-            print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        print_table(COLUMNS, lines, words={"met"})
     return 1 if any("objective" not in r for r in results) else 0
 
 

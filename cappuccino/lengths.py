@@ -107,7 +107,9 @@ def read_length_distribution(path: Path) -> LengthDistribution:
                 raise InputError(path, f"{field}.permutation_{count + 1}", problem, remedy)
             for number in range(1, count + 1):
                 key = f"permutation_{number}"
-                lengths = parse_model(_Lengths, known.get(key), path, f"{field}.{key}").root
+                if key not in known:
+                    raise InputError(path, f"{field}.{key}", "is missing", "add it, or correct num_permutations")
+                lengths = parse_model(_Lengths, known[key], path, f"{field}.{key}").root
                 entries[name, seed, number] = np.asarray(lengths, dtype=np.int64)
     return LengthDistribution(path, entries)
 

@@ -87,6 +87,9 @@ def profile(
     # with fewer rows, what is left after one is taken out is too little to fit
     enough = ran >= FEWEST_ROWS_TO_CROSS_VALIDATE
     errors = validate(read_cost_table(output), called, gpu).folds if enough else None
+    if errors is not None and max(errors.time or 0.0, errors.memory or 0.0) > TOO_FAR_OFF:
+        much = f"fitted costs are off by more than {100 * TOO_FAR_OFF:.0f}% on rows left out"
+        console.warn(f"{output}: {much}: profile more points, or --again while nothing else runs here")
     if json:
         found = None if errors is None else {"time_mape_cv": errors.time, "memory_mape_cv": errors.memory}
         console.print_json(
@@ -99,8 +102,6 @@ def profile(
     if errors is not None and errors.time is not None and errors.memory is not None:
         off = f"{100 * errors.time:.1f}% in time and {100 * errors.memory:.1f}% in memory"
         print(f"fitted costs are off by {off} on rows left out")
-        if max(errors.time, errors.memory) > TOO_FAR_OFF:
-            console.warn(f"{output}: that is much: profile more points, or --again while nothing else runs here")
 
 
 def _targets(text: str) -> "tuple[Targets, ...]":

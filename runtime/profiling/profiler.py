@@ -240,10 +240,10 @@ def _settings_digest(settings: dict[str, Any]) -> str:
 def _finished(output: Path, settings: dict[str, Any]) -> pd.DataFrame | None:
     """Return the table if it is that of a profile with these settings."""
     try:
-        table = pd.read_csv(output)
+        table = pd.read_csv(output, dtype={SETTINGS: str})  # a hash of digits alone is no number
     except (OSError, UnicodeError, pd.errors.ParserError, pd.errors.EmptyDataError):
         return None
-    mine = SETTINGS in table and (table[SETTINGS].astype(str) == _settings_digest(settings)).all()
+    mine = SETTINGS in table and (table[SETTINGS] == _settings_digest(settings)).all()
     return table if mine and len(table) else None
 
 

@@ -69,7 +69,7 @@ def test_dataset_index_out_of_range(tmp_path, index):
         ({"w": {}}, r"f\.json: w\.seeds: is missing"),
         ({"w": {"seeds": ["42"]}}, r"f\.json: w\.seeds\[0\]: \"42\" is not allowed; input should be a valid integer"),
         ({"w": {"seeds": [42]}}, r"f\.json: w\.seed_42: is missing"),
-        ({"w": {"seeds": [42], "seed_42": {}}}, r"f\.json: w\.seed_42\.permutation_1: null is not allowed"),
+        ({"w": {"seeds": [42], "seed_42": {}}}, r"f\.json: w\.seed_42\.permutation_1: is missing; add it"),
         (
             {"w": {"seeds": [42], "seed_42": {"permutation_1": [1, -5]}}},
             r"f\.json: w\.seed_42\.permutation_1\[1\]: -5 is not allowed; input should be greater than 0",
