@@ -6,25 +6,19 @@ name, a module, a command, a format, is looked up: where it is gone, the script 
 """
 
 import ast
-import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from io import StringIO
-from itertools import pairwise
 from pathlib import Path
-from xml.sax.saxutils import escape
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-from matplotlib.path import Path as Curve
 
 DOCS = Path(__file__).resolve().parent
-sys.path.insert(0, str(DOCS.parent / "tests"))
+sys.path[:0] = [str(DOCS), str(DOCS.parent / "tests")]
 
+from drawing import LINE, arrow, box, canvas, layered, rounded, svg_text, wrapped  # noqa: E402
 from helpers import imports  # noqa: E402 -- the tests read imports by the same code
 
 FOLDERS, ROOT = imports.FOLDERS, imports.ROOT
@@ -43,7 +37,6 @@ COLOURS = {
     "runtime": "#eadcf0",
     "instances": "#eeeeee",
 }
-INK, LINE = "#33261c", "#8a7360"
 
 
 def drawn_as(room: str) -> str:
@@ -92,70 +85,12 @@ def floor(box: str) -> str:
     return folder if folder in FOLDERS else "cappuccino"
 
 
-def levels(graph: Mapping[str, set[str]]) -> dict[str, int]:
-    """Return how far each box is above the lowest ones."""
-    found: dict[str, int] = {}
-
-    def level(box: str) -> int:
-        if box not in found:
-            found[box] = 1 + max((level(u) for u in graph[box]), default=-1)
-        return found[box]
-
-    for box in graph:
-        level(box)
-    return found
-
-
-@dataclass
-class Layout:
-    """Rows of boxes and of the bends of arrows that pass them, lowest row first."""
-
-    rows: list[list[str]]
-    links: list[tuple[str, str]]
-    """From a row to the one below."""
-    paths: dict[tuple[str, str], list[str]]
-    """What each arrow passes, from the box that imports down to the one that it imports."""
-
-
-def layered(graph: Mapping[str, set[str]]) -> Layout:
-    """Order rows so that few arrows cross: by the mean place of what a box is linked with, back and forth."""
-    level = levels(graph)
-    rows: list[list[str]] = [[] for _ in range(max(level.values()) + 1)]
-    for box in sorted(graph):
-        rows[level[box]].append(box)
-    links: list[tuple[str, str]] = []
-    paths: dict[tuple[str, str], list[str]] = {}
-    for box in sorted(graph):
-        for used in sorted(graph[box]):
-            path = [box]
-            for row in range(level[box] - 1, level[used], -1):
-                bend = f"{box}>{used}@{row}"
-                rows[row].append(bend)
-                path.append(bend)
-            path.append(used)
-            paths[box, used] = path
-            links += pairwise(path)
-    for sweep in range(24):
-        down = sweep % 2 == 0
-        for row in range(1, len(rows)) if down else range(len(rows) - 2, -1, -1):
-            other = rows[row - 1] if down else rows[row + 1]
-            place = {name: (i + 0.5) / len(other) for i, name in enumerate(other)}
-            beside: dict[str, list[float]] = {}
-            for upper, lower in links:
-                mine, its = (upper, lower) if down else (lower, upper)
-                if its in place:
-                    beside.setdefault(mine, []).append(place[its])
-            now = {name: (i + 0.5) / len(rows[row]) for i, name in enumerate(rows[row])}
-            rows[row].sort(key=lambda n: sum(beside.get(n, [now[n]])) / len(beside.get(n, [1])))
-    return Layout(rows, links, paths)
-
-
 def draw_packages() -> str:
     """Return the picture of packages and imports."""
     graph = package_graph()
     layout, high, wide = layered(graph), 1.25, 17.0
     figure = Figure(figsize=(wide, high * len(layout.rows) + 0.6))
-    axes = _canvas(figure, wide, high * len(layout.rows) + 0.6)
+    axes = canvas(figure, wide, high * len(layout.rows) + 0.6)
     size = {n: _width(n) if n in graph else 0.35 for row in layout.rows for n in row}
     at: dict[str, tuple[float, float]] = {}
     for r, row in enumerate(layout.rows):
@@ -171,18 +106,18 @@ def draw_packages() -> str:
             *(at[n] for n in path[1:-1]),
             (bottom[0], bottom[1] + _height(path[-1]) / 2 + 0.04),
         ]
-        _arrow(axes, points)
+        arrow(axes, points)
     for name, (x, y) in at.items():
         if name in graph:
             small = contents(name)
-            _box(axes, x, y, size[name], _height(name), name, _wrapped(small), COLOURS[floor(name)])
+            box(axes, x, y, size[name], _height(name), name, wrapped(small), COLOURS[floor(name)])
     for i, (folder, colour) in enumerate(COLOURS.items()):
-        _box(axes, 1.0 + 1.7 * i, high * len(layout.rows) + 0.28, 1.5, 0.3, f"{folder}/", "", colour)
-    return _svg(figure, "Packages and imports", {name: sorted(used) for name, used in sorted(graph.items())})
+        box(axes, 1.0 + 1.7 * i, high * len(layout.rows) + 0.28, 1.5, 0.3, f"{folder}/", "", colour)
+    return svg_text(figure, "Packages and imports", {name: sorted(used) for name, used in sorted(graph.items())})
 
 
 def _height(name: str) -> float:
-    return 0.72 if "\n" in _wrapped(contents(name)) else 0.56
+    return 0.72 if "\n" in wrapped(contents(name)) else 0.56
 
 
 def _width(name: str) -> float:
@@ -291,18 +226,18 @@ def draw_way() -> str:
     """Return the picture of the way of the data."""
     boxes, arrows = way_of_the_data()
     figure = Figure(figsize=(18.4, 8.8))
-    axes = _canvas(figure, 18.4, 8.8)
-    axes.add_patch(_rounded(9.2, 1.25, 18.0, 2.35, "#f6f8fb", "#c9d4e2"))
+    axes = canvas(figure, 18.4, 8.8)
+    axes.add_patch(rounded(9.2, 1.25, 18.0, 2.35, "#f6f8fb", "#c9d4e2"))
     axes.text(0.4, 2.62, "inside plan", fontsize=13, color=LINE, style="italic")
     by_name = {b.name: b for b in boxes}
     size = {b.name: max(0.115 * max(len(b.name), 0.82 * len(b.small)) + 0.35, 1.7) for b in boxes}
     for source, goal in arrows:
-        _arrow(axes, _between(by_name[source], by_name[goal], size))
+        arrow(axes, _between(by_name[source], by_name[goal], size))
     colours = {"file": "#fbf6ef", "command": "#f3e3cf", "step": COLOURS["solvers"]}
     for b in boxes:
-        _box(axes, b.x, b.y, size[b.name], 0.74, b.name, b.small, colours[b.kind], bold=b.kind == "command")
-    recorded = {"boxes": [[b.name, b.small, b.kind] for b in boxes], "arrows": [list(a) for a in arrows]}
-    return _svg(figure, "The way of the data", recorded)
+        box(axes, b.x, b.y, size[b.name], 0.74, b.name, b.small, colours[b.kind], bold=b.kind == "command")
+    shown = {"boxes": [[b.name, b.small, b.kind] for b in boxes], "arrows": [list(a) for a in arrows]}
+    return svg_text(figure, "The way of the data", shown)
 
 
 def _between(source: Step, goal: Step, size: Mapping[str, float]) -> list[tuple[float, float]]:
@@ -317,87 +252,7 @@ def _between(source: Step, goal: Step, size: Mapping[str, float]) -> list[tuple[
     return [(source.x + shift / 2, source.y + side * 0.37), (goal.x + shift, goal.y - side * 0.42)]
 
 
-def _canvas(figure: Figure, wide: float, high: float):  # type: ignore[no-untyped-def]
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_xlim(0, wide)
-    axes.set_ylim(0, high)
-    axes.axis("off")
-    return axes
-
-
-def _rounded(x: float, y: float, wide: float, high: float, fill: str, line: str) -> FancyBboxPatch:
-    style = "round,pad=0,rounding_size=0.1"
-    return FancyBboxPatch(
-        (x - wide / 2, y - high / 2), wide, high, style, facecolor=fill, edgecolor=line, linewidth=1.1
-    )
-
-
-def _box(  # type: ignore[no-untyped-def]
-    axes, x: float, y: float, wide: float, high: float, name: str, small: str, fill: str, bold: bool = False
-) -> None:
-    axes.add_patch(_rounded(x, y, wide, high, fill, LINE))
-    lines = small.count("\n") + 1 if small else 0
-    weight = "bold" if bold else "normal"
-    axes.text(x, y + (0.0, 0.1, 0.2)[lines], name, ha="center", va="center", fontsize=12, color=INK, weight=weight)
-    if small:
-        axes.text(
-            x,
-            y - (0.0, 0.16, 0.12)[lines],
-            small,
-            ha="center",
-            va="center",
-            fontsize=9,
-            color="#6b5848",
-            linespacing=1.05,
-        )
-
-
-def _arrow(axes, points: Sequence[tuple[float, float]]) -> None:  # type: ignore[no-untyped-def]
-    if len(points) == 2:
-        curve = Curve(list(points), [Curve.MOVETO, Curve.LINETO])
-    else:
-        (x, y), vertices, codes = points[0], [points[0]], [Curve.MOVETO]
-        for end in points[1:]:
-            middle = (y + end[1]) / 2
-            vertices += [(x, middle), (end[0], middle), end]
-            codes += [Curve.CURVE4] * 3
-            x, y = end
-        curve = Curve(vertices, codes)
-    axes.add_patch(
-        FancyArrowPatch(path=curve, arrowstyle="-|>", mutation_scale=11, color=LINE, linewidth=1.1, fill=False)
-    )
-
-
-def _wrapped(text: str, most: int = 44) -> str:
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + len(word) >= most:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return "\n".join(lines)
-
-
-def _svg(figure: Figure, title: str, recorded: object) -> str:
-    """Return the drawing with what it shows in its description; equal drawings are equal text."""
-    with mpl.rc_context({"svg.hashsalt": "cappuccino", "svg.fonttype": "none", "font.family": "DejaVu Sans"}):
-        stream = StringIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, facecolor="white")
-    text = stream.getvalue()
-    begin = text.index("<svg")
-    end = text.index(">", begin) + 1
-    said = f"<title>{escape(title)}</title>\n <desc>{escape(json.dumps(recorded))}</desc>"
-    return "\n".join(line.rstrip() for line in f"{text[:end]}\n {said}{text[end:]}".splitlines()) + "\n"
-
-
 PICTURES = {"packages.svg": draw_packages, "way-of-the-data.svg": draw_way}
-
-
-def recorded(svg: str) -> object:
-    """Return what a picture records of itself."""
-    from xml.etree import ElementTree  # noqa: PLC0415
-
-    found = ElementTree.fromstring(svg).find("{http://www.w3.org/2000/svg}desc")
-    return None if found is None else json.loads(found.text or "null")
 
 
 def main(names: Iterable[str] = tuple(PICTURES)) -> None:

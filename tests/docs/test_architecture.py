@@ -19,15 +19,21 @@ def drawing():
     del sys.modules["draw_architecture"]
 
 
+@pytest.fixture
+def shapes(drawing):
+    """What the script draws with."""
+    return sys.modules["drawing"]
+
+
 @pytest.mark.parametrize("name", ["packages.svg", "way-of-the-data.svg"])
-def test_pictures_are_not_stale(drawing, name):
-    shown = drawing.recorded((DOCS / name).read_text(encoding="utf-8"))
-    assert shown == drawing.recorded(drawing.PICTURES[name]()), "python docs/draw_architecture.py draws it anew"
+def test_pictures_are_not_stale(drawing, shapes, name):
+    shown = shapes.recorded((DOCS / name).read_text(encoding="utf-8"))
+    assert shown == shapes.recorded(drawing.PICTURES[name]()), "python docs/draw_architecture.py draws it anew"
 
 
-def test_arrows_lead_down_and_leave_nothing_out(drawing):
+def test_arrows_lead_down_and_leave_nothing_out(drawing, shapes):
     graph = drawing.package_graph()
-    level = drawing.levels(graph)
+    level = shapes.levels(graph)
     assert all(level[used] < level[box] for box in graph for used in graph[box])
 
     def behind(box):
