@@ -77,8 +77,12 @@ def measure_lengths(
             on_progress(done / len(places), name)
         texts, unused = _texts(name, place, text_fields, split, num_samples, seed)
         encoded = encoder.encode(texts)
-        if any(sample.empty for sample in encoded):
-            raise InputError(place, text_fields[0], "an empty text is not allowed", "remove it from the data")
+        for text, sample in zip(texts, encoded, strict=True):
+            if sample.empty and not text.strip():
+                raise InputError(place, text_fields[0], "an empty text is not allowed", "remove it from the data")
+            if sample.empty:
+                problem = f'the tokenizer {tokenizer} makes no tokens of "{text[:40]}"'
+                raise InputError(place, text_fields[0], problem, "give the tokenizer that the backbone is used with")
         samples[name] = [(sample.ids if end else sample.bare)[:max_length] for sample in encoded]
         lengths = np.array([len(ids) for ids in samples[name]])
         note(f"{name}: {_ending(encoder, samples[name])}")

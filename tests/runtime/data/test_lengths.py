@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from cappuccino.errors import InputError
 from cappuccino.lengths import read_length_distribution
 from cappuccino.runtime.data.lengths import measure_lengths
+from cappuccino.runtime.data.text_encoder import EncodedText, TextEncoder
 
 ROWS = [{"question": "w " * n, "answer": "w w"} for n in (1, 2, 3, 4, 9)]
 
@@ -215,3 +216,14 @@ def test_the_samples_drawn_are_what_a_run_trains_on(tmp_path, tokenizer) -> None
     assert [len(row["input_ids"]) for row in rows] == lengths.tolist()
     assert len(rows) == 6
     assert max(lengths) <= 10
+
+
+def test_a_tokenizer_that_makes_no_tokens_is_told_from_an_empty_text(
+    tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # as one does that transformers takes for another kind by the config.json beside it
+    monkeypatch.setattr(TextEncoder, "encode", lambda self, texts: [EncodedText([], False, True) for _ in texts])
+    file = write(tmp_path / "chat.jsonl", ROWS)
+    with pytest.raises(InputError, match=r"makes no tokens of .*give the tokenizer that the backbone is used with"):
+        measure([f"chat={file}"], tokenizer, tmp_path / "out.json")
+    assert not (tmp_path / "out.json").exists()
