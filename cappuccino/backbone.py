@@ -73,6 +73,10 @@ class LayerShape:
         return sum(i * o for i, o in self.modules.values())
 
 
+STATE_BYTES = 16
+"""Of an adapter's parameter while it is trained: weight, gradient and two AdamW moments in 32 bit; twice in 64."""
+
+
 @dataclass(frozen=True)
 class BackboneShape:
     """Shape of a decoder-only transformer, from its published configuration."""

@@ -59,7 +59,8 @@ def simulate(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]) -> 
         model = costs[replica.gpu]
         workload = Workload.of(replica, instance, model)
         timeline = run_programs(replica.programs, workload, replica.id)
-        peaks = peak_memory(replica.programs, workload.tokens, model.memory_model(replica.num_stages))
+        memory = model.memory_model(replica.num_stages).beside(workload.adapters_gib)
+        peaks = peak_memory(replica.programs, workload.tokens, memory)
         replicas.append(ReplicaSimulation(timeline, peaks))
         used = replica.num_stages * timeline.makespan
         gpu_time += used

@@ -27,6 +27,8 @@ class Workload:
     """One optimizer step of one adapter on one stage."""
     clipped: frozenset[int]
     """Positions of the adapters whose optimizer step waits for the gradient norm of all stages."""
+    adapters_gib: float = 0.0
+    """What the adapters themselves take on the stage with the most layers."""
 
     @classmethod
     def of(cls, replica: Replica, instance: Instance, costs: CostModel) -> "Workload":
@@ -66,4 +68,5 @@ class Workload:
             transfer_s=costs.transfer_time(tokens),
             optimizer_s=costs.optimizer_s,
             clipped=frozenset(np.flatnonzero(found.clipped).tolist()),
+            adapters_gib=float(found.memory_gib.sum()),
         )

@@ -29,7 +29,7 @@ import pandas as pd
 
 from cappuccino.analytic.catalogue import DTYPES, GpuSpec
 from cappuccino.analytic.efficiency import CALIBRATED, Efficiency
-from cappuccino.backbone import BackboneShape
+from cappuccino.backbone import STATE_BYTES, BackboneShape
 from cappuccino.plan import even_layers
 
 SEED_COLUMNS = (
@@ -68,8 +68,6 @@ LOSS_PASSES = 6
 RECOMPUTED_BYTES_PER_HIDDEN = 34
 """Activations of the one layer that is being recomputed, bytes per token and unit of hidden width, attention scores not
 kept (Korthikanti et al., Reducing Activation Recomputation in Large Transformer Models, 2022, section 4.1)."""
-ADAPTER_BYTES = 16
-"""Per adapter parameter: fp32 weight, gradient and two AdamW moments."""
 
 
 _GIB = 2**30
@@ -187,7 +185,7 @@ def peak_memory_gib(
 
     def stage(position: int, count: int, tables: int) -> float:
         weights = width * (count * spec.layer_parameters + tables * table)
-        adapter = ADAPTER_BYTES * count * _adapter_parameters(spec, rank)
+        adapter = STATE_BYTES * count * _adapter_parameters(spec, rank)
         last = position == num_stages - 1
         working = max(efficiency.logit_bytes * spec.vocab, recomputed) if last else recomputed
         deep = min(held_micro_batches, num_stages - position) if efficiency.one_f_one_b else held_micro_batches

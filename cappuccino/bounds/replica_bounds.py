@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from cappuccino.bounds.passage import MOST_SAMPLES, combinations, fastest_places, membership, packings, passage_bounds
+from cappuccino.bounds.room import Room
 from cappuccino.bounds.step_statistics import StepStatistics
-from cappuccino.costs import CostModel, SmoothMaximum
+from cappuccino.costs import AdapterCosts, CostModel, SmoothMaximum
 from cappuccino.instance import Instance
 
 MOST_STEPS_PACKED = 300
@@ -47,28 +48,38 @@ class ReplicaBounds:
     """Memory of one GPU of the pool."""
 
     @cached_property
-    def max_tokens(self) -> int:
-        """Largest micro-batch that fits a stage, tokens."""
-        return self.costs.max_tokens(self.num_stages, self.memory_gib)
+    def room(self) -> Room:
+        """What memory leaves for adapters and samples."""
+        memory, limit = self.costs.memory_model(self.num_stages), self.costs.memory_limit(self.memory_gib)
+        return Room(memory, limit, self._adapter_costs.memory_gib, self._steps.most(self._steps.longest))
 
     @cached_property
-    def longest(self) -> np.ndarray:
-        """Longest sample by adapter, tokens, shape (A,)."""
-        return self._steps.most(self._steps.longest)
+    def max_tokens(self) -> int:
+        """Largest micro-batch of any replica, tokens: it holds some adapter."""
+        return int(self.most_tokens.max(initial=0))
+
+    @cached_property
+    def most_tokens(self) -> np.ndarray:
+        """Largest micro-batch of any replica that holds an adapter, tokens, shape (A,)."""
+        return self.room.most_tokens()
 
     @cached_property
     def fits(self) -> np.ndarray:
-        """Whether each adapter's longest sample fits, shape (A,)."""
-        return np.asarray(self.longest <= self.max_tokens)
+        """Whether each adapter's longest sample fits where it is alone, shape (A,)."""
+        return np.asarray(self.room.longest <= self.most_tokens)
 
     @cached_property
     def _steps(self) -> StepStatistics:
         return StepStatistics.of(self.instance)
 
     @cached_property
+    def _adapter_costs(self) -> AdapterCosts:
+        return self.costs.adapter_costs(self.num_stages, self.instance.adapters)
+
+    @cached_property
     def _adapters(self) -> np.ndarray:
         """What adapters add to floors, and to works per token, of forward and backward, shape (2, 2, A)."""
-        found = self.costs.adapter_costs(self.num_stages, self.instance.adapters)
+        found = self._adapter_costs
         return np.array([[found.forward_floor, found.backward_floor], [found.forward_work, found.backward_work]])
 
     @cached_property
@@ -180,7 +191,8 @@ class ReplicaBounds:
         first, last = (c.of_work(x, f) for c, x, f in zip(curves, shortest, floors, strict=True))
         longest = self._work(steps.longest, steps.longest * steps.longest, self._per_token)
         largest = self._times(longest, floors)
-        fewest = np.maximum(1, np.ceil(steps.tokens / self.max_tokens))
+        most = np.repeat(np.maximum(self.most_tokens, 1), steps.count)
+        fewest = np.maximum(1, np.ceil(steps.tokens / most))
         passage = np.full(len(steps.tokens), np.inf)
         for n in range(1, int(steps.batch.max()) + 1):
             share = self._times(self._step_work / n, floors)
@@ -222,7 +234,7 @@ class ReplicaBounds:
         curves = self.costs.forward_curve(self.num_stages), self.costs.backward_curve(self.num_stages)
         floors, works = self._adapters[:, :, adapter]
         forward, backward = (c(tokens, squares, f, w * tokens) for c, f, w in zip(curves, floors, works, strict=True))
-        fits = tokens <= self.max_tokens
+        fits = tokens <= self.most_tokens[adapter]
         found = passage_bounds(forward, backward, fits, packings(count), combinations(), self.num_stages)
         return PackedPassages(forward, backward, *found)
 
@@ -271,7 +283,7 @@ class ReplicaBounds:
     def additive(self, members: np.ndarray) -> np.ndarray:
         """Return the additive bound of sets of adapters, seconds, shape (N,): never above `lower_bounds`.
 
-        It is `max(ramp_s + sum of shares, longest path)`, and infinite where a sample does not fit.
+        It is `max(ramp_s + sum of shares, longest path)`, and infinite where the set does not fit the memory.
 
         Parameters
         ----------
@@ -282,7 +294,7 @@ class ReplicaBounds:
         # infinite times nothing is no number
         busy = members @ np.where(self.fits, self.shares, 0.0) + self.ramp_s
         result = np.maximum(busy, np.where(held, self.paths, 0.0).max(axis=1))
-        return np.where((held & ~self.fits).any(axis=1), np.inf, result)
+        return np.where(self.room.holds(members), result, np.inf)
 
     def work(self, members: np.ndarray) -> np.ndarray:
         """Return the work bound of sets of adapters, seconds, shape (N,).
@@ -300,7 +312,7 @@ class ReplicaBounds:
         # a micro-batch holds at most one step per adapter
         most = m @ self._largest_steps.T
         count = np.divide(totals, most, out=np.ones_like(totals), where=most > 0).max(axis=1)
-        count = np.ceil(np.maximum(count, totals[:, 0] / self.max_tokens) - 1e-9)
+        count = np.ceil(np.maximum(count, totals[:, 0] / np.maximum(self.room.set_tokens(members), 1)) - 1e-9)
         count = np.maximum(count, np.where(held, self._steps.count, 0).max(axis=1))
         busy = count * self._times(totals[:, 1:].T / count)
         shortest = np.where(held, self._shortest, np.inf).min(axis=1)
@@ -310,7 +322,7 @@ class ReplicaBounds:
         return np.asarray(busy + np.maximum(on_last_stage, up_again))
 
     def lower_bounds(self, members: np.ndarray) -> np.ndarray:
-        """Return the larger of work and path bound, seconds, shape (N,); infinite where a sample does not fit.
+        """Return the larger of work and path bound, seconds, shape (N,); infinite where a set or sample does not fit.
 
         Parameters
         ----------
@@ -322,7 +334,7 @@ class ReplicaBounds:
             part = replace(self, instance=self.instance.subset(used.tolist()))
             return part.lower_bounds(members[:, used])
         result = np.full(len(members), np.inf)
-        ok = ~((members > 0) & ~self.fits).any(axis=1)
+        ok = self.room.holds(members)
         if ok.any():
             paths = np.where(members[ok] > 0, self.paths, 0.0).max(axis=1)
             result[ok] = np.maximum(self.work(members[ok]), paths)

@@ -7,12 +7,21 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import least_squares, nnls
 
-from cappuccino.backbone import ALL_LINEAR, BACKBONES, LayerShape
+from cappuccino.backbone import ALL_LINEAR, BACKBONES
 from cappuccino.costs.adapters import AdapterSize
 from cappuccino.costs.memory_fit import _usable_memory, fit_memory
 from cappuccino.costs.model import CostModel, SmoothMaximum
 from cappuccino.costs.stages import StageParts
-from cappuccino.costs.table import LAYER_SHAPE, LAYERS, MIXED, PARTS, CostTable, read_cost_table
+from cappuccino.costs.table import (
+    ADAPTERS,
+    LAYERS,
+    MIXED,
+    PARTS,
+    CostTable,
+    adapter_sizes,
+    layer_shape,
+    read_cost_table,
+)
 from cappuccino.errors import InputError
 from cappuccino.instance import Instance
 
@@ -176,21 +185,12 @@ def fit_slot(rows: pd.DataFrame) -> tuple[SmoothMaximum, float]:
     return SmoothMaximum(*(float(x) for x in found[:4])), float(found[4])
 
 
-def layer_shape(rows: pd.DataFrame) -> LayerShape | None:
-    """Return the widths of a decoder layer, None where the table does not have them."""
-    if not set(LAYER_SHAPE) <= set(rows):
-        return None
-    return LayerShape(*(int(x) for x in rows[list(LAYER_SHAPE)].iloc[0]))
-
-
 def _adapter_columns(rows: pd.DataFrame) -> dict[str, list[float]]:
     """Return size and number of the adapters in each row's micro-batches, where the table tells them apart."""
     shape = layer_shape(rows)
-    if shape is None or not {"target_modules", "num_adapters"} <= set(rows):
+    if shape is None or not set(rows) >= ADAPTERS:
         return {}
-    sizes = []
-    for rank, names in zip(rows["rank"], rows["target_modules"], strict=True):
-        sizes.append(AdapterSize.of(shape, int(rank), ALL_LINEAR if names == [ALL_LINEAR] else names))
+    sizes = adapter_sizes(rows, shape)
     if len(set(zip(sizes, rows["num_adapters"], strict=True))) < _FEWEST_ADAPTER_KINDS:
         return {}
     columns = {name: [getattr(size, name) for size in sizes] for name in ADAPTER_COLUMNS}

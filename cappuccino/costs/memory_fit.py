@@ -4,14 +4,19 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import nnls
 
-from cappuccino.costs.model import CostModel, MemoryModel
-from cappuccino.costs.table import CostTable
+from cappuccino.costs.model import CostModel, MemoryModel, adapter_memory_gib
+from cappuccino.costs.table import ADAPTERS, LAYERS, CostTable, adapter_sizes, layer_shape
+from cappuccino.plan import even_layers
 
 _MIB_PER_GIB = 1024
+_LEAST_PART = 0.01
+"""Of a peak, what is left at least when its adapters are taken out: rows of other numbers do not fit."""
 
 
 def fit_memory(rows: pd.DataFrame) -> dict[int, MemoryModel]:
     """Fit the peak memory for every stage count, to relative error with coefficients that are not negative.
+
+    What the rows' own adapters take is left out where the table tells which they are: plans add their own.
 
     All micro-batches of a step count as held (`held_micro_batches` where the table says better): in the A100 table the
     peak keeps growing with `grad_acc_steps` beyond `pp_size`. Where rows cannot tell held from working memory, because
@@ -22,6 +27,7 @@ def fit_memory(rows: pd.DataFrame) -> dict[int, MemoryModel]:
         tokens = group["tokens"].to_numpy(float)
         held = tokens * _held_micro_batches(group)
         peak = group["peak_memory_mb"].to_numpy(float) / _MIB_PER_GIB
+        peak = np.maximum(peak - _adapters(group), _LEAST_PART * peak)
         columns = [np.ones_like(tokens), held]
         separable = bool(np.any(held != tokens))
         if separable:
@@ -30,6 +36,17 @@ def fit_memory(rows: pd.DataFrame) -> dict[int, MemoryModel]:
         static, *slopes = (float(c) for c in coefficients)
         result[int(str(g))] = MemoryModel(static, slopes[0] if separable else 0.0, slopes[-1])
     return result
+
+
+def _adapters(rows: pd.DataFrame) -> np.ndarray:
+    """Return what the adapters of each row take on the stage with the most layers, GiB; 0 where nobody knows."""
+    shape = layer_shape(rows)
+    if shape is None or not (ADAPTERS | {"num_layers"}) <= set(rows):
+        return np.zeros(len(rows))
+    dtypes = rows["dtype"] if "dtype" in rows else [None] * len(rows)
+    splits = rows[LAYERS] if LAYERS in rows else map(even_layers, rows["num_layers"], rows["pp_size"])
+    entries = zip(adapter_sizes(rows, shape), rows["num_adapters"], splits, dtypes, strict=True)
+    return np.array([n * adapter_memory_gib(size, max(split), dtype) for size, n, split, dtype in entries])
 
 
 def _held_micro_batches(rows: pd.DataFrame) -> np.ndarray:
@@ -45,7 +62,8 @@ def _usable_memory(rows: CostTable, memory: dict[int, MemoryModel]) -> float | N
         return None
     held = failed["tokens"].to_numpy() * _held_micro_batches(failed)
     peaks = [
-        float(memory[int(g)].peak(t, h)) for g, t, h in zip(failed["pp_size"], failed["tokens"], held, strict=True)
+        float(memory[int(g)].beside(a).peak(t, h))
+        for g, t, h, a in zip(failed["pp_size"], failed["tokens"], held, _adapters(failed), strict=True)
     ]
     ran = float(rows.ok["peak_memory_mb"].max()) / _MIB_PER_GIB
     return max(ran, (ran + min(peaks)) / 2)
@@ -54,4 +72,5 @@ def _usable_memory(rows: CostTable, memory: dict[int, MemoryModel]) -> float | N
 def predicted_memory_mib(model: CostModel, row: pd.Series) -> float:
     """Return what a model makes of a row's `peak_memory_mb`, MiB."""
     held = float(row["tokens"]) * float(_held_micro_batches(row.to_frame().T)[0])
-    return float(model.memory_model(int(row["pp_size"])).peak(row["tokens"], held)) * _MIB_PER_GIB
+    memory = model.memory_model(int(row["pp_size"])).beside(float(_adapters(row.to_frame().T)[0]))
+    return float(memory.peak(row["tokens"], held)) * _MIB_PER_GIB

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cappuccino.backbone import LayerShape
+from cappuccino.backbone import STATE_BYTES, LayerShape
 from cappuccino.costs.adapters import AdapterSize
 from cappuccino.instance import Adapter
 from cappuccino.plan import even_layers
@@ -20,6 +20,8 @@ EXTRAPOLATION_MEMORY_MARGIN = 1.1
 
 RESERVED_MEMORY = 0.05
 """Part of a GPU's memory that plans never fill."""
+MOST_TOKENS = 2**40
+"""Of a micro-batch, where memory sets no limit."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class AdapterCosts:
     backward_work: Floats
     clipped: NDArray[np.bool_]
     """Whether the adapter's optimizer step waits for the gradient norm of all stages."""
+    memory_gib: Floats
+    """Weights, gradients and moments on the stage with the most layers, GiB, as long as the replica runs."""
 
     @property
     def differ(self) -> bool:
@@ -129,6 +133,17 @@ class AdapterCosts:
         )
 
 
+def adapter_memory_gib(size: AdapterSize, layers: int, dtype: str | None) -> float:
+    """Return what an adapter takes on so many layers while it is trained, GiB.
+
+    Parameters
+    ----------
+    dtype
+        Of the backbone's weights; only 64 bit makes a difference.
+    """
+    return (2 if dtype == "float64" else 1) * STATE_BYTES * size.parameters * layers / 2**30
+
+
 def micro_batch_shape(lengths: Sequence[int], layout: str) -> tuple[int, int]:
     """Return tokens and sum of squared lengths of a micro-batch of samples with these lengths.
 
@@ -150,6 +165,10 @@ class MemoryModel:
     held_gib: float
     """Per token in flight, the running micro-batch included."""
 
+    def beside(self, adapters_gib: float) -> "MemoryModel":
+        """Return the memory of a stage that holds adapters of this size besides, GiB."""
+        return replace(self, static_gib=self.static_gib + adapters_gib)
+
     def peak(self, running_tokens: ArrayLike, held_tokens: ArrayLike) -> Floats:
         """Return the memory at a moment, GiB."""
         running, held = np.asarray(running_tokens, dtype=float), np.asarray(held_tokens, dtype=float)
@@ -157,12 +176,15 @@ class MemoryModel:
 
     def max_tokens(self, limit_gib: float) -> int:
         """Return the largest micro-batch that fits on its own, tokens; 0 when none does."""
+        return int(self.most_tokens(limit_gib, 0.0))
+
+    def most_tokens(self, limit_gib: float, adapters_gib: ArrayLike) -> NDArray[np.int64]:
+        """Return the largest micro-batches that fit beside adapters that take this much, tokens."""
         slope = self.working_gib + self.held_gib
-        room = limit_gib - self.static_gib
-        if room <= 0:
-            return 0
+        room = limit_gib - (self.static_gib + np.asarray(adapters_gib, dtype=float))
         # a hair more, or 0.3 GiB at 0.1 a token would be 2 tokens
-        return int(min(room / slope * (1 + 1e-9), 2**40)) if slope > 0 else 2**40
+        tokens = np.minimum(room / slope * (1 + 1e-9), MOST_TOKENS) if slope > 0 else np.full(room.shape, MOST_TOKENS)
+        return np.where(room > 0, tokens, 0).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -242,18 +264,23 @@ class CostModel:
         return self._curve(self.stage_backward, self.backward, num_stages)
 
     def adapter_costs(self, num_stages: int, adapters: Sequence[Adapter]) -> AdapterCosts:
-        """Return what costs depend on of each of these adapters on one of `num_stages` stages."""
+        """Return what costs depend on of each of these adapters on one of `num_stages` stages.
+
+        Without the widths of a layer all adapters cost alike, in time and memory as those that were profiled.
+        """
         curves = self.forward_curve(num_stages), self.backward_curve(num_stages)
         clipped = np.array([a.max_grad_norm is not None for a in adapters], dtype=bool)
         if self.layer_shape is None:
             nothing = np.zeros(len(adapters))
-            return AdapterCosts(nothing, nothing, nothing, nothing, clipped)
+            return AdapterCosts(nothing, nothing, nothing, nothing, clipped, nothing)
         sizes = [AdapterSize.of(self.layer_shape, a.rank, a.target_modules) for a in adapters]
         forward, backward = (
             (np.array([c.adapter_floor(x) for x in sizes]), np.array([c.adapter_work(x) for x in sizes]))
             for c in curves
         )
-        return AdapterCosts(*forward, *backward, clipped)
+        layers = self.layers_per_stage(num_stages)
+        memory = np.array([adapter_memory_gib(x, max(layers) if layers else 0, self.dtype) for x in sizes])
+        return AdapterCosts(*forward, *backward, clipped, memory)
 
     def layers_per_stage(self, num_stages: int) -> tuple[int, ...] | None:
         """Return the decoder layers by stage that the costs are of; None where nobody knows how many there are."""
@@ -298,5 +325,5 @@ class CostModel:
         return most if self.usable_memory_gib is None else min(most, self.usable_memory_gib)
 
     def max_tokens(self, num_stages: int, pool_memory_gib: float) -> int:
-        """Return the largest micro-batch that fits a stage, tokens; 0 when not even an empty stage fits."""
+        """Return the largest micro-batch that fits a stage without adapters, tokens; 0 when an empty stage does not."""
         return self.memory_model(num_stages).max_tokens(self.memory_limit(pool_memory_gib))

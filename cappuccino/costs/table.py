@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cappuccino.backbone import ALL_LINEAR, LayerShape
+from cappuccino.costs.adapters import AdapterSize
 from cappuccino.errors import InputError
 from cappuccino.files import read_text
 
@@ -27,6 +29,8 @@ MIXED = ("forward_mixed_factor", "backward_mixed_factor")
 LAYER_SHAPE = ("hidden_size", "intermediate_size", "query_size", "key_value_size")
 """Widths of a decoder layer's modules, as `LayerShape` has them."""
 OPTIONAL_COUNTS = ("num_layers", "held_micro_batches", "num_adapters", *LAYER_SHAPE)
+ADAPTERS = {"target_modules", "num_adapters"}
+"""Columns that say, with the rank, which adapters a row is of."""
 LAYERS = "layers_per_stage"
 """Decoder layers by stage, joined by +."""
 ENGINE = "cappuccino"
@@ -177,3 +181,18 @@ def _numbers(path: Path, frame: pd.DataFrame, column: str, needed: pd.Series, le
         problem = f'"{frame[column][line]}" is not {kind}'
         raise InputError(path, f"line {line + 2}, {column}", problem, "correct the row or profile it again")
     return values.astype("int64") if whole else values.astype("float64")
+
+
+def layer_shape(rows: pd.DataFrame) -> LayerShape | None:
+    """Return the widths of a decoder layer, None where the table does not have them."""
+    if not set(LAYER_SHAPE) <= set(rows):
+        return None
+    return LayerShape(*(int(x) for x in rows[list(LAYER_SHAPE)].iloc[0]))
+
+
+def adapter_sizes(rows: pd.DataFrame, shape: LayerShape) -> list[AdapterSize]:
+    """Return the size of the adapters in each row's micro-batches, for rows that have the columns `ADAPTERS`."""
+    return [
+        AdapterSize.of(shape, int(rank), ALL_LINEAR if names == [ALL_LINEAR] else names)
+        for rank, names in zip(rows["rank"], rows["target_modules"], strict=True)
+    ]

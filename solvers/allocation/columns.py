@@ -102,6 +102,7 @@ class ReplicaSpace:
                 ramp_s=bounds.ramp_s,
                 shares=bounds.shares,
                 paths=paths,
+                room=bounds.room,
             )
             for (pool, bounds), paths in zip(self.bounds, self._paths, strict=True)
         )
@@ -150,28 +151,36 @@ class ReplicaSpace:
                 remedies = list(self._remedies(i, num_stages, profiled_only))
                 longest = int(self.instance.step_lengths[i].max())
                 message = f'{self.instance.source}: adapters[{i}] "{adapter.name}" fits nowhere: '
-                needs = "; ".join(self._needs(longest)) or "no allowed number of stages fits the pools"
+                needs = (
+                    "; ".join(self._needs(int(self.kinds.of_adapter[i]), longest))
+                    or "no allowed number of stages fits the pools"
+                )
                 raise InfeasibleError(f"{message}{needs}; {' or '.join(remedies)}")
 
-    def _needs(self, longest: int) -> Iterator[str]:
+    def _needs(self, kind: int, longest: int) -> Iterator[str]:
         if self.bounds:
             yield f"its longest sample has {longest} tokens"
         for pool, bounds in self.bounds:
-            memory = bounds.costs.memory_model(bounds.num_stages)
-            need = float(memory.peak(longest, longest))
-            limit = bounds.costs.memory_limit(pool.memory_gib)
+            need = float(bounds.room.memory.beside(float(bounds.room.adapters_gib[kind])).peak(longest, longest))
+            limit = bounds.room.limit_gib
             stages = "1 stage needs" if bounds.num_stages == 1 else f"{bounds.num_stages} stages need"
             yield f"on {pool.gpu} {stages} {need:.1f} GiB of {limit:.1f} usable each"
 
     def _remedies(self, adapter: int, num_stages: int | None, profiled_only: bool) -> Iterator[str]:
         longest = int(self.instance.step_lengths[adapter].max())
-        shorter = max((bounds.max_tokens for _, bounds in self.bounds), default=0)
+        kind = self.kinds.of_adapter[adapter]
+        shorter = max((int(bounds.most_tokens[kind]) for _, bounds in self.bounds), default=0)
         if shorter > 0:
             yield f"set max_sequence_length to at most {shorter}"
         for pool in self.instance.gpu_pools:
             model = self.costs[pool.gpu]
             most = min(model.num_layers or 64, 64)
-            fitting = [g for g in range(1, most + 1) if model.max_tokens(g, pool.memory_gib) >= longest]
+            limit, alone = model.memory_limit(pool.memory_gib), [self.instance.adapters[adapter]]
+            fitting = [
+                g
+                for g in range(1, most + 1)
+                if model.memory_model(g).most_tokens(limit, model.adapter_costs(g, alone).memory_gib)[0] >= longest
+            ]
             if fitting:
                 allow = " and allow stage counts that were not profiled" if profiled_only else ""
                 fixed = " instead of the fixed depth" if num_stages is not None else ""

@@ -19,6 +19,7 @@ def fill_replicas(
     pools: Mapping[str, int],
     level_s: float,
     preferred: int | None = None,
+    by_memory: bool = False,
 ) -> Partition | None:
     """Put adapters into replicas that end within a level by their additive bounds; None where the pools are too small.
 
@@ -33,6 +34,8 @@ def fill_replicas(
         GPUs by type.
     preferred
         Place of new replicas wherever it admits the adapter; otherwise that where the adapter's work costs least.
+    by_memory
+        Adapters that take much memory come first instead, as where that is what is scarce.
     """
     admitted = np.array([p.admits(level_s) for p in places])
     if not admitted.any(axis=0).all():
@@ -49,6 +52,9 @@ def fill_replicas(
         others = ranking.T[preferred != ranking.T].reshape(len(counts), -1).T
         ranking = np.concatenate([np.full((1, len(counts)), preferred), others])
     reference = paths.min(axis=0) if preferred is None else np.minimum(paths[preferred], np.finfo(float).max)
+    if by_memory:
+        reference = np.max([p.room.parts() for p in places if p.room is not None], axis=0)
+    nothing, rooms = np.zeros(len(counts)), [p.room for p in places]
     place, numbers = _fill(
         np.argsort(-reference, kind="stable"),
         counts,
@@ -61,6 +67,10 @@ def fill_replicas(
         np.array(list(pools.values())),
         ranking,
         level_s,
+        np.array([np.inf if r is None else r.capacity_gib for r in rooms]),
+        np.array([0.0 if r is None else r.token_gib for r in rooms]),
+        np.array([nothing if r is None else r.adapters_gib for r in rooms]),
+        np.array([nothing if r is None else r.longest for r in rooms], dtype=float),
     )
     return None if len(numbers) == 0 else [(int(p), n) for p, n in zip(place, numbers, strict=True)]
 
@@ -78,6 +88,10 @@ def _fill(
     left: np.ndarray,
     ranking: np.ndarray,
     level_s: float,
+    capacity_gib: np.ndarray,
+    token_gib: np.ndarray,
+    adapter_gib: np.ndarray,
+    sample: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fill replicas; see `fill_replicas`.
 
@@ -93,6 +107,10 @@ def _fill(
         GPUs of every pool; used up.
     ranking
         Places in the order in which new replicas of a kind are tried, shape (places, K).
+    capacity_gib, token_gib
+        By place, as `Room` has them.
+    adapter_gib, sample
+        By place and kind: memory of an adapter, tokens of its longest sample.
 
     Returns
     -------
@@ -104,6 +122,7 @@ def _fill(
     most = min(counts.sum(), left.sum())
     place = np.zeros(most, dtype=np.int64)
     loads, longest = np.zeros(most), np.zeros(most)
+    held_gib, longest_sample = np.zeros(most), np.zeros(most)
     numbers = np.zeros((most, len(counts)), dtype=np.int64)
     size = 0
     for kind in order:
@@ -113,7 +132,8 @@ def _fill(
                 p = place[r]
                 load = loads[r] + shares[p, kind]
                 makespan = max(load, longest[r], paths[p, kind])
-                if makespan > level_s:
+                room = (capacity_gib[p] - held_gib[r] - adapter_gib[p, kind]) * (1 + 1e-9)
+                if makespan > level_s or max(longest_sample[r], sample[p, kind]) * token_gib[p] > room:
                     continue
                 growth = weights[p] * (makespan - max(loads[r], longest[r]))
                 # of equals the fullest
@@ -132,6 +152,8 @@ def _fill(
             p = place[best]
             loads[best] += shares[p, kind]
             longest[best] = max(longest[best], paths[p, kind])
+            held_gib[best] += adapter_gib[p, kind]
+            longest_sample[best] = max(longest_sample[best], sample[p, kind])
             numbers[best, kind] += 1
     return place[:size], numbers[:size]
 
@@ -153,6 +175,10 @@ def filled_partitions(
             ):
                 if found is not None:
                     result.append(found)
+        if any(p.room is not None for p in places):
+            level = np.finfo(float).max if deadline_s is None else deadline_s
+            found = fill_replicas(places, counts, pools, level, preferred, by_memory=True)
+            result += [found] if found is not None else []
     return result
 
 
@@ -175,6 +201,7 @@ def deal_adapters(
     kinds = np.repeat(np.arange(len(counts)), counts)
     kinds = kinds[np.argsort(-where.shares[kinds], kind="stable")]
     least = math.ceil(float(counts @ where.shares) / max(level_s - where.ramp_s, 1e-12) - 1e-9)
+    least = max(least, 0 if where.room is None else where.room.fewest_replicas(counts))
     most = min(pools[where.gpu] // where.num_stages, len(kinds))
     for size in range(max(1, least), min(most, math.ceil(settings.spare_replicas * least)) + 1):
         numbers = np.zeros((size, len(counts)), dtype=np.int64)

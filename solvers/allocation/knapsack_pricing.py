@@ -32,10 +32,11 @@ class KnapsackPricing:
         ratio, found = knapsack.solve(most)
         sets = np.zeros((len(found), len(self.counts)), dtype=np.int64)
         sets[:, kinds] = found
-        if limit_s is not None:
-            for row in sets:
+        for row in sets:
+            if limit_s is not None:
                 _trim(where, row, prices, limit_s)
-            sets = sets[sets.any(axis=1)]
+            _fit_memory(where, row, prices)
+        sets = sets[sets.any(axis=1)]
         return Priced(sets, where.makespans(sets), ratio)
 
     def within_slack(
@@ -211,3 +212,11 @@ def _trim(place: Place, numbers: np.ndarray, prices: np.ndarray, limit_s: float)
         one = enough[[prices[held[enough]].argmin()]]
         few = min(few, one, key=lambda out: prices[held[out]].sum())
     np.subtract.at(numbers, held[few], 1)
+
+
+def _fit_memory(place: Place, numbers: np.ndarray, prices: np.ndarray) -> None:
+    """Take adapters out of a set that the memory does not hold, those paid least for what they take first."""
+    while place.room is not None and numbers.any() and not place.room.holds(numbers[None])[0]:
+        held = np.flatnonzero(numbers)
+        worth = prices[held] / np.maximum(place.room.adapters_gib[held], 1e-12)
+        numbers[held[worth.argmin()]] -= 1

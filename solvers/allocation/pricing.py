@@ -15,6 +15,8 @@ from typing import Protocol
 
 import numpy as np
 
+from cappuccino.bounds.room import Room
+
 
 @dataclass(frozen=True)
 class Place:
@@ -29,6 +31,8 @@ class Place:
     """By kind, seconds, shape (K,); infinite where an adapter does not fit."""
     paths: np.ndarray
     """By kind, seconds, shape (K,); infinite where an adapter does not fit."""
+    room: Room | None = None
+    """What memory leaves for adapters and samples; None: it sets no limit."""
 
     @property
     def fits(self) -> np.ndarray:
@@ -45,8 +49,12 @@ class Place:
         admitted = self.admits(limit_s)
         return np.where(admitted, self.rate * np.where(admitted, self.shares, 0.0), np.inf)
 
+    def holds(self, sets: np.ndarray) -> np.ndarray:
+        """Return whether memory holds sets of kinds, bool, shape (N,)."""
+        return np.ones(len(sets), dtype=bool) if self.room is None else self.room.holds(sets)
+
     def makespans(self, sets: np.ndarray) -> np.ndarray:
-        """Return the additive bound of sets, seconds, shape (N,).
+        """Return the additive bound of sets, seconds, shape (N,); infinite where one does not fit the memory.
 
         Parameters
         ----------
@@ -56,7 +64,7 @@ class Place:
         held = sets > 0
         busy = self.ramp_s + sets @ np.where(self.fits, self.shares, 0.0)
         result = np.maximum(busy, np.where(held, np.where(self.fits, self.paths, 0.0), 0.0).max(axis=1))
-        return np.where((held & ~self.fits).any(axis=1), np.inf, result)
+        return np.where((held & ~self.fits).any(axis=1) | ~self.holds(sets), np.inf, result)
 
 
 @dataclass(frozen=True)

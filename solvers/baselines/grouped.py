@@ -20,6 +20,7 @@ from functools import cache, cached_property
 import numpy as np
 
 from cappuccino.costs import CostModel
+from cappuccino.errors import InfeasibleError
 from cappuccino.instance import Instance
 from cappuccino.solvers.baselines.bin_packing import pack_steps
 from cappuccino.solvers.baselines.layout import Layout, best_layout, geometric_counts, layout_cost
@@ -43,7 +44,7 @@ def grouped(instance: Instance, costs: Mapping[str, CostModel]) -> Layout:
     Raises
     ------
     InfeasibleError
-        When an adapter fits nowhere.
+        When an adapter fits nowhere, or no replicas of one depth hold them all.
     """
     places = places_of(instance, costs)
     everyone = list(range(len(instance.adapters)))
@@ -57,7 +58,13 @@ def grouped(instance: Instance, costs: Mapping[str, CostModel]) -> Layout:
     def best(candidates: list[dict[ReplicaShape, list[int]]], counts: Callable[[int], Iterable[int]]) -> Layout:
         return best_layout(candidates, replica, _work_s, counts)
 
-    assignments.sort(key=lambda assignment: layout_cost(best([assignment], lambda _: [1])))
+    def cost(assignment: dict[ReplicaShape, list[int]]) -> tuple[float, float]:
+        try:
+            return layout_cost(best([assignment], lambda _: [1]))
+        except InfeasibleError:
+            return float("inf"), float("inf")
+
+    assignments.sort(key=cost)
     return best(assignments[:MOST_PROMISING], geometric_counts)
 
 

@@ -3,6 +3,7 @@
 import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from cappuccino.errors import InfeasibleError
 from cappuccino.solvers.baselines.placement import ReplicaShape
 from cappuccino.solvers.baselines.replica import BaselineReplica
 
@@ -23,6 +24,11 @@ def best_layout(
 ) -> Layout:
     """Return the replicas of least GPU time.
 
+    Raises
+    ------
+    InfeasibleError
+        When every alternative has a replica whose adapters the memory does not hold, however many replicas there are.
+
     Parameters
     ----------
     assignments
@@ -39,8 +45,14 @@ def best_layout(
         layout: Layout = []
         for gpu in dict.fromkeys(place.pool.gpu for place in assignment):
             parts = [(place, adapters) for place, adapters in assignment.items() if place.pool.gpu == gpu]
-            layout += _fill(parts, schedule, weight, counts)
-        candidates.append(layout)
+            filled = _fill(parts, schedule, weight, counts)
+            if filled is None:
+                break
+            layout += filled
+        else:
+            candidates.append(layout)
+    if not candidates:
+        raise InfeasibleError("its replicas hold more adapters than fit the memory of their GPUs")
     return min(candidates, key=layout_cost)
 
 
@@ -49,8 +61,11 @@ def _fill(
     schedule: Callable[[ReplicaShape, tuple[int, ...]], BaselineReplica],
     weight: Callable[[ReplicaShape, int], float],
     counts: Callable[[int], Iterable[int]],
-) -> Layout:
-    """Choose the number of replicas of every place of one pool: the least GPU time within the pool's GPUs."""
+) -> Layout | None:
+    """Choose the number of replicas of every place of one pool: the least GPU time within the pool's GPUs.
+
+    None where no number of them leaves the memory room for their adapters.
+    """
     size = parts[0][0].pool.count
     needed = sum(place.num_stages for place, _ in parts)
     best: dict[int, Layout] = {0: []}  # by GPUs used
@@ -58,9 +73,11 @@ def _fill(
         weights = [weight(place, a) for a in adapters]
         most = min(len(adapters), (size - needed) // place.num_stages + 1)
         extended: dict[int, Layout] = {}
-        for count in counts(most):
+        for count in _with_the_largest(counts, most, place, adapters):
             groups = spread(weights, count)
             members = [tuple(adapters[i] for i in group) for group in groups]
+            if not all(map(place.holds, members)):
+                continue
             option = [(schedule(place, m), place.pool.gpu) for m in members]
             for used, layout in best.items():
                 gpus = used + count * place.num_stages
@@ -68,7 +85,14 @@ def _fill(
                 if gpus <= size and (gpus not in extended or layout_cost(longer) < layout_cost(extended[gpus])):
                     extended[gpus] = longer
         best = extended
-    return min(best.values(), key=layout_cost)
+    return min(best.values(), key=layout_cost) if best else None
+
+
+def _with_the_largest(
+    counts: Callable[[int], Iterable[int]], most: int, place: ReplicaShape, adapters: Sequence[int]
+) -> list[int]:
+    """Return the numbers of replicas to try, and all there are where one replica cannot hold everything."""
+    return sorted({*counts(most)} if place.holds(adapters) else range(1, most + 1))
 
 
 def spread(weights: Sequence[float], count: int) -> list[list[int]]:

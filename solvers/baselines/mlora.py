@@ -9,9 +9,10 @@ depth that fits them all are tried as well as each adapter at its own, and every
 admit; the least GPU time counts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from cappuccino.costs import CostModel
+from cappuccino.errors import InfeasibleError
 from cappuccino.instance import Instance
 from cappuccino.solvers.baselines.eager import eager_turns
 from cappuccino.solvers.baselines.layout import Layout, best_layout
@@ -29,18 +30,25 @@ def mlora(instance: Instance, costs: Mapping[str, CostModel]) -> Layout:
     Raises
     ------
     InfeasibleError
-        When an adapter fits nowhere.
+        When an adapter fits nowhere, or no replicas of one depth hold them all.
     """
     places = places_of(instance, costs)
     everyone = range(len(instance.adapters))
     assignments: list[dict[ReplicaShape, list[int]]] = [{place: list(everyone)} for place in least_places(places)]
     assignments.append(own_places(places, alone_gpu_time))
-    return best_layout(
-        assignments,
-        lambda place, adapters: round_robin(place.problem(adapters)),
-        _busy_s,
-        lambda most: range(1, most + 1),
-    )
+
+    def best(assignments: Sequence[Mapping[ReplicaShape, Sequence[int]]]) -> Layout:
+        return best_layout(
+            assignments,
+            lambda place, adapters: round_robin(place.problem(adapters)),
+            _busy_s,
+            lambda most: range(1, most + 1),
+        )
+
+    try:
+        return best(assignments)
+    except InfeasibleError:  # deeper replicas hold more adapters
+        return best([{place: list(everyone)} for place in places if place.fits.all()])
 
 
 def round_robin(problem: ReplicaProblem) -> BaselineReplica:

@@ -25,6 +25,16 @@ class ReplicaShape:
     num_stages: int
     fits: np.ndarray = field(repr=False)
     """Whether each adapter's longest sample fits a stage, bool, shape (A,)."""
+    adapters_gib: np.ndarray = field(repr=False)
+    """What each adapter takes itself, shape (A,)."""
+    longest: np.ndarray = field(repr=False)
+    """Longest sample of each adapter, tokens, shape (A,)."""
+
+    def holds(self, adapters: Sequence[int]) -> bool:
+        """Return whether a replica of these adapters fits its GPUs' memory."""
+        mine, limit = list(adapters), self.costs.memory_limit(self.pool.memory_gib)
+        memory = self.costs.memory_model(self.num_stages)
+        return bool(self.longest[mine].max() <= memory.most_tokens(limit, self.adapters_gib[mine].sum()))
 
     def problem(self, adapters: Sequence[int]) -> ReplicaProblem:
         """Return the replica of these adapters of the instance."""
@@ -45,9 +55,10 @@ def places_of(instance: Instance, costs: Mapping[str, CostModel]) -> list[Replic
     for pool in instance.gpu_pools:
         model = costs[pool.gpu]
         for g in model.stage_counts(pool.count):
-            fits = longest <= model.max_tokens(g, pool.memory_gib)
+            taken, limit = model.adapter_costs(g, instance.adapters).memory_gib, model.memory_limit(pool.memory_gib)
+            fits = longest <= model.memory_model(g).most_tokens(limit, taken)
             if fits.any():
-                result.append(ReplicaShape(instance, pool, model, g, fits))
+                result.append(ReplicaShape(instance, pool, model, g, fits, taken, longest))
     return result
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 from cappuccino.costs import CostModel
+from cappuccino.errors import InfeasibleError
 from cappuccino.instance import Instance
 from cappuccino.solvers.baselines.clustering import LengthFeatures, clusterings, distances
 from cappuccino.solvers.baselines.layout import Layout
@@ -28,7 +29,7 @@ def reference(instance: Instance, costs: Mapping[str, CostModel]) -> Layout:
     Raises
     ------
     InfeasibleError
-        When an adapter fits nowhere.
+        When an adapter fits nowhere, or no clustering fits the memory.
     """
     places = places_of(instance, costs)
 
@@ -41,7 +42,7 @@ def reference(instance: Instance, costs: Mapping[str, CostModel]) -> Layout:
         if chosen is not None:
             _grow(places, clusters, chosen, replica)
             return [(replica(p, tuple(c)), p.pool.gpu) for p, c in zip(chosen, clusters, strict=True)]
-    raise AssertionError("the last clustering is one replica, and a place that fits the longest sample fits it")
+    raise InfeasibleError("its clusters hold more adapters than fit the memory of the GPUs there are")
 
 
 def _least_depths(
@@ -55,7 +56,7 @@ def _least_depths(
     for cluster in clusters:
         shallowest: dict[str, ReplicaShape] = {}
         for place in places:
-            if place.fits[list(cluster)].all():
+            if place.holds(cluster):
                 shallowest.setdefault(place.pool.gpu, place)
         gpu_times = [(replica(place, tuple(cluster)).gpu_time_s, place) for place in shallowest.values()]
         options.append(sorted(gpu_times, key=lambda o: o[0]))
@@ -84,7 +85,7 @@ def _grow(
         savings = []
         for c, cluster in enumerate(clusters):
             more = deeper.get((chosen[c].pool.gpu, chosen[c].num_stages))
-            if more is not None and free[more.pool.gpu] and more.fits[list(cluster)].all():
+            if more is not None and free[more.pool.gpu] and more.holds(cluster):
                 saved = replica(chosen[c], tuple(cluster)).gpu_time_s - replica(more, tuple(cluster)).gpu_time_s
                 savings.append((saved, c, more))
         saved, c, place = max(savings, key=lambda s: s[0], default=(0.0, 0, chosen[0]))

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from cappuccino.costs import CostModel
+from cappuccino.errors import InfeasibleError
 from cappuccino.instance import Instance
 from cappuccino.solvers.baselines.layout import Layout, spread
 from cappuccino.solvers.baselines.one_f_one_b import OneFOneB
@@ -26,15 +27,17 @@ def sequential(instance: Instance, costs: Mapping[str, CostModel]) -> Layout:
     Raises
     ------
     InfeasibleError
-        When an adapter fits nowhere.
+        When an adapter fits nowhere, or the adapters that take turns in a replica do not fit its memory together.
     """
     assignment = own_places(places_of(instance, costs), alone_gpu_time)
     times = {place: [alone_gpu_time(place, a) for a in adapters] for place, adapters in assignment.items()}
     layout: Layout = []
     for place, count in _numbers(times).items():
         for group in spread(times[place], count):
-            problem = place.problem([assignment[place][i] for i in group])
-            layout.append((one_after_the_other(problem), place.pool.gpu))
+            adapters = [assignment[place][i] for i in group]
+            if not place.holds(adapters):
+                raise InfeasibleError("its replicas hold more adapters than fit the memory of their GPUs")
+            layout.append((one_after_the_other(place.problem(adapters)), place.pool.gpu))
     return layout
 
 

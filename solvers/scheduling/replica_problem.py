@@ -42,7 +42,7 @@ class ReplicaProblem:
     """Indices in the instance; a position in this tuple names the adapter inside the replica."""
     num_stages: int
     memory_gib: float
-    """Memory of one GPU of the pool."""
+    """Memory of one GPU of the pool, GiB."""
     known_bound_s: float | None = field(default=None, compare=False)
     """Proven bound on the makespan where it is at hand, seconds: it takes time to work out."""
     fastest: tuple[int, np.ndarray] | None = field(default=None, compare=False)
@@ -55,8 +55,8 @@ class ReplicaProblem:
 
     @cached_property
     def memory(self) -> MemoryModel:
-        """Memory of a stage."""
-        return self.costs.memory_model(self.num_stages)
+        """Memory of a stage that holds the adapters."""
+        return self.costs.memory_model(self.num_stages).beside(float(self.adapter_costs.memory_gib.sum()))
 
     @cached_property
     def held_room_gib(self) -> float:
@@ -66,7 +66,7 @@ class ReplicaProblem:
     @cached_property
     def max_tokens(self) -> int:
         """Largest micro-batch that fits, tokens."""
-        return self.costs.max_tokens(self.num_stages, self.memory_gib)
+        return self.memory.max_tokens(self.costs.memory_limit(self.memory_gib))
 
     @cached_property
     def num_steps(self) -> tuple[int, ...]:

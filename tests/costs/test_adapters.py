@@ -1,5 +1,6 @@
 """Adapters in the cost model: their sizes, what they add, and that a table tells it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from cappuccino.backbone import LayerShape, unknown_modules
 from cappuccino.costs import AdapterCosts, CostModel, MemoryModel, SmoothMaximum, fit_costs
 from cappuccino.costs.adapters import AdapterSize
 from cappuccino.costs.fit import predicted_step_time
-from cappuccino.costs.table import CostTable
+from cappuccino.costs.memory_fit import predicted_memory_mib
+from cappuccino.costs.table import CostTable, read_cost_table
 from cappuccino.errors import InputError
 from cappuccino.instance import Adapter
 
@@ -46,7 +48,7 @@ def test_what_adapters_add_by_hand() -> None:
     padded = found.of_micro_batch([0, 0, 1], [10, 20, 30], padded=True)
     np.testing.assert_allclose(padded[1], 60 * 0.0182 + 30 * 0.084)
     assert found.differ
-    assert not AdapterCosts(*np.zeros((4, 2)), np.array([True, False])).differ
+    assert not AdapterCosts(*np.zeros((4, 2)), np.array([True, False]), np.zeros(2)).differ
 
 
 def test_without_the_shape_of_a_layer_all_adapters_cost_alike() -> None:
@@ -135,3 +137,50 @@ def test_rows_of_two_types_contradict_each_other() -> None:
 )
 def test_entries_that_match_no_linear_layer(targets, unknown):
     assert unknown_modules(targets, num_layers=8) == unknown
+
+
+def test_memory_of_adapters_by_hand() -> None:
+    # 84 and 280 parameters a layer, 16 bytes each, on the 3 of 5 layers that the fuller of two stages has
+    memory = {2: MemoryModel(1.0, 0.0, 0.5)}
+    costs = CostModel("b", "x", CURVE, CURVE, memory, layer_shape=SHAPE, num_layers=5)
+    jobs = [job("a", 3, ("q_proj", "v_proj")), job("b", 2, "all-linear")]
+    found = costs.adapter_costs(2, jobs).memory_gib
+    np.testing.assert_allclose(found, np.array([84, 280]) * 3 * 16 / 2**30)
+    double = replace(costs, dtype="float64").adapter_costs(2, jobs).memory_gib
+    np.testing.assert_allclose(double, 2 * found)
+    uneven = replace(costs, splits={2: (4, 1)}).adapter_costs(2, jobs).memory_gib
+    np.testing.assert_allclose(uneven, found * 4 / 3)
+    assert not replace(costs, layer_shape=None).adapter_costs(2, jobs).memory_gib.any()
+    # 1 GiB static and 2 of adapters leave 3 of 6 GiB, 6 tokens
+    beside = memory[2].most_tokens(6.0, np.array([0.0, 2.0, 5.0, 9.0]))
+    assert beside.tolist() == [10, 6, 0, 0]
+    assert memory[2].beside(2.0).max_tokens(6.0) == 6
+
+
+def test_a_table_tells_its_adapters_memory_from_the_rest(tmp_path: Path) -> None:
+    # 2 GiB and a token in 1000 held, beside adapters of 1, 2 or 4 times 1.25 or 20 GiB
+    shape, layers = LayerShape(4096, 11008, 4096, 4096), 32
+    rows = []
+    for rank in (16, 256):
+        size = AdapterSize.of(shape, rank, "all-linear")
+        gib = 16 * size.parameters * layers / 2**30
+        for number, tokens in ((1, 512), (2, 1024), (4, 2048), (1, 4096), (2, 256)):
+            rows.append(
+                {
+                    "param_name": "b", "pp_size": 1, "micro_bsz": 1, "grad_acc_steps": 1, "seqlen": tokens,
+                    "rank": rank, "num_adapters": number, "target_modules": "all-linear", "num_layers": layers,
+                    "hidden_size": 4096, "intermediate_size": 11008, "query_size": 4096, "key_value_size": 4096,
+                    "peak_memory_mb": 1024 * (2.0 + tokens / 1000 + number * gib), "time_per_step_s": 1 + tokens / 500,
+                    "status": "OK",
+                }
+            )  # fmt: skip
+    path = tmp_path / "table.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    table = read_cost_table(path)
+    costs = fit_costs(table, "b", "x")
+    assert costs.memory[1].static_gib == pytest.approx(2.0, rel=1e-6)
+    assert costs.memory[1].held_gib == pytest.approx(1e-3, rel=1e-6)
+    predicted = [predicted_memory_mib(costs, row) for _, row in table.ok.iterrows()]
+    np.testing.assert_allclose(predicted, table.ok["peak_memory_mb"], rtol=1e-6)
+    (large,) = costs.adapter_costs(1, [job("a", 256, "all-linear")]).memory_gib
+    assert large == pytest.approx(16 * 256 * 32 * (7 * 4096 * 2 + 3 * (11008 - 4096)) / 2**30)

@@ -90,7 +90,7 @@ def make_instance(
 
 
 def with_adapters(instance: Instance, costs: CostModel, seed: int) -> tuple[Instance, CostModel]:
-    """Return them with adapters of random ranks and modules, and curves that charge for both."""
+    """Return them with adapters of random ranks and modules, and costs that charge for both, in time and memory."""
     rng = np.random.default_rng([seed, 1])
     targets = (("q_proj",), ("q_proj", "v_proj"), "all-linear", ("down_proj", "k_proj"))
     adapters = tuple(
@@ -106,7 +106,8 @@ def with_adapters(instance: Instance, costs: CostModel, seed: int) -> tuple[Inst
     double = {name: 2 * rate for name, rate in rates.items()}
     backward = {g: replace(c, **double) for g, c in costs.stage_backward.items()}
     shape = LayerShape(hidden=4, intermediate=8, query=4, key_value=2)
-    charged = replace(costs, stage_forward=forward, stage_backward=backward, layer_shape=shape)
+    # so many layers that the largest adapter takes as much memory as a token
+    charged = replace(costs, stage_forward=forward, stage_backward=backward, layer_shape=shape, num_layers=2**16)
     return replace(instance, adapters=adapters), charged
 
 

@@ -99,18 +99,26 @@ class Naive:
                 done[s, i] = start, start + self.duration(self.replica.programs[s][i])
         return done
 
+    def adapters_gib(self) -> float:
+        """Weight, gradient and two moments of 4 bytes each, on the stage with the most layers."""
+        layers = self.costs.layers_per_stage(self.replica.num_stages)
+        if self.costs.layer_shape is None or layers is None:
+            return 0.0
+        return sum(16 * self.adapter(a)[2] * max(layers) / 2**30 for a in range(len(self.jobs)))
+
     def peaks(self) -> list[float]:
         memory = self.costs.memory_model(self.replica.num_stages)
+        static = memory.static_gib + self.adapters_gib()
         result = []
         for program in self.replica.programs:
-            moments = [memory.static_gib]
+            moments = [static]
             for i, op in enumerate(program):
                 if op[0] == "S":
                     continue
                 before = program[: i + (op[0] == "F")]
                 flying = {x[1] for x in before if x[0] == "F"} - {x[1] for x in program[:i] if x[0] == "B"}
                 held = sum(self.shape(m)[0] for m in flying)
-                moments.append(memory.static_gib + memory.working_gib * self.shape(op[1])[0] + memory.held_gib * held)
+                moments.append(static + memory.working_gib * self.shape(op[1])[0] + memory.held_gib * held)
             result.append(max(moments))
         return result
 

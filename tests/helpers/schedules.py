@@ -70,7 +70,11 @@ def random_replica(
         costs = replace(costs, forward=FORWARD, backward=BACKWARD, stage_forward=stages[0], stage_backward=stages[1])
     elif seed % 3 == 1:
         instance, costs = with_adapters(instance, costs, seed)
-    return make_problem(instance, costs, 1 + seed % 3)
+    problem = make_problem(instance, costs, 1 + seed % 3)
+    if costs.usable_memory_gib is not None:  # what is tight is so beside the adapters
+        usable = costs.usable_memory_gib + float(problem.adapter_costs.memory_gib.sum())
+        problem = replace(problem, costs=replace(costs, usable_memory_gib=usable))
+    return problem
 
 
 def random_costs(instance: Instance, rng: np.random.Generator, tight: bool) -> CostModel:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cappuccino.backbone import LayerShape
 from cappuccino.costs.adapters import AdapterSize
+from cappuccino.costs.model import adapter_memory_gib
 from cappuccino.costs.stages import balanced_layers
 from cappuccino.instance import Adapter, GpuPool, Instance
 from cappuccino.plan import Objective
@@ -142,6 +143,8 @@ def write_table(folder: Path, machine: Machine, gpus: dict[str, float]) -> Path:
                 forward, backward = measured(slowest), measured(slowest * machine.backward)
                 slots = grid.grad_acc_steps + stages - 1
                 memory = machine.gib_per_layer * max(layers) + machine.gib_per_token * point.tokens * max(layers)
+                size = AdapterSize.of(machine.shape, point.rank, point.target_modules)
+                memory += point.num_adapters * adapter_memory_gib(size, max(layers), "float32")
                 rows.append(
                     {
                         **row,
