@@ -56,6 +56,15 @@ class Status(StrEnum):
     """Valid, with the gap stated."""
 
 
+class Recompute(StrEnum):
+    """What a stage keeps of a micro-batch between its forward and its backward."""
+
+    NONE = "none"
+    """All activations that the backward needs."""
+    FULL = "full"
+    """The input of every decoder layer: the backward runs the layer's forward again."""
+
+
 class MicroBatch(Record):
     """Samples that run together, adapter by adapter."""
 
@@ -104,6 +113,8 @@ class Replica(Record):
     num_stages: Annotated[int, Field(gt=0, strict=True)]
     layers_per_stage: Annotated[tuple[Annotated[int, Field(gt=0, strict=True)], ...], Field(min_length=1)] | None = None
     """Decoder layers by stage; null leaves an even split to the runtime."""
+    recompute: Recompute | None = None
+    """Activation recomputation; null where the cost table does not say: the runtime then recomputes nothing."""
     adapters: Annotated[tuple[str, ...], Field(min_length=1)]
     makespan_s: Seconds
     lower_bound_s: Seconds | None

@@ -4,12 +4,15 @@ Shapes: T tokens of the micro-batch, L of them with loss, H hidden size, V vocab
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from cappuccino.errors import InputError
@@ -61,18 +64,36 @@ class BackbonePart(nn.Module):
         """Return the embedded tokens, shape (1, T, H); first stage only."""
         return self.model.model.embed_tokens(input_ids_1T)
 
-    def decode(self, hidden_1TH: torch.Tensor, position_ids_1T: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """Return the hidden states after this part's layers, shape (1, T, H)."""
+    def decode(
+        self,
+        hidden_1TH: torch.Tensor,
+        position_ids_1T: torch.Tensor,
+        packing: Packing,
+        recompute_in: Callable[[], AbstractContextManager[None]] | None = None,
+    ) -> torch.Tensor:
+        """Return the hidden states after this part's layers, shape (1, T, H).
+
+        Parameters
+        ----------
+        recompute_in
+            Keep the input of every layer only, and run the layer again in this context when the backward needs the
+            rest. Layers must not draw random numbers: dropout masks are functions of the sample, not of a generator.
+        """
         rotary = self.model.model.rotary_emb(hidden_1TH, position_ids_1T)
+        options = {"position_ids": position_ids_1T, "position_embeddings": rotary, "packing": packing}
         for index in self.layers:
-            hidden_1TH = self.model.model.layers[index](
-                hidden_1TH,
-                attention_mask=None,
-                position_ids=position_ids_1T,
-                position_embeddings=rotary,
-                use_cache=False,
-                packing=packing,
-            )
+            layer = partial(self.model.model.layers[index], attention_mask=None, use_cache=False, **options)
+            if recompute_in is None:
+                hidden_1TH = layer(hidden_1TH)
+            else:
+                again = recompute_in
+                hidden_1TH = checkpoint(
+                    layer,
+                    hidden_1TH,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                    context_fn=lambda: (nullcontext(), again()),
+                )
         return hidden_1TH
 
     def logits(self, hidden_1TH: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor:

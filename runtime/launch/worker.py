@@ -130,6 +130,7 @@ def _train(
     from megatron.core.process_groups_config import ProcessGroupCollection  # noqa: PLC0415
     from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: PLC0415
 
+    from cappuccino.plan import Recompute  # noqa: PLC0415
     from cappuccino.runtime.backbone.part import BackbonePart  # noqa: PLC0415
     from cappuccino.runtime.data.samples import AdapterSamples, TokenizedDataset  # noqa: PLC0415
     from cappuccino.runtime.lora.export import write_parts  # noqa: PLC0415
@@ -172,7 +173,7 @@ def _train(
     ]
     meter = PartMeter(device) if specification.measure_parts else None
     executor = Executor(
-        stage=Stage(config, part, lora),
+        stage=Stage(config, part, lora, replica.recompute is Recompute.FULL),
         communicator=communicator,
         trainings=trainings,
         samples=samples,

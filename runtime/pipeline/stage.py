@@ -3,6 +3,8 @@
 Shapes: T tokens of the micro-batch, L of them with loss, H hidden size, V vocabulary.
 """
 
+from functools import partial
+
 import torch
 from megatron.core.enums import ModelType
 from megatron.core.transformer.module import MegatronModule
@@ -27,13 +29,18 @@ class Stage(MegatronModule):
         The layers of this stage.
     lora
         The adapters in them.
+    recompute
+        Whether layers run again in the backward, instead of keeping what it needs.
     """
 
-    def __init__(self, config: TransformerConfig, part: BackbonePart, lora: MultiLora) -> None:
+    def __init__(
+        self, config: TransformerConfig, part: BackbonePart, lora: MultiLora, recompute: bool = False
+    ) -> None:
         super().__init__(config)
         self.model_type = ModelType.encoder_or_decoder
         self.part = part
         self.lora = lora
+        self.recompute = recompute
         self.meter: PartMeter | None = None
         """Measures the parts of every operation, where there is one."""
         self._received: torch.Tensor | None = None
@@ -45,10 +52,12 @@ class Stage(MegatronModule):
     def forward(self, batch: PackedMicroBatch) -> torch.Tensor:
         """Run the stage: logits of shape (L, V) on the last stage, else activations of shape (1, T, H)."""
         received, self._received = self._received, None
-        with self.lora.routed(batch.segments, batch.loss_segments):
+        routing = partial(self.lora.routed, batch.segments, batch.loss_segments)
+        again = routing if self.recompute else None
+        with routing():
             hidden_1TH = self.part.embed(batch.input_ids) if received is None else received
             self._mark("input")
-            hidden_1TH = self.part.decode(hidden_1TH, batch.position_ids, batch.packing)
+            hidden_1TH = self.part.decode(hidden_1TH, batch.position_ids, batch.packing, again)
             self._mark("layers")
             if self.part.is_last:
                 logits_LV = self.part.logits(hidden_1TH, batch.loss_positions)

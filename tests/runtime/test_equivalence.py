@@ -14,6 +14,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from cappuccino.plan import Recompute
 from cappuccino.runtime.launch.local import run_plan
 from cappuccino.timeline import read_trace
 
@@ -74,6 +75,20 @@ def test_dropout_depends_neither_on_packing_nor_on_stages(float64_run: Run, tmp_
     assert largest_difference(weights, exported(float64_run, name)) < 1e-8
     np.testing.assert_allclose(result.losses[name], float64_run.result.losses[name], rtol=0, atol=1e-8)
     assert [line.replica for line in result.timelines] == [0, 1]
+
+
+@one_architecture
+def test_recomputation_changes_nothing_but_memory(float64_run: Run, tmp_path: Path) -> None:
+    # dropout included: the masks of the second forward are those of the first
+    (replica,) = float64_run.plan.replicas
+    plan = float64_run.plan.model_copy(update={"replicas": (replica.model_copy(update={"recompute": Recompute.FULL}),)})
+    result = run_plan(
+        plan, float64_run.instance, float64_run.backbone, float64_run.data, tmp_path / "out", dtype="float64"
+    )
+    for name, path in result.adapters.items():
+        weights = load_file(path / "adapter_model.safetensors")
+        assert largest_difference(weights, exported(float64_run, name)) < 1e-12
+        np.testing.assert_allclose(result.losses[name], float64_run.result.losses[name], rtol=0, atol=1e-12)
 
 
 @one_architecture

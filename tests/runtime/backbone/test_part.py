@@ -1,4 +1,6 @@
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -46,6 +48,37 @@ def test_parts_in_a_row_equal_the_whole_model(kind: str, tmp_path: Path) -> None
     logits = last.logits(hidden, torch.arange(12))
     expected = torch.cat([whole(sample).logits[0] for sample in ids.split(lengths, dim=1)])
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-6)  # norms and rotations are float32 in both
+
+
+def test_recomputed_layers_keep_their_input_only(tmp_path: Path) -> None:
+    (part,) = parts(save_llama(tmp_path), [4])
+    packing = Packing((12,), torch.tensor([0, 12], dtype=torch.int32))
+    positions, contexts = torch.arange(12)[None], []
+    kept = {}
+    gradients = {}
+
+    @contextmanager
+    def again() -> Iterator[None]:
+        contexts.append("in")
+        yield
+
+    for name, context in (("none", None), ("full", again)):
+        storages: dict[int, int] = {p.untyped_storage().data_ptr(): 0 for p in part.parameters()}
+        hidden = part.embed(torch.arange(12)[None]).detach().requires_grad_()
+
+        def keep(tensor: torch.Tensor, storages: dict[int, int] = storages) -> torch.Tensor:
+            storages.setdefault(tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = part.decode(hidden, positions, packing, context)
+        kept[name] = sum(storages.values())
+        assert not contexts  # the forward is the one that is not repeated
+        (gradients[name],) = torch.autograd.grad(out.square().sum(), hidden)
+    # 4 layers of 12 tokens in float64
+    assert kept["full"] == 4 * 12 * SIZES["hidden_size"] * 8 < kept["none"] / 4
+    assert contexts == ["in"] * 4
+    torch.testing.assert_close(gradients["full"], gradients["none"], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("shards", ["gone", "old"])
