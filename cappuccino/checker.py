@@ -109,6 +109,12 @@ def _stages(r: Replica, costs: CostModel | None) -> Iterator[Violation]:
     if len(r.programs) != r.num_stages or len(r.peak_memory_gib) != r.num_stages:
         found = f"{len(r.programs)} programs and {len(r.peak_memory_gib)} memory peaks"
         yield Violation(1, f"replica {r.id}: {found} for {r.num_stages} stages")
+    if costs is not None:
+        try:
+            costs = costs.of_recomputation(r.recompute)
+        except InvalidPlanError as error:
+            yield Violation(1, f"replica {r.id}: {error}")
+            return
     layers = None if costs is None else costs.num_layers
     if layers is not None and r.num_stages > layers:
         yield Violation(1, f"replica {r.id}: {r.num_stages} stages for {layers} layers")
@@ -235,7 +241,8 @@ def _memory(
 ) -> Iterator[Violation]:
     """Rule 6: at every moment the memory of every stage fits its GPU."""
     for replica, run in zip(plan.replicas, simulation.replicas, strict=True):
-        limit = costs[replica.gpu].memory_limit(instance.pool(replica.gpu).memory_gib)
+        mine = costs[replica.gpu].of_recomputation(replica.recompute)
+        limit = mine.memory_limit(instance.pool(replica.gpu).memory_gib)
         for s, peak in enumerate(run.peak_memory_gib):
             if peak > limit * (1 + RELATIVE_TOLERANCE):
                 message = f"needs {peak:.2f} GiB of {limit:.2f} usable on {replica.gpu}"

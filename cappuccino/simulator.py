@@ -52,11 +52,13 @@ def simulate(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]) -> 
     ------
     DeadlockError
         When programs wait for each other; the message names the waiting operations.
+    InvalidPlanError
+        When the costs are of other recomputation than a replica's.
     """
     replicas = []
     gpu_time, cost, priced = 0.0, 0.0, True
     for replica in plan.replicas:
-        model = costs[replica.gpu]
+        model = costs[replica.gpu].of_recomputation(replica.recompute)
         workload = Workload.of(replica, instance, model)
         timeline = run_programs(replica.programs, workload, replica.id)
         memory = model.memory_model(replica.num_stages).beside(workload.adapters_gib)

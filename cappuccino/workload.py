@@ -32,10 +32,16 @@ class Workload:
 
     @classmethod
     def of(cls, replica: Replica, instance: Instance, costs: CostModel) -> "Workload":
-        """Build the workload of a replica whose samples exist in the instance."""
+        """Build the workload of a replica whose samples exist in the instance.
+
+        Raises
+        ------
+        InvalidPlanError
+            When the costs are of other recomputation than the replica's.
+        """
         indices = [instance.adapter_index(name) for name in replica.adapters]
         samples = [batch.samples for batch in replica.micro_batches]
-        return cls.of_samples(samples, indices, replica.num_stages, instance, costs)
+        return cls.of_samples(samples, indices, replica.num_stages, instance, costs.of_recomputation(replica.recompute))
 
     @classmethod
     def of_samples(

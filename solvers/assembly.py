@@ -37,7 +37,7 @@ def assemble_plan(
     replicas = []
     placed = sorted(placed, key=lambda p: p.schedule.problem.adapters)
     for number, (schedule, gpu) in enumerate((p.schedule, p.gpu) for p in placed):
-        replicas.append(schedule.replica(number, gpu, costs[gpu].layers_per_stage(schedule.problem.num_stages)))
+        replicas.append(schedule.replica(number, gpu))
     prices = [instance.pool(p.gpu).price_per_hour for p in placed]
     money = sum(r.schedule.gpu_time_s * (p or 0.0) / 3600 for r, p in zip(placed, prices, strict=True))
     cost = money if all(p is not None for p in prices) else None

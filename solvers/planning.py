@@ -9,7 +9,7 @@ import numpy as np
 from cappuccino.costs import CostModel, fit_instance_costs
 from cappuccino.errors import InfeasibleError, InputError, NoPlanFoundError
 from cappuccino.instance import Instance
-from cappuccino.plan import AdapterSaving, Objective, Plan
+from cappuccino.plan import AdapterSaving, Objective, Plan, Recompute
 from cappuccino.solvers.allocation.allocator import Allocator
 from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.allocation.context import Context, Goal, Incumbent
@@ -39,6 +39,8 @@ class PlanOptions:
     """Fixes the depth of every replica."""
     profiled_only: bool = False
     """Forbids stage counts that the cost table does not hold."""
+    recompute: Recompute | None = None
+    """Fixes the activation recomputation of every replica; None: the planner chooses among what the table has."""
     compare_separate: bool = True
     """Work out, adapter by adapter, what sharing saves against separate runs, and separate those that gain by it."""
     seed: int = 0
@@ -83,7 +85,7 @@ def make_plan(
     """
     options = options or PlanOptions()
     _check_options(instance, options)
-    costs = costs if costs is not None else fit_instance_costs(instance)
+    costs = _allowed_costs(instance, costs if costs is not None else fit_instance_costs(instance), options.recompute)
     space = _space(instance, costs, options)
     _compile(space)
     clock = Clock(options.time_limit_s)
@@ -104,6 +106,21 @@ def make_plan(
         wall_time_s=clock.elapsed,
     )
     return verified(with_savings(plan, found.savings), instance, costs, "planner")
+
+
+def _allowed_costs(
+    instance: Instance, costs: Mapping[str, CostModel], recompute: Recompute | None
+) -> Mapping[str, CostModel]:
+    """Return the costs with the recomputation asked for alone."""
+    if recompute is None:
+        return costs
+    for gpu, model in costs.items():
+        known = [choice.recompute for choice in model.choices]
+        if recompute not in known:
+            stated = " and ".join("unknown" if mode is None else mode.value for mode in known)
+            problem = f'the rows on "{gpu}" are of recomputation {stated}, not {recompute.value}'
+            raise InputError(instance.cost_table, "recompute", problem, "profile it too, or leave the choice open")
+    return {gpu: replace(model.of_recomputation(recompute), alternatives=()) for gpu, model in costs.items()}
 
 
 @dataclass(frozen=True)
@@ -198,7 +215,7 @@ def _compile(space: ReplicaSpace) -> None:
     fitting = space.kinds.representatives[int(np.argmax(bounds.fits))]
     job = instance.adapters[fitting].model_copy(update={"num_steps": 1})
     tiny = replace(instance, adapters=(job,))
-    problem = ReplicaProblem(tiny, space.costs[pool.gpu], (0,), bounds.num_stages, pool.memory_gib)
+    problem = ReplicaProblem(tiny, bounds.costs, (0,), bounds.num_stages, pool.memory_gib)
     schedule_replica(problem, Budget(None, constructions=1, moves=1, windows=0), seed=0)
 
 

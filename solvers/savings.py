@@ -13,7 +13,7 @@ import numpy as np
 
 from cappuccino.bounds.replica_bounds import ReplicaBounds
 from cappuccino.instance import GpuPool
-from cappuccino.plan import AdapterSaving, Objective, Plan
+from cappuccino.plan import AdapterSaving, Objective, Plan, Recompute
 from cappuccino.solvers.allocation.context import Context
 from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem
@@ -23,8 +23,8 @@ from cappuccino.solvers.scheduling.scheduler import schedule_replica
 _TOLERANCE = 1e-9
 """Relative; smaller gains are rounding."""
 _NO_TIME = Clock(0.0)
-_ReplicaKey = tuple[tuple[int, ...], str, int, float]
-"""Kinds by position, GPU type, stages, makespan."""
+_ReplicaKey = tuple[tuple[int, ...], str, Recompute | None, int, float]
+"""Kinds by position, GPU type, recomputation, stages, makespan."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,8 @@ class SharingEvaluator:
 
     def _key(self, replica: PlacedReplica) -> _ReplicaKey:
         schedule = replica.schedule
-        return self._kinds(replica), replica.gpu, schedule.problem.num_stages, schedule.makespan_s
+        problem = schedule.problem
+        return self._kinds(replica), replica.gpu, problem.costs.recompute, problem.num_stages, schedule.makespan_s
 
     def _gain(self, replica: PlacedReplica, kind: int, clock: Clock) -> float | None:
         """Return what taking out an adapter saves, negative where sharing pays; None when the time ended meanwhile."""
@@ -234,7 +235,7 @@ class SharingEvaluator:
             if clock.over:
                 return None
             stages = place.bounds.num_stages
-            here = start is not None and (place.pool.gpu, stages) == (start.gpu, start.schedule.problem.num_stages)
+            here = start is not None and _same_place(place, start)
             # where there is a start, building schedules from nothing would be idle
             constructions = 1 if here else self._effort.constructions
             found = schedule_replica(
@@ -289,6 +290,12 @@ class SharingEvaluator:
     def _money(self, gpu: str, gpu_time_s: float) -> float | None:
         price = self._pools[gpu].price_per_hour
         return None if price is None else gpu_time_s * price / 3600
+
+
+def _same_place(place: _CostedPlace, placed: PlacedReplica) -> bool:
+    problem = placed.schedule.problem
+    mine, other = place.bounds, problem.costs
+    return (place.pool.gpu, mine.costs.recompute, mine.num_stages) == (placed.gpu, other.recompute, problem.num_stages)
 
 
 def with_savings(plan: Plan, savings: Mapping[str, AdapterSaving]) -> Plan:

@@ -189,7 +189,8 @@ def print_plan(plan: "Plan", report: "CheckReport") -> None:
         adapters = ", ".join(r.adapters)
         memory = "/".join(f"{m:.1f}" for m in r.peak_memory_gib)
         stages = f"{r.num_stages} x {r.gpu}"
-        size = f"{r.makespan_s:.4g} s, {len(r.micro_batches)} micro-batches, {memory} GiB"
+        mode = "" if r.recompute is None else f", recompute {r.recompute.value}"
+        size = f"{r.makespan_s:.4g} s, {len(r.micro_batches)} micro-batches, {memory} GiB{mode}"
         print(f"replica {r.id}   {stages}, {size}: {adapters}")
     _print_sharing(plan)
 

@@ -177,7 +177,8 @@ def _print(key: str, found: "Validation") -> None:
     for g, split in sorted(model.splits.items()):
         print(f"layers of {stages(g)}: {' + '.join(map(str, split))}")
     for capacity in found.capacities:
-        where = f"{stages(capacity.num_stages)}, {capacity.memory_gib:.3g} GiB"
+        mode = f", recompute {capacity.recompute}" if len(found.model.choices) > 1 else ""
+        where = f"{stages(capacity.num_stages)}{mode}, {capacity.memory_gib:.3g} GiB"
         print(f"largest micro-batch, {where}: {capacity.tokens} tokens ({capacity.low} to {capacity.high})")
 
 

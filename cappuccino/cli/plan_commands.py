@@ -23,6 +23,14 @@ class ObjectiveOption(StrEnum):
     COST = "cost"
 
 
+class RecomputeChoice(StrEnum):
+    """Activation recomputation as the command line asks for it."""
+
+    AUTO = "auto"
+    NONE = "none"
+    FULL = "full"
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(plan)
@@ -39,6 +47,9 @@ def plan(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the search.")] = 0,
     gap: Annotated[float, typer.Option(min=0, max=0.99, help="Stop at this gap to the bound, as a fraction.")] = 1e-3,
     profiled_only: Annotated[bool, typer.Option(help="Allow only the stage counts in the cost table.")] = False,
+    recompute: Annotated[
+        RecomputeChoice, typer.Option(help="Activation recomputation; auto: by replica, of what the cost table has.")
+    ] = RecomputeChoice.AUTO,
     json: JsonFlag = False,
 ) -> None:
     """Plan an instance: replicas, micro-batches and the order of all operations, with a proven bound.
@@ -48,7 +59,7 @@ def plan(
     from cappuccino.checker import check as check_plan  # noqa: PLC0415
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415
-    from cappuccino.plan import Objective, objective_gap  # noqa: PLC0415
+    from cappuccino.plan import Objective, Recompute, objective_gap  # noqa: PLC0415
     from cappuccino.reports.plan_warnings import instance_warnings, plan_warnings  # noqa: PLC0415
 
     require_writable(output)
@@ -64,6 +75,7 @@ def plan(
         deadline_s=deadline,
         num_stages=num_stages,
         profiled_only=profiled_only,
+        recompute=None if recompute is RecomputeChoice.AUTO else Recompute(recompute.value),
         seed=seed,
     )
     unit = console.objective_unit(options.objective.value)

@@ -1,6 +1,5 @@
 """demo, lengths, run: commands that load torch."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,11 +7,12 @@ import typer
 
 from cappuccino.cli import console
 from cappuccino.cli.console import JsonFlag
-from cappuccino.cli.plan_commands import InstanceOption, PlanArgument
+from cappuccino.cli.plan_commands import InstanceOption, PlanArgument, RecomputeChoice
 from cappuccino.files import require_folder, require_writable
 
 if TYPE_CHECKING:
     from cappuccino.costs import CostModel
+    from cappuccino.plan import Plan, Recompute, Replica
 
 BackboneOption = Annotated[
     str, typer.Option("--backbone", help="Folder of the Hugging Face backbone, or its name on the hub.")
@@ -105,13 +105,16 @@ def run(
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="float32, float64 or bfloat16; by default the cost table's.")
     ] = None,
+    recompute: Annotated[
+        RecomputeChoice, typer.Option(help="Activation recomputation; auto: as planned.")
+    ] = RecomputeChoice.AUTO,
     json: JsonFlag = False,
 ) -> None:
     """Train the adapters of a plan, one process per pipeline stage, exactly as planned."""
     from cappuccino.checker import check  # noqa: PLC0415
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415
-    from cappuccino.plan import Plan  # noqa: PLC0415
+    from cappuccino.plan import Plan, Recompute  # noqa: PLC0415
     from cappuccino.runtime.backbone.hub import find_backbone  # noqa: PLC0415
     from cappuccino.runtime.launch.local import run_plan  # noqa: PLC0415
 
@@ -120,7 +123,10 @@ def run(
     check(stated, loaded, costs).raise_if_invalid(plan)
     profiled = {costs[r.gpu].dtype for r in stated.replicas} - {None}
     used = dtype or (profiled.pop() if len(profiled) == 1 else None) or "float32"
-    for warning in _no_prediction({r.gpu: costs[r.gpu] for r in stated.replicas}, device, used):
+    asked = None if recompute is RecomputeChoice.AUTO else Recompute(recompute.value)
+    planned, stated = stated, stated if asked is None else _recomputing(stated, asked)
+    warnings = [w for r in planned.replicas for w in _no_prediction(r, costs[r.gpu], device, used, asked)]
+    for warning in dict.fromkeys(warnings):
         console.warn(f"{loaded.cost_table}: {warning}: its times and memory are no prediction for this run")
     with console.progress_bar("training") as show:
         result = run_plan(
@@ -142,6 +148,7 @@ def run(
             "difference": line.makespan / r.makespan_s - 1,
             "measured_bubble": line.bubble,
             "peak_memory_gib": list(result.peak_memory_gib(r.id)),
+            "predicted_memory_gib": list(r.peak_memory_gib),
         }
         for r, line in zip(stated.replicas, result.timelines, strict=True)
     ]
@@ -157,25 +164,46 @@ def run(
             f"replica {entry['id']}: measured {entry['measured_s']:.3f} s, predicted {entry['predicted_s']:.3f} s "
             f"({100 * entry['difference']:+.1f}%)"
         )
+        taken, expected = (
+            "/".join(f"{x:.3g}" for x in entry[name]) for name in ("peak_memory_gib", "predicted_memory_gib")
+        )
+        print(f"replica {entry['id']}: highest memory {taken} GiB, predicted {expected}")
     for name, found in adapters.items():
         print(f"{name}: loss {found['first_loss']:.3f} -> {found['last_loss']:.3f}, {found['path']}")
     print(f"trace {result.trace}")
 
 
-def _no_prediction(costs: Mapping[str, "CostModel"], device: str, dtype: str) -> list[str]:
-    """Return why the costs say nothing of this run: they are of another device, type or software, or of none."""
+def _recomputing(plan: "Plan", mode: "Recompute") -> "Plan":
+    """Return a plan whose replicas recompute otherwise than planned."""
+    return plan.model_copy(update={"replicas": tuple(r.model_copy(update={"recompute": mode}) for r in plan.replicas)})
+
+
+def _no_prediction(
+    replica: "Replica", costs: "CostModel", device: str, dtype: str, recompute: "Recompute | None"
+) -> list[str]:
+    """Return why the costs say nothing of this run: they are of another device, type or software, or of none.
+
+    Parameters
+    ----------
+    recompute
+        What the run does instead of what was planned, if anything.
+    """
     from cappuccino.costs.table import ENGINE  # noqa: PLC0415
 
+    gpu, model = replica.gpu, costs.of_recomputation(replica.recompute)
+    if model.analytic:
+        return [f'"{gpu}" was computed from specifications']
     found = []
-    for gpu, model in costs.items():
-        if model.analytic:
-            found.append(f'"{gpu}" was computed from specifications')
-            continue
-        if model.engine is None:
-            found.append(f'"{gpu}" does not say with which engine it was measured')
-        elif model.engine != ENGINE:
-            found.append(f'"{gpu}" was measured with the engine {model.engine}')
-        for what, measured, used in (("device", model.device, device), ("dtype", model.dtype, dtype)):
-            if measured is not None and measured != used:
-                found.append(f'"{gpu}" was measured with {what} {measured}, the run has {used}')
+    if model.engine is None:
+        found.append(f'"{gpu}" does not say with which engine it was measured')
+    elif model.engine != ENGINE:
+        found.append(f'"{gpu}" was measured with the engine {model.engine}')
+    mode = None if recompute is None else recompute.value
+    for what, measured, used in (
+        ("device", model.device, device),
+        ("dtype", model.dtype, dtype),
+        ("recompute", None if model.recompute is None else model.recompute.value, mode),
+    ):
+        if measured is not None and used is not None and measured != used:
+            found.append(f'"{gpu}" was measured with {what} {measured}, the run has {used}')
     return found

@@ -1,7 +1,8 @@
 """The cost model: what a micro-batch costs in time and memory, fitted to a profiled cost table."""
 
 from cappuccino.costs.fit import fit_costs, fit_instance_costs
-from cappuccino.costs.model import AdapterCosts, CostModel, MemoryModel, SmoothMaximum, micro_batch_shape
+from cappuccino.costs.memory import MemoryModel
+from cappuccino.costs.model import AdapterCosts, CostModel, SmoothMaximum, micro_batch_shape
 from cappuccino.costs.table import CostTable, read_cost_table
 
 __all__ = [

@@ -19,6 +19,7 @@ from cappuccino.costs.table import (
     PARTS,
     CostTable,
     adapter_sizes,
+    layer_count,
     layer_shape,
     read_cost_table,
 )
@@ -72,6 +73,9 @@ def fit_costs(
     fitted instead, for every stage count by itself; where it has the times of a decoder layer and of what first and
     last stage have besides, stages of a count that nobody measured are put together from them (`StageParts`).
 
+    Rows of different recomputation are fitted apart: the first kind that has enough rows gives the model, further ones
+    its alternatives.
+
     Parameters
     ----------
     unmeasured
@@ -83,12 +87,23 @@ def fit_costs(
         When too few rows are left to fit.
     """
     rows = table.select(backbone, gpu)
-    ok = rows.ok.assign(**_adapter_columns(rows.ok))
-    if len(ok) < FEWEST_ROWS:
-        problem = f'{len(ok)} OK rows of "{backbone}"'
+    by_mode = [(mode, rows.of_recomputation(mode)) for mode in rows.recomputations]
+    enough = [(mode, part) for mode, part in by_mode if len(part.ok) >= FEWEST_ROWS]
+    if not enough:
+        few = f"{max(len(part.ok) for _, part in by_mode)} OK rows"
+        apart = " of one kind of recomputation" if len(by_mode) > 1 else ""
+        problem = f'{few} of "{backbone}"{apart}'
         raise InputError(table.source, "status", problem, f"profile at least {FEWEST_ROWS} points")
+    first, *others = (
+        replace(_fit(part, backbone, gpu, backward_over_forward, unmeasured), recompute=mode) for mode, part in enough
+    )
+    return replace(first, alternatives=tuple(others))
+
+
+def _fit(rows: CostTable, backbone: str, gpu: str, backward_over_forward: float, unmeasured: bool) -> CostModel:
+    ok = rows.ok.assign(**_adapter_columns(rows.ok))
     spec = BACKBONES.get(backbone)
-    layers = int(ok["num_layers"].iloc[0]) if "num_layers" in ok else (spec.num_layers if spec else None)
+    layers = layer_count(ok)
     stage_forward: dict[int, SmoothMaximum] = {}
     stage_backward: dict[int, SmoothMaximum] = {}
     splits: dict[int, tuple[int, ...]] = {}
@@ -139,9 +154,9 @@ def fit_costs(
         usable_memory_gib=_usable_memory(rows, memory),
         profiled_tokens=(int(ok["tokens"].min()), int(ok["tokens"].max())),
         analytic=rows.is_analytic,
-        device=_only(table, ok, "device"),
-        dtype=_only(table, ok, "dtype"),
-        engine=_only(table, ok, "engine"),
+        device=_only(rows, ok, "device"),
+        dtype=_only(rows, ok, "dtype"),
+        engine=_only(rows, ok, "engine"),
     )
 
 

@@ -4,8 +4,11 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import nnls
 
-from cappuccino.costs.model import CostModel, MemoryModel, adapter_memory_gib
-from cappuccino.costs.table import ADAPTERS, LAYERS, CostTable, adapter_sizes, layer_shape
+from cappuccino.backbone import ATTENTION_MODULES
+from cappuccino.costs.adapters import AdapterSize
+from cappuccino.costs.memory import MemoryModel, adapter_memory_gib
+from cappuccino.costs.model import CostModel
+from cappuccino.costs.table import ADAPTERS, LAYERS, CostTable, adapter_sizes, layer_count, layer_shape
 from cappuccino.plan import even_layers
 
 _MIB_PER_GIB = 1024
@@ -16,7 +19,7 @@ _LEAST_PART = 0.01
 def fit_memory(rows: pd.DataFrame) -> dict[int, MemoryModel]:
     """Fit the peak memory for every stage count, to relative error with coefficients that are not negative.
 
-    What the rows' own adapters take is left out where the table tells which they are: plans add their own.
+    What the rows' own adapters take is left out where the widths of a layer are known: plans add their own.
 
     All micro-batches of a step count as held (`held_micro_batches` where the table says better): in the A100 table the
     peak keeps growing with `grad_acc_steps` beyond `pp_size`. Where rows cannot tell held from working memory, because
@@ -39,13 +42,21 @@ def fit_memory(rows: pd.DataFrame) -> dict[int, MemoryModel]:
 
 
 def _adapters(rows: pd.DataFrame) -> np.ndarray:
-    """Return what the adapters of each row take on the stage with the most layers, GiB; 0 where nobody knows."""
-    shape = layer_shape(rows)
-    if shape is None or not (ADAPTERS | {"num_layers"}) <= set(rows):
+    """Return what the adapters of each row take on the stage with the most layers, GiB; 0 where nobody knows.
+
+    Rows that do not say of which adapters they are, are of one on the attention projections, as the seed's tables.
+    """
+    shape, layers = layer_shape(rows), layer_count(rows)
+    if shape is None or layers is None:
         return np.zeros(len(rows))
+    if set(rows) >= ADAPTERS:
+        sizes, numbers = adapter_sizes(rows, shape), rows["num_adapters"].tolist()
+    else:
+        sizes = [AdapterSize.of(shape, int(rank), ATTENTION_MODULES) for rank in rows["rank"]]
+        numbers = [1] * len(rows)
     dtypes = rows["dtype"] if "dtype" in rows else [None] * len(rows)
-    splits = rows[LAYERS] if LAYERS in rows else map(even_layers, rows["num_layers"], rows["pp_size"])
-    entries = zip(adapter_sizes(rows, shape), rows["num_adapters"], splits, dtypes, strict=True)
+    splits = rows[LAYERS] if LAYERS in rows else [even_layers(layers, int(g)) for g in rows["pp_size"]]
+    entries = zip(sizes, numbers, splits, dtypes, strict=True)
     return np.array([n * adapter_memory_gib(size, max(split), dtype) for size, n, split, dtype in entries])
 
 

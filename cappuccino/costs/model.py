@@ -1,4 +1,4 @@
-"""Times and memory of micro-batches as functions of their tokens.
+"""The cost model: times and memory of micro-batches as functions of their tokens.
 
 Legend: T tokens of a micro-batch, Q its sum of squared sequence lengths, g pipeline stages.
 """
@@ -9,19 +9,18 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cappuccino.backbone import STATE_BYTES, LayerShape
+from cappuccino.backbone import LayerShape
 from cappuccino.costs.adapters import AdapterSize
+from cappuccino.costs.memory import Floats, MemoryModel, adapter_memory_gib
+from cappuccino.errors import InvalidPlanError
 from cappuccino.instance import Adapter
-from cappuccino.plan import even_layers
+from cappuccino.plan import Recompute, even_layers
 
-Floats = NDArray[np.float64]
 EXTRAPOLATION_MEMORY_MARGIN = 1.1
 """Factor on the memory of stage counts that nobody profiled."""
 
 RESERVED_MEMORY = 0.05
 """Part of a GPU's memory that plans never fill."""
-MOST_TOKENS = 2**40
-"""Of a micro-batch, where memory sets no limit."""
 
 
 @dataclass(frozen=True)
@@ -133,17 +132,6 @@ class AdapterCosts:
         )
 
 
-def adapter_memory_gib(size: AdapterSize, layers: int, dtype: str | None) -> float:
-    """Return what an adapter takes on so many layers while it is trained, GiB.
-
-    Parameters
-    ----------
-    dtype
-        Of the backbone's weights; only 64 bit makes a difference.
-    """
-    return (2 if dtype == "float64" else 1) * STATE_BYTES * size.parameters * layers / 2**30
-
-
 def micro_batch_shape(lengths: Sequence[int], layout: str) -> tuple[int, int]:
     """Return tokens and sum of squared lengths of a micro-batch of samples with these lengths.
 
@@ -153,38 +141,6 @@ def micro_batch_shape(lengths: Sequence[int], layout: str) -> tuple[int, int]:
         longest = max(lengths)
         return len(lengths) * longest, len(lengths) * longest * longest
     return sum(lengths), sum(n * n for n in lengths)
-
-
-@dataclass(frozen=True)
-class MemoryModel:
-    """Memory of the fullest stage: `static + working x T running + held x tokens forwarded, not yet backwarded`."""
-
-    static_gib: float
-    working_gib: float
-    """Per token of the running micro-batch."""
-    held_gib: float
-    """Per token in flight, the running micro-batch included."""
-
-    def beside(self, adapters_gib: float) -> "MemoryModel":
-        """Return the memory of a stage that holds adapters of this size besides, GiB."""
-        return replace(self, static_gib=self.static_gib + adapters_gib)
-
-    def peak(self, running_tokens: ArrayLike, held_tokens: ArrayLike) -> Floats:
-        """Return the memory at a moment, GiB."""
-        running, held = np.asarray(running_tokens, dtype=float), np.asarray(held_tokens, dtype=float)
-        return self.static_gib + self.working_gib * running + self.held_gib * held
-
-    def max_tokens(self, limit_gib: float) -> int:
-        """Return the largest micro-batch that fits on its own, tokens; 0 when none does."""
-        return int(self.most_tokens(limit_gib, 0.0))
-
-    def most_tokens(self, limit_gib: float, adapters_gib: ArrayLike) -> NDArray[np.int64]:
-        """Return the largest micro-batches that fit beside adapters that take this much, tokens."""
-        slope = self.working_gib + self.held_gib
-        room = limit_gib - (self.static_gib + np.asarray(adapters_gib, dtype=float))
-        # a hair more, or 0.3 GiB at 0.1 a token would be 2 tokens
-        tokens = np.minimum(room / slope * (1 + 1e-9), MOST_TOKENS) if slope > 0 else np.full(room.shape, MOST_TOKENS)
-        return np.where(room > 0, tokens, 0).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -234,6 +190,32 @@ class CostModel:
     """Type of the backbone's weights, where the table says so."""
     engine: str | None = None
     """Software whose times these are, where the table says so; `ENGINE` is this project's runtime."""
+    recompute: Recompute | None = None
+    """Activation recomputation that times and memory are of; None where nobody knows."""
+    alternatives: tuple["CostModel", ...] = ()
+    """The same backbone on the same GPU with other recomputation, where the table has it."""
+
+    @property
+    def choices(self) -> tuple["CostModel", ...]:
+        """The model and its alternatives, among which a plan chooses replica by replica."""
+        return (self, *self.alternatives)
+
+    def of_recomputation(self, mode: Recompute | None) -> "CostModel":
+        """Return the costs with this recomputation; those that there are for None.
+
+        Raises
+        ------
+        InvalidPlanError
+            When the cost table has none of this kind.
+        """
+        if mode is None:
+            return self
+        for model in self.choices:
+            if model.recompute is mode:
+                return model
+        known = " and ".join(f"recompute {model.recompute}" for model in self.choices if model.recompute)
+        stated = f"the costs on {self.gpu} are of {known or 'unknown recomputation'}"
+        raise InvalidPlanError(f"recompute is {mode}, {stated}")
 
     @property
     def profiled(self) -> tuple[int, ...]:

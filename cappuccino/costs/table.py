@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cappuccino.backbone import ALL_LINEAR, LayerShape
+from cappuccino.backbone import ALL_LINEAR, BACKBONES, LayerShape
 from cappuccino.costs.adapters import AdapterSize
 from cappuccino.errors import InputError
 from cappuccino.files import read_text
+from cappuccino.plan import Recompute
 
 COUNTS = ("pp_size", "micro_bsz", "grad_acc_steps", "seqlen", "rank")
 MEASURED = ("peak_memory_mb", "time_per_step_s")
@@ -35,7 +36,9 @@ LAYERS = "layers_per_stage"
 """Decoder layers by stage, joined by +."""
 ENGINE = "cappuccino"
 """What `profile` writes as the engine that a table is of: the runtime of this project."""
-OPTIONAL_WORDS = ("gpu", "source", "target_modules", "device", "dtype", "engine")
+RECOMPUTE = "recompute"
+"""Column that says what the row's stages kept for the backward: `none` recomputed, or `full`."""
+OPTIONAL_WORDS = ("gpu", "source", "target_modules", "device", "dtype", "engine", RECOMPUTE)
 _NEARLY = 0.93
 """Likeness of two names from which on one is taken for a slip of the other."""
 OK = "OK"
@@ -74,6 +77,27 @@ class CostTable:
                 known = ", ".join(sorted(set(self.ok["gpu"])))
                 problem = f'no OK rows of backbone "{backbone}" on "{gpu}"'
                 raise InputError(self.source, "gpu", problem, f"profile it there, or use a GPU of the table: {known}")
+        return CostTable(self.source, ok, failed)
+
+    @property
+    def recomputations(self) -> tuple[Recompute | None, ...]:
+        """Kinds of recomputation that the rows which ran are of; None where nobody says.
+
+        Without the column, computed rows assume full recomputation, and this project's runtime did not recompute.
+        """
+        if RECOMPUTE in self.ok.columns:
+            found = set(self.ok[RECOMPUTE])
+            return tuple(mode for mode in Recompute if mode in found)
+        if self.is_analytic:
+            return (Recompute.FULL,)
+        own = "engine" in self.ok.columns and bool((self.ok["engine"] == ENGINE).all())
+        return (Recompute.NONE if own else None,)
+
+    def of_recomputation(self, mode: Recompute | None) -> "CostTable":
+        """Return the rows of one kind of recomputation."""
+        if RECOMPUTE not in self.ok.columns:
+            return self
+        ok, failed = (f[f[RECOMPUTE] == mode].reset_index(drop=True) for f in (self.ok, self.failed))
         return CostTable(self.source, ok, failed)
 
     @property
@@ -125,6 +149,8 @@ def read_cost_table(path: Path) -> CostTable:
             raise InputError(path, f"line {zero[0] + 2}, {column}", "0 is not allowed", "measure the row again")
     if LAYERS in frame.columns:
         _check_layers(path, frame)
+    if RECOMPUTE in frame.columns:
+        _check_recompute(path, frame)
     if "target_modules" in frame.columns:
         frame["target_modules"] = frame["target_modules"].str.split("+")
     frame["tokens"] = frame["micro_bsz"] * frame["seqlen"]
@@ -170,6 +196,15 @@ def _check_layers(path: Path, frame: pd.DataFrame) -> None:
     frame[LAYERS] = splits
 
 
+def _check_recompute(path: Path, frame: pd.DataFrame) -> None:
+    known = [mode.value for mode in Recompute]
+    unknown = frame.index[~frame[RECOMPUTE].isin(known)]
+    if len(unknown):
+        problem = f'"{frame[RECOMPUTE][unknown[0]]}" is no kind of recomputation'
+        remedy = f"write {' or '.join(known)}, or leave the column out"
+        raise InputError(path, f"line {unknown[0] + 2}, {RECOMPUTE}", problem, remedy)
+
+
 def _numbers(path: Path, frame: pd.DataFrame, column: str, needed: pd.Series, least: float, whole: bool) -> pd.Series:
     values = pd.to_numeric(frame[column], errors="coerce")
     bad = needed & (values.isna() | ~np.isfinite(values) | (values < least))
@@ -184,10 +219,22 @@ def _numbers(path: Path, frame: pd.DataFrame, column: str, needed: pd.Series, le
 
 
 def layer_shape(rows: pd.DataFrame) -> LayerShape | None:
-    """Return the widths of a decoder layer, None where the table does not have them."""
-    if not set(LAYER_SHAPE) <= set(rows):
-        return None
-    return LayerShape(*(int(x) for x in rows[list(LAYER_SHAPE)].iloc[0]))
+    """Return the widths of a decoder layer of the rows' backbone, from the catalogue where the table lacks them.
+
+    None where nobody knows.
+    """
+    if set(LAYER_SHAPE) <= set(rows):
+        return LayerShape(*(int(x) for x in rows[list(LAYER_SHAPE)].iloc[0]))
+    known = BACKBONES.get(rows["param_name"].iloc[0])
+    return None if known is None else known.layer
+
+
+def layer_count(rows: pd.DataFrame) -> int | None:
+    """Return the decoder layers of the rows' backbone, likewise."""
+    if "num_layers" in rows:
+        return int(rows["num_layers"].iloc[0])
+    known = BACKBONES.get(rows["param_name"].iloc[0])
+    return None if known is None else known.num_layers
 
 
 def adapter_sizes(rows: pd.DataFrame, shape: LayerShape) -> list[AdapterSize]:

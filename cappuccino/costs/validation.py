@@ -10,10 +10,11 @@ import pandas as pd
 from cappuccino.costs.fit import fit_costs, predicted_step_time
 from cappuccino.costs.memory_fit import predicted_memory_mib
 from cappuccino.costs.model import CostModel
-from cappuccino.costs.table import COUNTS, CostTable
+from cappuccino.costs.table import COUNTS, RECOMPUTE, CostTable
 from cappuccino.errors import InputError
+from cappuccino.plan import Recompute
 
-CONFIGURATION = ["pp_size", "micro_bsz", "seqlen"]
+CONFIGURATION = ["pp_size", "micro_bsz", "seqlen", RECOMPUTE]
 """Rows that differ in nothing of this measure the same micro-batch on the same stages."""
 TOKEN_RANGES = (0, 512, 2048, 8192, 2**62)
 """Limits of the token ranges that errors are stated for."""
@@ -40,6 +41,7 @@ class Capacity:
     """The largest micro-batch that fits a stage's memory, tokens, and the interval that the memory's error leaves."""
 
     num_stages: int
+    recompute: Recompute | None
     memory_gib: float
     tokens: int
     low: int
@@ -89,7 +91,7 @@ def validate(
     for k, part in enumerate(np.array_split(order, min(folds, len(rows)))):
         fold[part] = k
     rows["time_predicted_s"], rows["memory_predicted_mb"] = _left_out(chosen, backbone, gpu, list(fold))
-    configurations = list(rows[CONFIGURATION].itertuples(index=False, name=None))
+    configurations = list(rows[[name for name in CONFIGURATION if name in rows]].itertuples(index=False, name=None))
     depths = rows["pp_size"].tolist()
     several = len(set(depths)) > 1
     return Validation(
@@ -123,11 +125,14 @@ def _left_out(
         out = pd.Series([x == label for x in labels], ok.index)
         try:
             left = CostTable(chosen.source, ok[~out].reset_index(drop=True), chosen.failed)
-            model = fit_costs(left, backbone, gpu, unmeasured=unmeasured)
+            every = fit_costs(left, backbone, gpu, unmeasured=unmeasured)
         except InputError:
             continue  # too few rows are left: said by the error's None
+        by_mode = {model.recompute: model for model in every.choices}
         for i in ok.index[out]:
-            time[i], memory[i] = predicted_step_time(model, ok.loc[i]), predicted_memory_mib(model, ok.loc[i])
+            model = by_mode.get(ok.loc[i].get(RECOMPUTE, every.recompute))
+            if model is not None:
+                time[i], memory[i] = predicted_step_time(model, ok.loc[i]), predicted_memory_mib(model, ok.loc[i])
     return time, memory
 
 
@@ -153,20 +158,20 @@ def _range_label(low: int, high: int) -> str:
 
 
 def _capacities(model: CostModel, rows: pd.DataFrame, memory_gib: float | None) -> tuple[Capacity, ...]:
-    limit = memory_gib if memory_gib is not None else model.usable_memory_gib
     errors = (rows["memory_predicted_mb"] / rows["peak_memory_mb"] - 1).abs().dropna()
-    if limit is None or errors.empty:
+    if errors.empty:
         return ()
     error = float(errors.quantile(CONFIDENCE))
-    usable = model.memory_limit(limit) if memory_gib is not None else limit
-    return tuple(
-        Capacity(
-            g,
-            limit,
-            *(model.memory_model(g).max_tokens(usable * factor) for factor in (1.0, 1 / (1 + error), 1 + error)),
-        )
-        for g in model.profiled
-    )
+    found = []
+    for mine in model.choices:
+        limit = memory_gib if memory_gib is not None else mine.usable_memory_gib
+        if limit is None:
+            continue
+        usable = mine.memory_limit(limit) if memory_gib is not None else limit
+        for g in mine.profiled:
+            sizes = (mine.memory_model(g).max_tokens(usable * factor) for factor in (1.0, 1 / (1 + error), 1 + error))
+            found.append(Capacity(g, mine.recompute, limit, *sizes))
+    return tuple(found)
 
 
 def _warnings(model: CostModel, rows: pd.DataFrame) -> list[str]:
@@ -185,7 +190,7 @@ def _warnings(model: CostModel, rows: pd.DataFrame) -> list[str]:
         if float(curve.work(mine["tokens"], mine["squares"]).max()) < curve.floor_s:
             reach = f"micro-batches up to {int(mine['tokens'].max())} tokens all take about as long"
             found.append(f"{stages(int(g))}: {reach}: measure larger ones, the times of those are guessed")
-    alike = [name for name in (*COUNTS, "num_adapters") if name in rows]
+    alike = [name for name in (*COUNTS, "num_adapters", RECOMPUTE) if name in rows]
     if "target_modules" in rows:
         rows = rows.assign(target_modules=rows["target_modules"].map("+".join))
         alike.append("target_modules")

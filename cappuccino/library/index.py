@@ -28,8 +28,10 @@ class _Index(Record):
 
 def cost_probes(instance: Instance, costs: Mapping[str, CostModel]) -> dict[str, Probes]:
     """Return the probes of an instance's cost models, by GPU type."""
-    models = [(pool, costs[pool.gpu]) for pool in instance.gpu_pools]
-    return {pool.gpu: tuple(_probe(model, pool, g) for g in model.profiled) for pool, model in models}
+    return {
+        pool.gpu: tuple(_probe(model, pool, g) for model in costs[pool.gpu].choices for g in model.profiled)
+        for pool in instance.gpu_pools
+    }
 
 
 def _probe(model: CostModel, pool: GpuPool, num_stages: int) -> CostProbe:
@@ -55,8 +57,9 @@ def least_gpus(instance: Instance, costs: Mapping[str, CostModel]) -> int:
     counts = [
         stages
         for pool in instance.gpu_pools
-        for stages in costs[pool.gpu].stage_counts(pool.count)
-        if costs[pool.gpu].max_tokens(stages, pool.memory_gib) >= shortest
+        for model in costs[pool.gpu].choices
+        for stages in model.stage_counts(pool.count)
+        if model.max_tokens(stages, pool.memory_gib) >= shortest
     ]
     return min(counts, default=0)
 

@@ -38,7 +38,7 @@ def plan_warnings(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]
         if costs[gpu].analytic:
             yield f"costs on {gpu} are analytic, computed from specifications: profile before you rely on them"
     for replica in plan.replicas:
-        model = costs[replica.gpu]
+        model = costs[replica.gpu].of_recomputation(replica.recompute)
         if model.extrapolated(replica.num_stages):
             profiled = ", ".join(map(str, model.profiled))
             yield (

@@ -83,22 +83,26 @@ class BackbonePart(nn.Module):
         options = {"position_ids": position_ids_1T, "position_embeddings": rotary, "packing": packing}
         for index in self.layers:
             layer = partial(self.model.model.layers[index], attention_mask=None, use_cache=False, **options)
-            if recompute_in is None:
-                hidden_1TH = layer(hidden_1TH)
-            else:
-                again = recompute_in
-                hidden_1TH = checkpoint(
-                    layer,
-                    hidden_1TH,
-                    use_reentrant=False,
-                    preserve_rng_state=False,
-                    context_fn=lambda: (nullcontext(), again()),
-                )
+            hidden_1TH = layer(hidden_1TH) if recompute_in is None else _recomputed(layer, hidden_1TH, recompute_in)
         return hidden_1TH
 
     def logits(self, hidden_1TH: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor:
         """Return the logits at the given tokens only, shape (L, V); last stage only."""
         return self.model.lm_head(self.model.model.norm(hidden_1TH[0, positions_L]))
+
+
+def _recomputed(
+    layer: Callable[[torch.Tensor], torch.Tensor],
+    hidden_1TH: torch.Tensor,
+    recompute_in: Callable[[], AbstractContextManager[None]],
+) -> torch.Tensor:
+    return checkpoint(
+        layer,
+        hidden_1TH,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), recompute_in()),
+    )
 
 
 def meta_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:

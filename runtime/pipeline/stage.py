@@ -33,9 +33,7 @@ class Stage(MegatronModule):
         Whether layers run again in the backward, instead of keeping what it needs.
     """
 
-    def __init__(
-        self, config: TransformerConfig, part: BackbonePart, lora: MultiLora, recompute: bool = False
-    ) -> None:
+    def __init__(self, config: TransformerConfig, part: BackbonePart, lora: MultiLora, recompute: bool = False) -> None:
         super().__init__(config)
         self.model_type = ModelType.encoder_or_decoder
         self.part = part

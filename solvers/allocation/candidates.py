@@ -1,11 +1,10 @@
 """What is known before anything is scheduled: a proven bound, partitions, and the columns to choose from."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import linprog
 
 from cappuccino.errors import CappuccinoError, InfeasibleError
 from cappuccino.plan import Objective
@@ -19,14 +18,12 @@ from cappuccino.solvers.allocation.column_generation import (
 )
 from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.allocation.context import Context
-from cappuccino.solvers.allocation.filling import Partition, filled_partitions, shortest_partition
+from cappuccino.solvers.allocation.filling import Partition, filled_partitions, memory_suffices, shortest_partition
 from cappuccino.solvers.allocation.knapsack_pricing import KnapsackPricing
 from cappuccino.solvers.allocation.milp import PartitionProblem, TimeUpError
 from cappuccino.solvers.allocation.pricing import EnumeratedPricing, Place, Pricing
 from cappuccino.solvers.budget import Clock
 
-INFEASIBLE = 2
-"""`linprog`'s word for it."""
 _TINY = 1e-9
 _USUAL = 1000.0
 """About what a partition costs in the unit used here: the tolerances of solvers are absolute."""
@@ -130,6 +127,8 @@ class _Finder:
         """Raise an error if even the relaxation needs more GPUs than there are, or the adapters more memory."""
         if not memory_suffices(self.places, self.counts, self.pools):
             raise InfeasibleError(why_no_partition(self.space, self.deadline_s, proven=True))
+        if self.deadline_s is None:
+            return
         pricing = self._pricing(self.space.places(Objective.MAKESPAN))
         admitted = np.any([p.admits(self.deadline_s) for p in pricing.places], axis=0)
         if admitted.all():
@@ -292,29 +291,6 @@ class _Finder:
         if self.objective is Objective.MAKESPAN:
             return max(bounds_s)
         return sum(self.places[place].rate * bound for (place, _), bound in zip(partition, bounds_s, strict=True))
-
-
-def memory_suffices(places: Sequence[Place], counts: np.ndarray, pools: Mapping[str, int]) -> bool:
-    """Return whether all adapters' memory fits the GPUs if adapters and replicas were divisible.
-
-    A linear program: how many adapters of each kind run at each place, where a replica's adapters take parts of its
-    memory that add up to 1 at most.
-    """
-    parts = np.array([np.zeros(len(counts)) if p.room is None else p.room.parts() for p in places])
-    allowed = np.array([p.fits for p in places]) & np.isfinite(parts)
-    gpus = np.array([p.num_stages for p in places])[:, None] * np.where(allowed, parts, 0.0)
-    used = np.array([[(p.gpu == gpu) * row for p, row in zip(places, gpus, strict=True)] for gpu in pools])
-    covered = np.tile(np.eye(len(counts)), len(places))
-    limits = [(0.0, None if ok else 0.0) for ok in allowed.ravel()]
-    found = linprog(
-        np.zeros(allowed.size),
-        A_ub=used.reshape(len(pools), -1),
-        b_ub=np.array(list(pools.values()), dtype=float) * (1 + 1e-9),
-        A_eq=covered,
-        b_eq=counts.astype(float),
-        bounds=limits,
-    )
-    return bool(found.status != INFEASIBLE)
 
 
 def why_no_partition(space: ReplicaSpace, deadline_s: float | None, proven: bool) -> str:

@@ -113,21 +113,22 @@ class ColumnScheduler:
     def _problem(self, column: ChosenColumn) -> ReplicaProblem:
         pool, bounds = self.space.bounds[column.place]
         adapters = self.space.kinds.adapters(column.numbers)
-        critical = int(np.where(column.numbers > 0, bounds.paths, 0.0).argmax())
-        places = bounds.fastest_places(critical)
-        fastest = None
-        if places is not None:
-            position = [self.space.kinds.of_adapter[i] for i in adapters].index(critical)
-            fastest = (position, places)
-        return ReplicaProblem(
+        problem = ReplicaProblem(
             self.space.instance,
-            self.space.costs[pool.gpu],
+            bounds.costs,
             adapters,
             bounds.num_stages,
             pool.memory_gib,
             self.known.bound(column),
-            fastest,
         )
+        critical = int(np.where(column.numbers > 0, bounds.paths, 0.0).argmax())
+        places = bounds.fastest_places(critical)
+        if places is None:
+            return problem
+        position = [self.space.kinds.of_adapter[i] for i in adapters].index(critical)
+        # they are of the adapter alone: beside others its micro-batches may be too large
+        fits = problem.largest_micro_batch(position, places) <= problem.max_tokens
+        return replace(problem, fastest=(position, places)) if fits else problem
 
 
 def _cores() -> int:

@@ -21,7 +21,7 @@ from cappuccino.solvers.settings import DEFAULT
 
 @dataclass(frozen=True)
 class ReplicaSpace:
-    """Which replicas an instance allows: every pool and depth, with the bounds of any set of adapters there."""
+    """Which replicas an instance allows: every pool, depth and recomputation, with the bounds of all sets there."""
 
     instance: Instance
     costs: Mapping[str, CostModel]
@@ -40,7 +40,7 @@ class ReplicaSpace:
         profiled_only: bool = False,
         most_sets: int = DEFAULT.allocation.most_sets,
     ) -> "ReplicaSpace":
-        """Collect the depths worth considering in every pool.
+        """Collect the depths worth considering in every pool, with every kind of recomputation.
 
         Parameters
         ----------
@@ -58,13 +58,13 @@ class ReplicaSpace:
         """
         places = []
         for pool in instance.gpu_pools:
-            model = costs[pool.gpu]
-            counts = model.stage_counts(pool.count, profiled_only)
-            if num_stages is not None:
-                allowed = num_stages <= min(pool.count, model.num_layers or pool.count)
-                profiled = not (profiled_only and model.extrapolated(num_stages))
-                counts = (num_stages,) if allowed and profiled else ()
-            places += [(pool, model, g) for g in counts]
+            for model in costs[pool.gpu].choices:
+                counts = model.stage_counts(pool.count, profiled_only)
+                if num_stages is not None:
+                    allowed = num_stages <= min(pool.count, model.num_layers or pool.count)
+                    profiled = not (profiled_only and model.extrapolated(num_stages))
+                    counts = (num_stages,) if allowed and profiled else ()
+                places += [(pool, model, g) for g in counts]
         kinds = AdapterClasses.of(instance, [model.adapter_costs(g, instance.adapters) for _, model, g in places])
         representatives = instance.subset(kinds.representatives)
         bounds = [(pool, ReplicaBounds(representatives, model, g, pool.memory_gib)) for pool, model, g in places]
@@ -164,7 +164,9 @@ class ReplicaSpace:
             need = float(bounds.room.memory.beside(float(bounds.room.adapters_gib[kind])).peak(longest, longest))
             limit = bounds.room.limit_gib
             stages = "1 stage needs" if bounds.num_stages == 1 else f"{bounds.num_stages} stages need"
-            yield f"on {pool.gpu} {stages} {need:.1f} GiB of {limit:.1f} usable each"
+            several = len(self.costs[pool.gpu].choices) > 1
+            mode = f" with recomputation {bounds.costs.recompute}" if several else ""
+            yield f"on {pool.gpu} {stages} {need:.1f} GiB of {limit:.1f} usable each{mode}"
 
     def _remedies(self, adapter: int, num_stages: int | None, profiled_only: bool) -> Iterator[str]:
         longest = int(self.instance.step_lengths[adapter].max())
@@ -173,7 +175,7 @@ class ReplicaSpace:
         if shorter > 0:
             yield f"set max_sequence_length to at most {shorter}"
         for pool in self.instance.gpu_pools:
-            model = self.costs[pool.gpu]
+            model = self.costs[pool.gpu].choices[-1]  # full recomputation where there is a choice
             most = min(model.num_layers or 64, 64)
             limit, alone = model.memory_limit(pool.memory_gib), [self.instance.adapters[adapter]]
             fitting = [

@@ -4,11 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.optimize import linprog
 
 from cappuccino.compiled import compiled
 from cappuccino.solvers.allocation.pricing import Place
 from cappuccino.solvers.settings import DEFAULT, AllocationSettings
 
+_INFEASIBLE = 2
+"""`linprog`'s word for it."""
 Partition = list[tuple[int, np.ndarray]]
 """Replicas: place, and how many adapters of each kind."""
 
@@ -253,3 +256,26 @@ def shortest_partition(
         else:
             best, high_s = found, middle
     return best
+
+
+def memory_suffices(places: Sequence[Place], counts: np.ndarray, pools: Mapping[str, int]) -> bool:
+    """Return whether all adapters' memory fits the GPUs if adapters and replicas were divisible.
+
+    A linear program: how many adapters of each kind run at each place, where a replica's adapters take parts of its
+    memory that add up to 1 at most.
+    """
+    parts = np.array([np.zeros(len(counts)) if p.room is None else p.room.parts() for p in places])
+    allowed = np.array([p.fits for p in places]) & np.isfinite(parts)
+    gpus = np.array([p.num_stages for p in places])[:, None] * np.where(allowed, parts, 0.0)
+    used = np.array([[(p.gpu == gpu) * row for p, row in zip(places, gpus, strict=True)] for gpu in pools])
+    covered = np.tile(np.eye(len(counts)), len(places))
+    limits = [(0.0, None if ok else 0.0) for ok in allowed.ravel()]
+    found = linprog(
+        np.zeros(allowed.size),
+        A_ub=used.reshape(len(pools), -1),
+        b_ub=np.array(list(pools.values()), dtype=float) * (1 + 1e-9),
+        A_eq=covered,
+        b_eq=counts.astype(float),
+        bounds=limits,
+    )
+    return bool(found.status != _INFEASIBLE)

@@ -102,12 +102,14 @@ class KnownColumns:
     def learn(self, replicas: Sequence[PlacedReplica]) -> None:
         """Keep the schedules of replicas that were improved elsewhere, where they are the better ones."""
         kinds = self.space.kinds
-        places = {(place.gpu, place.num_stages): k for k, place in enumerate(self.places)}
+        places = {(p.gpu, b.costs.recompute, b.num_stages): k for k, (p, b) in enumerate(self.space.bounds)}
         for replica in replicas:
             schedule = replica.schedule
             of_kind = [kinds.of_adapter[i] for i in schedule.problem.adapters]
             numbers = np.bincount(of_kind, minlength=len(kinds.counts))
-            column = ChosenColumn(places[replica.gpu, schedule.problem.num_stages], numbers)
+            column = ChosenColumn(
+                places[replica.gpu, schedule.problem.costs.recompute, schedule.problem.num_stages], numbers
+            )
             if column not in self or schedule.makespan_s < self[column].makespan_s:
                 problem = replace(schedule.problem, adapters=kinds.adapters(numbers))
                 if [kinds.of_adapter[i] for i in problem.adapters] == of_kind:  # else it is another schedule

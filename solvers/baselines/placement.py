@@ -53,8 +53,8 @@ def places_of(instance: Instance, costs: Mapping[str, CostModel]) -> list[Replic
     longest = np.array([x.max() for x in instance.step_lengths])
     result = []
     for pool in instance.gpu_pools:
-        model = costs[pool.gpu]
-        for g in model.stage_counts(pool.count):
+        choices = [(model, g) for model in costs[pool.gpu].choices for g in model.stage_counts(pool.count)]
+        for model, g in sorted(choices, key=lambda choice: choice[1]):  # of one depth without recomputation first
             taken, limit = model.adapter_costs(g, instance.adapters).memory_gib, model.memory_limit(pool.memory_gib)
             fits = longest <= model.memory_model(g).most_tokens(limit, taken)
             if fits.any():

@@ -80,11 +80,11 @@ def _grow(
     free = {place.pool.gpu: place.pool.count for place in places}
     for place in chosen:
         free[place.pool.gpu] -= place.num_stages
-    deeper = {(p.pool.gpu, p.num_stages - 1): p for p in places}
+    deeper = {(p.pool.gpu, p.costs.recompute, p.num_stages - 1): p for p in places}
     while True:
         savings = []
         for c, cluster in enumerate(clusters):
-            more = deeper.get((chosen[c].pool.gpu, chosen[c].num_stages))
+            more = deeper.get((chosen[c].pool.gpu, chosen[c].costs.recompute, chosen[c].num_stages))
             if more is not None and free[more.pool.gpu] and more.holds(cluster):
                 saved = replica(chosen[c], tuple(cluster)).gpu_time_s - replica(more, tuple(cluster)).gpu_time_s
                 savings.append((saved, c, more))

@@ -68,6 +68,22 @@ class ReplicaProblem:
         """Largest micro-batch that fits, tokens."""
         return self.memory.max_tokens(self.costs.memory_limit(self.memory_gib))
 
+    def largest_micro_batch(self, adapter: int, places: np.ndarray) -> int:
+        """Return the tokens of the largest micro-batch of an adapter's first steps, packed as given.
+
+        Parameters
+        ----------
+        adapter
+            Position in the replica.
+        places
+            Micro-batch of every sample, shape (steps, global_batch_size).
+        """
+        held = places[None] == np.arange(places.max() + 1)[:, None, None]
+        lengths = np.where(held, self.lengths[adapter][: len(places)], 0)
+        if self.instance.layout == "padded":
+            return int((held.sum(axis=2) * lengths.max(axis=2)).max())
+        return int(lengths.sum(axis=2).max())
+
     @cached_property
     def num_steps(self) -> tuple[int, ...]:
         """Optimizer steps by position."""

@@ -48,13 +48,14 @@ class ReplicaSchedule:
         codes = add_steps(np.array(self.operations, np.int64), _step_table(self.problem, self.order))
         return tuple(tuple(map(operation, program)) for program in codes.tolist())
 
-    def replica(self, number: int, gpu: str, layers: tuple[int, ...] | None) -> Replica:
+    def replica(self, number: int, gpu: str) -> Replica:
         """Return the replica as it stands in a plan."""
         return Replica(
             id=number,
             gpu=gpu,
             num_stages=self.problem.num_stages,
-            layers_per_stage=layers,
+            layers_per_stage=self.problem.costs.layers_per_stage(self.problem.num_stages),
+            recompute=self.problem.costs.recompute,
             adapters=tuple(self.problem.instance.adapters[i].name for i in self.problem.adapters),
             makespan_s=self.makespan_s,
             lower_bound_s=rounded_bound(self.problem.lower_bound_s, self.makespan_s),

@@ -177,13 +177,14 @@ def is_valid(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]) -> 
             return False
     gpu_time, makespan = 0.0, 0.0
     for replica in plan.replicas:
-        naive = Naive(replica, instance, costs[replica.gpu])
+        (model,) = [c for c in costs[replica.gpu].choices if replica.recompute in (None, c.recompute)]
+        naive = Naive(replica, instance, model)
         if not (naive.samples_ok() and naive.operations_ok() and naive.steps_ok() and naive.order_ok()):
             return False
         spans, peaks = naive.spans(), naive.peaks()
         if spans is None:
             return False
-        limit = costs[replica.gpu].memory_limit(instance.pool(replica.gpu).memory_gib)
+        limit = model.memory_limit(instance.pool(replica.gpu).memory_gib)
         if max(peaks) > limit + 1e-9:
             return False
         end = max(e for _, e in spans.values())

@@ -28,7 +28,7 @@ from helpers.plans import random_plan
 def violations(schedule: ReplicaSchedule) -> tuple[Violation, ...]:
     """Return what the checker finds in a plan of this one replica, the times being the schedule's own."""
     problem = schedule.problem
-    plan = make_plan(problem.instance, schedule.replica(0, "x", None))
+    plan = make_plan(problem.instance, schedule.replica(0, "x"))
     plan = changed(plan, gpu_time_s=schedule.gpu_time_s, makespan_s=schedule.makespan_s)
     return check(plan, problem.instance, {"x": problem.costs}).violations
 

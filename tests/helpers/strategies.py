@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cappuccino.backbone import LayerShape
 from cappuccino.costs.adapters import AdapterSize
-from cappuccino.costs.model import adapter_memory_gib
+from cappuccino.costs.memory import adapter_memory_gib
 from cappuccino.costs.stages import balanced_layers
 from cappuccino.instance import Adapter, GpuPool, Instance
 from cappuccino.plan import Objective
@@ -61,6 +61,8 @@ class Machine:
     gib_per_token: float
     largest: int
     """Tokens of the largest micro-batch that fits one stage."""
+    recompute: tuple[str, ...]
+    """Kinds of recomputation that are measured; none: the table does not say."""
     seed: int
 
     def layer_s(self, point: Point) -> float:
@@ -97,6 +99,7 @@ def machines(draw: st.DrawFn) -> Machine:
         gib_per_layer=draw(_scale(1e-3, 0.5)),
         gib_per_token=draw(_scale(1e-6, 1e-3)),
         largest=draw(st.sampled_from([512, 1536, 10**9])),
+        recompute=draw(st.sampled_from([(), ("full",), ("none", "full")])),
         seed=draw(st.integers(0, 2**16)),
     )
 
@@ -115,7 +118,7 @@ def write_table(folder: Path, machine: Machine, gpus: dict[str, float]) -> Path:
         return float(seconds * np.exp(machine.noise * rng.standard_normal()))
 
     rows = []
-    for gpu, slowness in gpus.items():
+    for gpu, slowness, mode in ((g, s, m) for g, s in gpus.items() for m in machine.recompute or ("",)):
         for stages in machine.depths:
             layers = balanced_layers(machine.num_layers, 1.0, [0.0] * (stages - 1) + [machine.head])
             factors = {f"{kind}_mixed_factor": measured(machine.mixed) for kind in ("forward", "backward")}
@@ -126,6 +129,7 @@ def write_table(folder: Path, machine: Machine, gpus: dict[str, float]) -> Path:
                     "intermediate_size": machine.shape.intermediate, "query_size": machine.shape.query,
                     "key_value_size": machine.shape.key_value, **point_columns(point, layers, grid),
                 }  # fmt: skip
+                row |= {"recompute": mode} if mode else {}
                 if point.tokens > machine.largest * stages:
                     rows.append({**row, "status": "OOM"})
                     continue
@@ -141,8 +145,12 @@ def write_table(folder: Path, machine: Machine, gpus: dict[str, float]) -> Path:
                 }
                 slowest = max(layers[-1] * layer + head, max(layers) * layer)
                 forward, backward = measured(slowest), measured(slowest * machine.backward)
+                held = machine.gib_per_token * max(layers)
+                if mode == "full":  # a forward more, and a tenth is kept
+                    backward += forward
+                    held *= 0.1
                 slots = grid.grad_acc_steps + stages - 1
-                memory = machine.gib_per_layer * max(layers) + machine.gib_per_token * point.tokens * max(layers)
+                memory = machine.gib_per_layer * max(layers) + held * point.tokens
                 size = AdapterSize.of(machine.shape, point.rank, point.target_modules)
                 memory += point.num_adapters * adapter_memory_gib(size, max(layers), "float32")
                 rows.append(

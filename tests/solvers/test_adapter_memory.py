@@ -78,6 +78,34 @@ def test_more_adapters_than_the_memory_holds_are_refused_by_proof(count):
     assert sorted(len(r.adapters) for r in plan.replicas) == [2, 2, 2, 2]
 
 
+def test_two_that_do_not_fit_together_are_refused_though_a_mixture_would():
+    # of 10 GiB beside the weights, 4 tokens take 8 and 1 token 2, the adapters 1 and 4: parts of 1 / 2 and 4 / 8
+    lengths = ([4], 1), ([1], 1)
+    instance = make_instance(*lengths, gpus=1)
+    adapters = zip(instance.adapters, (16, 64), strict=True)
+    changed = [a.model_copy(update={"rank": r, "target_modules": "all-linear"}) for a, r in adapters]
+    instance = replace(instance, adapters=tuple(changed))
+    costs = {"x": costs_of(20.0, stages=(1,))}
+    with pytest.raises(InfeasibleError, match="are too small to place every adapter"):
+        make_plan(instance, replace(QUICK, num_stages=1), costs)
+    two = replace(instance, gpu_pools=make_instance(*lengths, gpus=2).gpu_pools)
+    assert len(make_plan(two, replace(QUICK, num_stages=1), costs).replicas) == 2
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_micro_batches_are_as_large_as_memory_allows_beside_the_adapters(seed):
+    # where large micro-batches pay, packings of the adapter with the longest path alone guide the construction
+    rng = np.random.default_rng(seed)
+    steps = ([int(rng.integers(1, 4))], 1, 1), (rng.integers(1, 5, size=30).tolist(), 5, 6)
+    instance = make_instance(*steps, gpus=1, layout=("packed", "padded")[seed % 2])
+    changed = [a.model_copy(update={"rank": 32, "target_modules": "all-linear"}) for a in instance.adapters]
+    instance = replace(instance, adapters=tuple(changed))
+    # room for 9 tokens beside one adapter of 2 GiB, for 8 beside two
+    plan = make_plan(instance, QUICK, {"x": costs_of(30.0, stages=(1,), **FLAT)})
+    (replica,) = plan.replicas
+    assert replica.peak_memory_gib[0] <= 30
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_where_memory_is_scarce_and_sets_are_many_there_is_a_plan(seed):
     # 16 adapters, all different, into a little more memory than they take

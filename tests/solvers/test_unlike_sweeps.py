@@ -138,7 +138,7 @@ def least_objective(instance: Instance, costs: CostModel, options: PlanOptions) 
 
     @cache
     def makespan(adapters: tuple[int, ...], depth: int) -> float:
-        found = least_makespan(instance.subset(list(adapters)), costs, depth)
+        found = min(least_makespan(instance.subset(list(adapters)), model, depth) for model in costs.choices)
         return found if found <= limit else float("inf")
 
     def best(parts: list[tuple[int, ...]], gpus: int) -> float:

@@ -1,0 +1,59 @@
+"""Memory of a pipeline stage: what stands there, what micro-batches take, and what adapters take.
+
+Legend: T tokens of a micro-batch.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cappuccino.backbone import STATE_BYTES
+from cappuccino.costs.adapters import AdapterSize
+
+Floats = NDArray[np.float64]
+MOST_TOKENS = 2**40
+"""Of a micro-batch, where memory sets no limit."""
+
+
+@dataclass(frozen=True)
+class MemoryModel:
+    """Memory of the fullest stage: `static + working x T running + held x tokens forwarded, not yet backwarded`."""
+
+    static_gib: float
+    working_gib: float
+    """Per token of the running micro-batch."""
+    held_gib: float
+    """Per token in flight, the running micro-batch included."""
+
+    def beside(self, adapters_gib: float) -> "MemoryModel":
+        """Return the memory of a stage that holds adapters of this size besides, GiB."""
+        return replace(self, static_gib=self.static_gib + adapters_gib)
+
+    def peak(self, running_tokens: ArrayLike, held_tokens: ArrayLike) -> Floats:
+        """Return the memory at a moment, GiB."""
+        running, held = np.asarray(running_tokens, dtype=float), np.asarray(held_tokens, dtype=float)
+        return self.static_gib + self.working_gib * running + self.held_gib * held
+
+    def max_tokens(self, limit_gib: float) -> int:
+        """Return the largest micro-batch that fits on its own, tokens; 0 when none does."""
+        return int(self.most_tokens(limit_gib, 0.0))
+
+    def most_tokens(self, limit_gib: float, adapters_gib: ArrayLike) -> NDArray[np.int64]:
+        """Return the largest micro-batches that fit beside adapters that take this much, tokens."""
+        slope = self.working_gib + self.held_gib
+        room = limit_gib - (self.static_gib + np.asarray(adapters_gib, dtype=float))
+        # a hair more, or 0.3 GiB at 0.1 a token would be 2 tokens
+        tokens = np.minimum(room / slope * (1 + 1e-9), MOST_TOKENS) if slope > 0 else np.full(room.shape, MOST_TOKENS)
+        return np.where(room > 0, tokens, 0).astype(np.int64)
+
+
+def adapter_memory_gib(size: AdapterSize, layers: int, dtype: str | None) -> float:
+    """Return what an adapter takes on so many layers while it is trained, GiB.
+
+    Parameters
+    ----------
+    dtype
+        Of the backbone's weights; only 64 bit makes a difference.
+    """
+    return (2 if dtype == "float64" else 1) * STATE_BYTES * size.parameters * layers / 2**30
