@@ -58,11 +58,9 @@ def simulate(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]) -> 
     replicas = []
     gpu_time, cost, priced = 0.0, 0.0, True
     for replica in plan.replicas:
-        model = costs[replica.gpu].of_recomputation(replica.recompute)
-        workload = Workload.of(replica, instance, model)
+        workload = Workload.of(replica, instance, costs[replica.gpu])
         timeline = run_programs(replica.programs, workload, replica.id)
-        memory = model.memory_model(replica.num_stages).beside(workload.adapters_gib)
-        peaks = peak_memory(replica.programs, workload.tokens, memory)
+        peaks = peak_memory(replica.programs, workload.tokens, workload.memory)
         replicas.append(ReplicaSimulation(timeline, peaks))
         used = replica.num_stages * timeline.makespan
         gpu_time += used

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cappuccino.costs import CostModel, micro_batch_shape
+from cappuccino.costs import CostModel, MemoryModel, micro_batch_shape
 from cappuccino.instance import Instance
 from cappuccino.plan import Replica, Sample
 
@@ -27,8 +27,8 @@ class Workload:
     """One optimizer step of one adapter on one stage."""
     clipped: frozenset[int]
     """Positions of the adapters whose optimizer step waits for the gradient norm of all stages."""
-    adapters_gib: float = 0.0
-    """What the adapters themselves take on the stage with the most layers."""
+    memory: MemoryModel
+    """Of the fullest stage, with the adapters."""
 
     @classmethod
     def of(cls, replica: Replica, instance: Instance, costs: CostModel) -> "Workload":
@@ -74,5 +74,5 @@ class Workload:
             transfer_s=costs.transfer_time(tokens),
             optimizer_s=costs.optimizer_s,
             clipped=frozenset(np.flatnonzero(found.clipped).tolist()),
-            adapters_gib=float(found.memory_gib.sum()),
+            memory=found.beside(costs.memory_model(num_stages)),
         )

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "models.set_partitioning solvers.budget solvers.settings solvers.scheduling",
     "solvers.assembly": "plan instance costs solvers.scheduling",
     "solvers.verification": "errors plan instance costs checker",
-    "solvers.baselines": "errors compiled plan instance costs solvers.scheduling.kernels solvers.scheduling "
+    "solvers.baselines": "errors compiled plan instance costs bounds solvers.scheduling.kernels solvers.scheduling "
     "solvers.allocation solvers.assembly solvers.verification",
     "solvers.improvement": "plan solvers.budget solvers.scheduling solvers.allocation",
     "solvers.savings": "plan instance bounds solvers.budget solvers.scheduling solvers.allocation",

@@ -24,6 +24,7 @@ def workload(tokens, steps=None, transfer=0.0, optimizer_s=0.0, clipped=()):
         transfer_s=np.full(len(tokens), transfer),
         optimizer_s=optimizer_s,
         clipped=frozenset(clipped),
+        memory=MemoryModel(0.0, 0.0, 0.0),
     )
 
 

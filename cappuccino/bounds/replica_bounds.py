@@ -50,8 +50,7 @@ class ReplicaBounds:
     @cached_property
     def room(self) -> Room:
         """What memory leaves for adapters and samples."""
-        memory, limit = self.costs.memory_model(self.num_stages), self.costs.memory_limit(self.memory_gib)
-        return Room(memory, limit, self._adapter_costs.memory_gib, self._steps.most(self._steps.longest))
+        return Room.of(self.instance, self.costs, self.num_stages, self.memory_gib)
 
     @cached_property
     def max_tokens(self) -> int:

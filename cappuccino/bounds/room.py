@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cappuccino.costs import MemoryModel
+from cappuccino.costs import CostModel, MemoryModel
+from cappuccino.instance import Instance
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,18 @@ class Room:
     """What may be used of the GPU."""
     adapters_gib: np.ndarray
     """What every adapter takes itself, shape (A,)."""
+    masks_gib: np.ndarray
+    """What the dropout masks of a token take, by adapter, shape (A,): all tokens of a replica count as the worst."""
     longest: np.ndarray
     """Longest sample of every adapter, tokens, shape (A,)."""
+
+    @classmethod
+    def of(cls, instance: Instance, costs: CostModel, num_stages: int, memory_gib: float) -> "Room":
+        """Return the room on one of `num_stages` GPUs of so much memory, by adapter of the instance."""
+        adapters = costs.adapter_costs(num_stages, instance.adapters)
+        longest = np.array([lengths.max() for lengths in instance.step_lengths], dtype=float)
+        memory, limit = costs.memory_model(num_stages), costs.memory_limit(memory_gib)
+        return cls(memory, limit, adapters.memory_gib, adapters.masks_gib, longest)
 
     @property
     def capacity_gib(self) -> float:
@@ -34,12 +45,12 @@ class Room:
 
     @property
     def token_gib(self) -> float:
-        """Of a token that is worked on."""
+        """Of a token that is worked on, without masks."""
         return self.memory.working_gib + self.memory.held_gib
 
     def most_tokens(self) -> np.ndarray:
         """Return the largest micro-batch beside each adapter alone, tokens, shape (A,)."""
-        return self.memory.most_tokens(self.limit_gib, self.adapters_gib)
+        return self.memory.most_tokens(self.limit_gib, self.adapters_gib, self.masks_gib)
 
     def set_tokens(self, members: np.ndarray) -> np.ndarray:
         """Return the largest micro-batch beside all adapters of sets, tokens, shape (N,).
@@ -49,7 +60,8 @@ class Room:
         members
             How often each set holds each adapter, shape (N, A).
         """
-        return self.memory.most_tokens(self.limit_gib, members @ self.adapters_gib)
+        masks = np.where(members > 0, self.masks_gib, 0.0).max(axis=1)
+        return self.memory.most_tokens(self.limit_gib, members @ self.adapters_gib, masks)
 
     def holds(self, members: np.ndarray) -> np.ndarray:
         """Return whether each set's longest sample fits beside its adapters, bool, shape (N,)."""
@@ -62,7 +74,7 @@ class Room:
         Those of a set that fits add up to 1 at most: the longest sample of all leaves no adapter more room than its
         own longest does.
         """
-        left = self.capacity_gib - self.longest * self.token_gib
+        left = self.capacity_gib - self.longest * (self.token_gib + self.masks_gib)
         return np.where(left > 0, self.adapters_gib / np.where(left > 0, left, 1.0), np.inf)
 
     def fewest_replicas(self, counts: np.ndarray) -> int:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from cappuccino.backbone import ALL_LINEAR, LayerShape, TargetModules
 
 
@@ -15,18 +17,23 @@ class AdapterSize:
     """Sum of their input and output widths."""
     parameters: float
     """Weights of the adapter."""
+    dropped: float = 0.0
+    """Sum of the input widths of its modules, where it drops inputs: a mask has a byte for each and token."""
 
     @classmethod
-    def of(cls, shape: LayerShape, rank: int, target_modules: TargetModules) -> "AdapterSize":
+    def of(cls, shape: LayerShape, rank: int, target_modules: TargetModules, dropout: float = 0.0) -> "AdapterSize":
         """Return the size of an adapter; a module that the shape does not know counts as one of average widths.
 
         Parameters
         ----------
         target_modules
             As an instance names them: the last part of a dotted name counts.
+        dropout
+            Probability of dropping an input; what it takes does not depend on how many are dropped.
         """
-        known = {name: sum(widths) for name, widths in shape.modules.items()}
-        average = sum(known.values()) / len(known)
+        known = shape.modules
         names = known if target_modules == ALL_LINEAR else dict.fromkeys(n.rsplit(".", 1)[-1] for n in target_modules)
-        widths = sum(known.get(name, average) for name in names)
-        return cls(len(names), widths, rank * widths)
+        average = np.mean(list(known.values()), axis=0)
+        inputs, outputs = (float(x) for x in np.sum([known.get(name, average) for name in names], axis=0))
+        widths = inputs + outputs
+        return cls(len(names), widths, rank * widths, inputs if dropout > 0 else 0.0)

@@ -14,6 +14,7 @@ from cappuccino.costs.model import CostModel, SmoothMaximum
 from cappuccino.costs.stages import StageParts
 from cappuccino.costs.table import (
     ADAPTERS,
+    DROPOUT,
     LAYERS,
     MIXED,
     PARTS,
@@ -33,8 +34,8 @@ FEWEST_ROWS = 4
 _POWER_BOUNDS = (1.0, 16.0)
 _FEWEST_ADAPTER_KINDS = 3
 """Sizes and numbers of adapters without which a table does not tell what adapters add."""
-ADAPTER_COLUMNS = ("modules", "widths", "parameters")
-ADAPTER_RATES = ("per_module_s", "per_width_s", "per_parameter_s")
+ADAPTER_COLUMNS = ("modules", "widths", "parameters", "dropped")
+ADAPTER_RATES = ("per_module_s", "per_width_s", "per_parameter_s", "per_dropped_s")
 _LEAST_S = 1e-9
 _BUBBLE_BOUNDS = (0.05, 3.0)
 
@@ -263,8 +264,8 @@ def _composed_counts(rows: pd.DataFrame, num_layers: int) -> range:
 def fit_smooth_maximum(rows: pd.DataFrame, seconds: pd.Series) -> SmoothMaximum:
     """Fit a smooth maximum to the logarithm of the times: a robust fit of the relative error.
 
-    Rows with `modules` (of all adapters of a micro-batch), `widths` and `parameters` (of an adapter in a decoder layer)
-    tell what adapters add.
+    Rows with `modules` (of all adapters of a micro-batch), `widths`, `parameters` and `dropped` (of an adapter in a
+    decoder layer) tell what adapters add.
     """
     if "modules" in rows:
         return _fit_with_adapters(rows, seconds)
@@ -291,26 +292,26 @@ def fit_smooth_maximum(rows: pd.DataFrame, seconds: pd.Series) -> SmoothMaximum:
 def _fit_with_adapters(rows: pd.DataFrame, seconds: pd.Series) -> SmoothMaximum:
     """Fit all coefficients together, those of the adapters not negative."""
     tokens, squares = rows["tokens"].to_numpy(float), rows["squares"].to_numpy(float)
-    modules, widths, parameters = (rows[name].to_numpy(float) for name in ADAPTER_COLUMNS)
+    modules, widths, parameters, dropped = (rows[name].to_numpy(float) for name in ADAPTER_COLUMNS)
     times = seconds.to_numpy(float)
     plain = fit_smooth_maximum(rows[["tokens", "squares"]], seconds)
     # in units of what the whole curve has per module, width and parameter, so that all coefficients are about one
-    units = np.array(
-        [plain.floor_s / modules.mean(), plain.per_token_s / widths.mean(), plain.per_token_s / parameters.mean()]
-    )
+    of_token = [plain.per_token_s / x.mean() if x.any() else 0.0 for x in (widths, parameters, dropped)]
+    units = np.array([plain.floor_s / modules.mean(), *of_token])
 
     def curve(values: np.ndarray) -> SmoothMaximum:
         return SmoothMaximum(*(float(x) for x in np.exp(values[:4])), *(float(x) for x in values[4:] * units))
 
     def error(values: np.ndarray) -> np.ndarray:
         found = curve(values)
-        more_work = tokens * (found.per_width_s * widths + found.per_parameter_s * parameters)
+        of_size = found.per_width_s * widths + found.per_parameter_s * parameters
+        more_work = tokens * (of_size + found.per_dropped_s * dropped)
         return np.asarray(np.log(found(tokens, squares, found.per_module_s * modules, more_work) / times))
 
     start = np.log([plain.floor_s * 0.8, plain.per_token_s * 0.8, plain.per_square_s, plain.power])
-    lower = np.append(start[:3] - np.array([8.0, 8.0, 12.0]), [np.log(_POWER_BOUNDS[0]), 0, 0, 0])
-    upper = np.append(start[:3] + np.array([8.0, 8.0, 12.0]), [np.log(_POWER_BOUNDS[1]), 2, 2, 2])
-    begin = np.clip(np.append(start, [0.1, 0.1, 0.1]), lower + 1e-6, upper - 1e-6)
+    lower = np.append(start[:3] - np.array([8.0, 8.0, 12.0]), [np.log(_POWER_BOUNDS[0]), 0, 0, 0, 0])
+    upper = np.append(start[:3] + np.array([8.0, 8.0, 12.0]), [np.log(_POWER_BOUNDS[1]), 2, 2, 2, 2])
+    begin = np.clip(np.append(start, [0.1, 0.1, 0.1, 0.1]), lower + 1e-6, upper - 1e-6)
     return curve(least_squares(error, begin, loss="soft_l1", f_scale=0.05, bounds=(lower, upper)).x)
 
 
@@ -332,7 +333,7 @@ def predicted_step_time(model: CostModel, row: pd.Series) -> float:
         floor, work = 0.0, 0.0
         if model.layer_shape is not None and "target_modules" in row:
             names = ALL_LINEAR if row["target_modules"] == [ALL_LINEAR] else row["target_modules"]
-            size = AdapterSize.of(model.layer_shape, int(row["rank"]), names)
+            size = AdapterSize.of(model.layer_shape, int(row["rank"]), names, float(row.get(DROPOUT, 0.0)))
             floor = curve.adapter_floor(size) * float(row.get("num_adapters", 1))
             work = curve.adapter_work(size) * float(row["tokens"])
         slot += float(curve(row["tokens"], row["squares"], floor, work)) / factor

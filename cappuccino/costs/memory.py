@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cappuccino.backbone import STATE_BYTES
 from cappuccino.costs.adapters import AdapterSize
+from cappuccino.plan import Recompute
 
 Floats = NDArray[np.float64]
 MOST_TOKENS = 2**40
@@ -26,9 +27,9 @@ class MemoryModel:
     held_gib: float
     """Per token in flight, the running micro-batch included."""
 
-    def beside(self, adapters_gib: float) -> "MemoryModel":
-        """Return the memory of a stage that holds adapters of this size besides, GiB."""
-        return replace(self, static_gib=self.static_gib + adapters_gib)
+    def beside(self, adapters_gib: float, masks_gib: float = 0.0) -> "MemoryModel":
+        """Return the memory of a stage that holds adapters of this size besides, and masks of every token, GiB."""
+        return replace(self, static_gib=self.static_gib + adapters_gib, held_gib=self.held_gib + masks_gib)
 
     def peak(self, running_tokens: ArrayLike, held_tokens: ArrayLike) -> Floats:
         """Return the memory at a moment, GiB."""
@@ -39,13 +40,13 @@ class MemoryModel:
         """Return the largest micro-batch that fits on its own, tokens; 0 when none does."""
         return int(self.most_tokens(limit_gib, 0.0))
 
-    def most_tokens(self, limit_gib: float, adapters_gib: ArrayLike) -> NDArray[np.int64]:
-        """Return the largest micro-batches that fit beside adapters that take this much, tokens."""
-        slope = self.working_gib + self.held_gib
-        room = limit_gib - (self.static_gib + np.asarray(adapters_gib, dtype=float))
+    def most_tokens(self, limit_gib: float, adapters_gib: ArrayLike, masks_gib: ArrayLike = 0.0) -> NDArray[np.int64]:
+        """Return the largest micro-batches that fit beside adapters and with masks that take this much, tokens."""
+        slope = self.working_gib + self.held_gib + np.asarray(masks_gib, dtype=float)
+        room, slope = np.broadcast_arrays(limit_gib - (self.static_gib + np.asarray(adapters_gib, dtype=float)), slope)
+        tokens = np.divide(room, slope, out=np.full(room.shape, np.inf), where=slope > 0)
         # a hair more, or 0.3 GiB at 0.1 a token would be 2 tokens
-        tokens = np.minimum(room / slope * (1 + 1e-9), MOST_TOKENS) if slope > 0 else np.full(room.shape, MOST_TOKENS)
-        return np.where(room > 0, tokens, 0).astype(np.int64)
+        return np.where(room > 0, np.minimum(tokens * (1 + 1e-9), MOST_TOKENS), 0).astype(np.int64)
 
 
 def adapter_memory_gib(size: AdapterSize, layers: int, dtype: str | None) -> float:
@@ -57,3 +58,11 @@ def adapter_memory_gib(size: AdapterSize, layers: int, dtype: str | None) -> flo
         Of the backbone's weights; only 64 bit makes a difference.
     """
     return (2 if dtype == "float64" else 1) * STATE_BYTES * size.parameters * layers / 2**30
+
+
+def mask_memory_gib(size: AdapterSize, layers: int, recompute: Recompute | None) -> float:
+    """Return what the dropout masks of a token in flight take on so many layers, GiB: a byte a value.
+
+    With recomputation there are those of one layer at a time.
+    """
+    return size.dropped * (min(layers, 1) if recompute is Recompute.FULL else layers) / 2**30

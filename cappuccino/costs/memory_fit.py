@@ -6,9 +6,9 @@ from scipy.optimize import nnls
 
 from cappuccino.backbone import ATTENTION_MODULES
 from cappuccino.costs.adapters import AdapterSize
-from cappuccino.costs.memory import MemoryModel, adapter_memory_gib
+from cappuccino.costs.memory import MemoryModel, adapter_memory_gib, mask_memory_gib
 from cappuccino.costs.model import CostModel
-from cappuccino.costs.table import ADAPTERS, LAYERS, CostTable, adapter_sizes, layer_count, layer_shape
+from cappuccino.costs.table import ADAPTERS, LAYERS, RECOMPUTE, CostTable, adapter_sizes, layer_count, layer_shape
 from cappuccino.plan import even_layers
 
 _MIB_PER_GIB = 1024
@@ -30,7 +30,8 @@ def fit_memory(rows: pd.DataFrame) -> dict[int, MemoryModel]:
         tokens = group["tokens"].to_numpy(float)
         held = tokens * _held_micro_batches(group)
         peak = group["peak_memory_mb"].to_numpy(float) / _MIB_PER_GIB
-        peak = np.maximum(peak - _adapters(group), _LEAST_PART * peak)
+        adapters, masks = _adapters(group)
+        peak = np.maximum(peak - adapters - masks * held, _LEAST_PART * peak)
         columns = [np.ones_like(tokens), held]
         separable = bool(np.any(held != tokens))
         if separable:
@@ -42,22 +43,27 @@ def fit_memory(rows: pd.DataFrame) -> dict[int, MemoryModel]:
 
 
 def _adapters(rows: pd.DataFrame) -> np.ndarray:
-    """Return what the adapters of each row take on the stage with the most layers, GiB; 0 where nobody knows.
+    """Return what the adapters of each row take on the stage with the most layers, and their masks a token held, GiB.
+
+    Shape (2, rows); 0 where nobody knows.
 
     Rows that do not say of which adapters they are, are of one on the attention projections, as the seed's tables.
     """
     shape, layers = layer_shape(rows), layer_count(rows)
     if shape is None or layers is None:
-        return np.zeros(len(rows))
+        return np.zeros((2, len(rows)))
     if set(rows) >= ADAPTERS:
         sizes, numbers = adapter_sizes(rows, shape), rows["num_adapters"].tolist()
     else:
         sizes = [AdapterSize.of(shape, int(rank), ATTENTION_MODULES) for rank in rows["rank"]]
         numbers = [1] * len(rows)
     dtypes = rows["dtype"] if "dtype" in rows else [None] * len(rows)
-    splits = rows[LAYERS] if LAYERS in rows else [even_layers(layers, int(g)) for g in rows["pp_size"]]
+    splits = list(rows[LAYERS]) if LAYERS in rows else [even_layers(layers, int(g)) for g in rows["pp_size"]]
     entries = zip(sizes, numbers, splits, dtypes, strict=True)
-    return np.array([n * adapter_memory_gib(size, max(split), dtype) for size, n, split, dtype in entries])
+    memory = [n * adapter_memory_gib(size, max(split), dtype) for size, n, split, dtype in entries]
+    modes = rows[RECOMPUTE] if RECOMPUTE in rows else [None] * len(rows)
+    masks = [mask_memory_gib(size, max(split), mode) for size, split, mode in zip(sizes, splits, modes, strict=True)]
+    return np.array([memory, masks])
 
 
 def _held_micro_batches(rows: pd.DataFrame) -> np.ndarray:
@@ -73,8 +79,8 @@ def _usable_memory(rows: CostTable, memory: dict[int, MemoryModel]) -> float | N
         return None
     held = failed["tokens"].to_numpy() * _held_micro_batches(failed)
     peaks = [
-        float(memory[int(g)].beside(a).peak(t, h))
-        for g, t, h, a in zip(failed["pp_size"], failed["tokens"], held, _adapters(failed), strict=True)
+        float(memory[int(g)].beside(*adapters).peak(t, h))
+        for g, t, h, adapters in zip(failed["pp_size"], failed["tokens"], held, _adapters(failed).T, strict=True)
     ]
     ran = float(rows.ok["peak_memory_mb"].max()) / _MIB_PER_GIB
     return max(ran, (ran + min(peaks)) / 2)
@@ -83,5 +89,5 @@ def _usable_memory(rows: CostTable, memory: dict[int, MemoryModel]) -> float | N
 def predicted_memory_mib(model: CostModel, row: pd.Series) -> float:
     """Return what a model makes of a row's `peak_memory_mb`, MiB."""
     held = float(row["tokens"]) * float(_held_micro_batches(row.to_frame().T)[0])
-    memory = model.memory_model(int(row["pp_size"])).beside(float(_adapters(row.to_frame().T)[0]))
+    memory = model.memory_model(int(row["pp_size"])).beside(*_adapters(row.to_frame().T)[:, 0])
     return float(memory.peak(row["tokens"], held)) * _MIB_PER_GIB

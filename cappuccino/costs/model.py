@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cappuccino.backbone import LayerShape
 from cappuccino.costs.adapters import AdapterSize
-from cappuccino.costs.memory import Floats, MemoryModel, adapter_memory_gib
+from cappuccino.costs.memory import Floats, MemoryModel, adapter_memory_gib, mask_memory_gib
 from cappuccino.errors import InvalidPlanError
 from cappuccino.instance import Adapter
 from cappuccino.plan import Recompute, even_layers
@@ -28,7 +28,7 @@ class SmoothMaximum:
     """`(floor^p + work^p)^(1/p)` with the work `a T + q Q`: flat while launch-bound, then linear; convex in the work.
 
     Every adapter in the micro-batch adds to the floor by its modules, and to the work by its tokens, the widths of its
-    modules and its parameters (per decoder layer, `AdapterSize`).
+    modules, its parameters and its dropout (per decoder layer, `AdapterSize`).
     """
 
     floor_s: float
@@ -41,6 +41,8 @@ class SmoothMaximum:
     """Work per token of an adapter and unit of its modules' widths."""
     per_parameter_s: float = 0.0
     """Work per token of an adapter and parameter of it."""
+    per_dropped_s: float = 0.0
+    """Work per token of an adapter with dropout and unit of its modules' input widths."""
 
     def adapter_floor(self, size: AdapterSize) -> float:
         """Return what an adapter adds to the floor of the micro-batches that it is in, seconds."""
@@ -48,7 +50,8 @@ class SmoothMaximum:
 
     def adapter_work(self, size: AdapterSize) -> float:
         """Return what an adapter adds to the work of each of its tokens, seconds."""
-        return self.per_width_s * size.widths + self.per_parameter_s * size.parameters
+        of_size = self.per_width_s * size.widths + self.per_parameter_s * size.parameters
+        return of_size + self.per_dropped_s * size.dropped
 
     def work(self, tokens: ArrayLike, squares: ArrayLike) -> Floats:
         """Return the asymptotic cost `a T + q Q`, seconds: additive over samples, never above the time."""
@@ -100,6 +103,12 @@ class AdapterCosts:
     """Whether the adapter's optimizer step waits for the gradient norm of all stages."""
     memory_gib: Floats
     """Weights, gradients and moments on the stage with the most layers, GiB, as long as the replica runs."""
+    masks_gib: Floats
+    """Dropout masks there of a token in flight, GiB."""
+
+    def beside(self, memory: MemoryModel) -> MemoryModel:
+        """Return the memory of a stage with all these adapters; every token counts as one of the most dropout."""
+        return memory.beside(float(self.memory_gib.sum()), float(self.masks_gib.max(initial=0.0)))
 
     @property
     def differ(self) -> bool:
@@ -254,15 +263,17 @@ class CostModel:
         clipped = np.array([a.max_grad_norm is not None for a in adapters], dtype=bool)
         if self.layer_shape is None:
             nothing = np.zeros(len(adapters))
-            return AdapterCosts(nothing, nothing, nothing, nothing, clipped, nothing)
-        sizes = [AdapterSize.of(self.layer_shape, a.rank, a.target_modules) for a in adapters]
+            return AdapterCosts(nothing, nothing, nothing, nothing, clipped, nothing, nothing)
+        sizes = [AdapterSize.of(self.layer_shape, a.rank, a.target_modules, a.dropout) for a in adapters]
         forward, backward = (
             (np.array([c.adapter_floor(x) for x in sizes]), np.array([c.adapter_work(x) for x in sizes]))
             for c in curves
         )
-        layers = self.layers_per_stage(num_stages)
-        memory = np.array([adapter_memory_gib(x, max(layers) if layers else 0, self.dtype) for x in sizes])
-        return AdapterCosts(*forward, *backward, clipped, memory)
+        split = self.layers_per_stage(num_stages)
+        layers = max(split) if split else 0
+        memory = np.array([adapter_memory_gib(x, layers, self.dtype) for x in sizes])
+        masks = np.array([mask_memory_gib(x, layers, self.recompute) for x in sizes])
+        return AdapterCosts(*forward, *backward, clipped, memory, masks)
 
     def layers_per_stage(self, num_stages: int) -> tuple[int, ...] | None:
         """Return the decoder layers by stage that the costs are of; None where nobody knows how many there are."""

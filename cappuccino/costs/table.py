@@ -23,6 +23,8 @@ PARTS = (
     *(f"{part}_{kind}_time_s" for part in ("layer", "head", "loss") for kind in ("forward", "backward")),
 )
 """Per micro-batch: laying it out, with the embedding; one decoder layer; what the last stage does besides."""
+DROPOUT = "dropout"
+"""Column with the dropout of the adapters in a row's micro-batches; without it they had none."""
 OPTIONAL_TIMES = ("forward_time_s", "backward_time_s", "optimizer_time_s", "transfer_time_s", *PARTS)
 """Per micro-batch on the slowest stage; per adapter and step; per micro-batch and link; then the parts."""
 MIXED = ("forward_mixed_factor", "backward_mixed_factor")
@@ -151,6 +153,8 @@ def read_cost_table(path: Path) -> CostTable:
         _check_layers(path, frame)
     if RECOMPUTE in frame.columns:
         _check_recompute(path, frame)
+    if DROPOUT in frame.columns:
+        frame[DROPOUT] = _numbers(path, frame, DROPOUT, pd.Series(True, frame.index), least=0.0, whole=False)
     if "target_modules" in frame.columns:
         frame["target_modules"] = frame["target_modules"].str.split("+")
     frame["tokens"] = frame["micro_bsz"] * frame["seqlen"]
@@ -166,7 +170,7 @@ def _check_header(path: Path, text: str) -> None:
     twice = [name for name, times in Counter(name for name in header if name).items() if times > 1]
     if twice:
         raise InputError(path, twice[0], "is the name of two columns", "keep one of them")
-    known = (*REQUIRED, *OPTIONAL_COUNTS, *OPTIONAL_TIMES, *MIXED, LAYERS, *OPTIONAL_WORDS)
+    known = (*REQUIRED, *OPTIONAL_COUNTS, *OPTIONAL_TIMES, *MIXED, LAYERS, DROPOUT, *OPTIONAL_WORDS)
     plain = {_plain(name): name for name in known}
     for name in header:
         if not name or name in known:
@@ -239,7 +243,8 @@ def layer_count(rows: pd.DataFrame) -> int | None:
 
 def adapter_sizes(rows: pd.DataFrame, shape: LayerShape) -> list[AdapterSize]:
     """Return the size of the adapters in each row's micro-batches, for rows that have the columns `ADAPTERS`."""
+    dropouts = rows[DROPOUT] if DROPOUT in rows else [0.0] * len(rows)
     return [
-        AdapterSize.of(shape, int(rank), ALL_LINEAR if names == [ALL_LINEAR] else names)
-        for rank, names in zip(rows["rank"], rows["target_modules"], strict=True)
+        AdapterSize.of(shape, int(rank), ALL_LINEAR if names == [ALL_LINEAR] else names, float(dropout))
+        for rank, names, dropout in zip(rows["rank"], rows["target_modules"], dropouts, strict=True)
     ]

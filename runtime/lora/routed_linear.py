@@ -52,5 +52,8 @@ class RoutedLinear(LoraLinear):
         inputs = self._cast_input_dtype(inputs, down.weight.dtype)
         scaling = self.scaling[name]
         if isinstance(dropout, SampleDropout):
-            inputs, scaling = dropout(inputs, segment), scaling * dropout.scale
-        return (outputs + up(down(inputs)) * scaling).to(outputs.dtype)
+            low = dropout(inputs, down.weight, segment)
+            scaling = scaling * dropout.scale
+        else:
+            low = down(inputs)
+        return (outputs + up(low) * scaling).to(outputs.dtype)

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import torch
 from torch import nn
+from torch.nn.functional import linear
 
 from cappuccino.runtime.lora.segment import Segment
 
@@ -49,28 +50,43 @@ class SampleDropout(nn.Module):
         """What makes up for the values dropped: whoever drops applies it later, where there is less to multiply."""
         return self._scale if self.training else 1.0
 
-    def forward(self, inputs: torch.Tensor, segment: Segment) -> torch.Tensor:
-        """Return `inputs` of shape (..., rows of the segment, features) with values dropped, not scaled up yet."""
+    def forward(self, inputs: torch.Tensor, weight: torch.Tensor, segment: Segment) -> torch.Tensor:
+        """Return the product of what is kept of the inputs and a weight, not scaled up yet.
+
+        Parameters
+        ----------
+        inputs
+            Shape (..., rows of the segment, features).
+        weight
+            Shape (rank, features).
+        """
         if not self.training or not self.threshold:
-            return inputs
+            return linear(inputs, weight)
         rows = _row_seeds(segment.step, segment.samples, inputs.device)
         kept = _kept(_mixed64(rows ^ self.key), inputs.shape[-1], self.threshold)
-        dropped: torch.Tensor = _Masked.apply(inputs, kept)
-        return dropped
+        product: torch.Tensor = _MaskedLinear.apply(inputs, weight, kept)
+        return product
 
 
-class _Masked(torch.autograd.Function):
-    """Multiplies by a mask, of which a byte a value is kept for the backward."""
+class _MaskedLinear(torch.autograd.Function):
+    """Product of masked inputs and a weight.
+
+    The backward keeps the inputs, which the modules that read them share, and a byte of mask a value; what is left of
+    the inputs would be a tensor for every module.
+    """
 
     @staticmethod
-    def forward(ctx, inputs: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(kept)
-        return inputs * kept.to(inputs.dtype)
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, inputs: torch.Tensor, weight: torch.Tensor, kept: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(inputs, weight, kept)
+        return linear(inputs * kept, weight)
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[no-untyped-def,override]
-        (kept,) = ctx.saved_tensors
-        return gradient * kept.to(gradient.dtype), None
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:  # type: ignore[no-untyped-def,override]
+        inputs, weight, kept = ctx.saved_tensors
+        of_weight = gradient.flatten(0, -2).T @ (inputs * kept).flatten(0, -2)
+        return (gradient @ weight) * kept, of_weight, None
 
 
 def _kept(seeds: torch.Tensor, features: int, threshold: int) -> torch.Tensor:

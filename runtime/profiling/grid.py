@@ -24,6 +24,7 @@ class Point:
     """In a micro-batch."""
     rank: int = RANK
     target_modules: Targets = TARGETS
+    dropout: float = 0.0
 
     @property
     def tokens(self) -> int:
@@ -35,7 +36,8 @@ class Point:
 class ProfileGrid:
     """Every number of tokens that is a multiple of a sequence length, at every depth; and kinds of adapters.
 
-    Ranks, target modules and numbers of adapters are varied one at a time, with few tokens and with more.
+    Ranks, target modules and numbers of adapters are varied one at a time, with few tokens and with more; adapters with
+    dropout have it on all linear modules.
     """
 
     num_stages: tuple[int, ...] = (1, 2)
@@ -48,6 +50,8 @@ class ProfileGrid:
     """Besides 16."""
     target_modules: tuple[Targets, ...] = (("q_proj", "v_proj"), ALL_LINEAR)
     """Besides q, k, v and o."""
+    dropout: float = 0.05
+    """What it costs depends on the modules that have it, not on how much is dropped; 0: it is not measured."""
     grad_acc_steps: int = 3
     """Micro-batches of an optimizer step."""
     repeats: int = 2
@@ -94,9 +98,10 @@ class ProfileGrid:
         return sorted(points, key=lambda p: (p.tokens, p.num_adapters, p.length, p.rank))
 
     def _adapter_points(self, plain: list[Point]) -> list[Point]:
-        kinds: list[tuple[int, int, Targets]] = [(k, RANK, TARGETS) for k in self.num_adapters if k > 1]
-        kinds += [(1, rank, TARGETS) for rank in self.ranks if rank != RANK]
-        kinds += [(1, RANK, targets) for targets in self.target_modules if targets != TARGETS]
+        kinds: list[tuple[int, int, Targets, float]] = [(k, RANK, TARGETS, 0.0) for k in self.num_adapters if k > 1]
+        kinds += [(1, rank, TARGETS, 0.0) for rank in self.ranks if rank != RANK]
+        kinds += [(1, RANK, targets, 0.0) for targets in self.target_modules if targets != TARGETS]
+        kinds += [(1, RANK, ALL_LINEAR, self.dropout)] if self.dropout else []
         if not kinds:
             return []
         most = max(self.num_adapters, default=1)

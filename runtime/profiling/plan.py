@@ -118,6 +118,7 @@ def _adapters(points: Sequence[Point], grid: ProfileGrid) -> tuple[list[Adapter]
                 num_steps=grid.num_steps,
                 rank=point.rank,
                 target_modules=point.target_modules,
+                dropout=point.dropout,
             )
             for k in range(point.num_adapters)
         ]

@@ -39,6 +39,7 @@ def point_columns(point: Point, layers: Sequence[int], grid: ProfileGrid) -> dic
         "rank": point.rank,
         "num_adapters": point.num_adapters,
         "target_modules": targets,
+        "dropout": point.dropout,
         "max_steps": grid.num_steps,
         "num_samples": batch * grid.num_steps,
         "tokens_per_step": batch * point.length,
@@ -104,7 +105,7 @@ class ProfileRun:
         ):
             expected = []
             for point in self.points:
-                size = AdapterSize.of(self.shape.layer, point.rank, point.target_modules)
+                size = AdapterSize.of(self.shape.layer, point.rank, point.target_modules, point.dropout)
                 floor, work = curve.adapter_floor(size) * point.num_adapters, curve.adapter_work(size) * point.tokens
                 expected.append(float(curve(point.tokens, point.tokens * point.length, floor, work)))
             ratios = []

@@ -279,7 +279,9 @@ class _Finder:
             if sets is None:
                 return None
             bounds_s = self.space.bounds[number][1].lower_bounds(sets)
-            useful = np.isfinite(bounds_s) & (place.rate * bounds_s + charge - sets @ relaxed.prices <= slack)
+            possible = np.isfinite(bounds_s)
+            costs = place.rate * np.where(possible, bounds_s, 0.0) + charge - sets @ relaxed.prices
+            useful = possible & (costs <= slack)
             if limit_s is not None:
                 useful &= bounds_s <= limit_s * (1 + _TINY)
             found += [(number, numbers, bound) for numbers, bound in zip(sets[useful], bounds_s[useful], strict=True)]

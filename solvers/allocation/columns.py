@@ -161,8 +161,9 @@ class ReplicaSpace:
         if self.bounds:
             yield f"its longest sample has {longest} tokens"
         for pool, bounds in self.bounds:
-            need = float(bounds.room.memory.beside(float(bounds.room.adapters_gib[kind])).peak(longest, longest))
-            limit = bounds.room.limit_gib
+            room = bounds.room
+            beside = room.memory.beside(float(room.adapters_gib[kind]), float(room.masks_gib[kind]))
+            need, limit = float(beside.peak(longest, longest)), room.limit_gib
             stages = "1 stage needs" if bounds.num_stages == 1 else f"{bounds.num_stages} stages need"
             several = len(self.costs[pool.gpu].choices) > 1
             mode = f" with recomputation {bounds.costs.recompute}" if several else ""
@@ -181,7 +182,7 @@ class ReplicaSpace:
             fitting = [
                 g
                 for g in range(1, most + 1)
-                if model.memory_model(g).most_tokens(limit, model.adapter_costs(g, alone).memory_gib)[0] >= longest
+                if model.adapter_costs(g, alone).beside(model.memory_model(g)).max_tokens(limit) >= longest
             ]
             if fitting:
                 allow = " and allow stage counts that were not profiled" if profiled_only else ""

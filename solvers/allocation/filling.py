@@ -73,6 +73,7 @@ def fill_replicas(
         np.array([np.inf if r is None else r.capacity_gib for r in rooms]),
         np.array([0.0 if r is None else r.token_gib for r in rooms]),
         np.array([nothing if r is None else r.adapters_gib for r in rooms]),
+        np.array([nothing if r is None else r.masks_gib for r in rooms]),
         np.array([nothing if r is None else r.longest for r in rooms], dtype=float),
     )
     return None if len(numbers) == 0 else [(int(p), n) for p, n in zip(place, numbers, strict=True)]
@@ -94,6 +95,7 @@ def _fill(
     capacity_gib: np.ndarray,
     token_gib: np.ndarray,
     adapter_gib: np.ndarray,
+    mask_gib: np.ndarray,
     sample: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fill replicas; see `fill_replicas`.
@@ -112,8 +114,8 @@ def _fill(
         Places in the order in which new replicas of a kind are tried, shape (places, K).
     capacity_gib, token_gib
         By place, as `Room` has them.
-    adapter_gib, sample
-        By place and kind: memory of an adapter, tokens of its longest sample.
+    adapter_gib, mask_gib, sample
+        By place and kind: memory of an adapter, of its masks a token, tokens of its longest sample.
 
     Returns
     -------
@@ -125,7 +127,7 @@ def _fill(
     most = min(counts.sum(), left.sum())
     place = np.zeros(most, dtype=np.int64)
     loads, longest = np.zeros(most), np.zeros(most)
-    held_gib, longest_sample = np.zeros(most), np.zeros(most)
+    held_gib, masks_gib, longest_sample = np.zeros(most), np.zeros(most), np.zeros(most)
     numbers = np.zeros((most, len(counts)), dtype=np.int64)
     size = 0
     for kind in order:
@@ -136,7 +138,8 @@ def _fill(
                 load = loads[r] + shares[p, kind]
                 makespan = max(load, longest[r], paths[p, kind])
                 room = (capacity_gib[p] - held_gib[r] - adapter_gib[p, kind]) * (1 + 1e-9)
-                if makespan > level_s or max(longest_sample[r], sample[p, kind]) * token_gib[p] > room:
+                token = token_gib[p] + max(masks_gib[r], mask_gib[p, kind])
+                if makespan > level_s or max(longest_sample[r], sample[p, kind]) * token > room:
                     continue
                 growth = weights[p] * (makespan - max(loads[r], longest[r]))
                 # of equals the fullest
@@ -156,6 +159,7 @@ def _fill(
             loads[best] += shares[p, kind]
             longest[best] = max(longest[best], paths[p, kind])
             held_gib[best] += adapter_gib[p, kind]
+            masks_gib[best] = max(masks_gib[best], mask_gib[p, kind])
             longest_sample[best] = max(longest_sample[best], sample[p, kind])
             numbers[best, kind] += 1
     return place[:size], numbers[:size]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from cappuccino.bounds.room import Room
 from cappuccino.costs import CostModel
 from cappuccino.instance import GpuPool, Instance
 from cappuccino.solvers.allocation.columns import ReplicaSpace
@@ -25,16 +26,13 @@ class ReplicaShape:
     num_stages: int
     fits: np.ndarray = field(repr=False)
     """Whether each adapter's longest sample fits a stage, bool, shape (A,)."""
-    adapters_gib: np.ndarray = field(repr=False)
-    """What each adapter takes itself, shape (A,)."""
-    longest: np.ndarray = field(repr=False)
-    """Longest sample of each adapter, tokens, shape (A,)."""
+    room: Room = field(repr=False)
+    """What memory leaves for adapters and samples."""
 
     def holds(self, adapters: Sequence[int]) -> bool:
         """Return whether a replica of these adapters fits its GPUs' memory."""
-        mine, limit = list(adapters), self.costs.memory_limit(self.pool.memory_gib)
-        memory = self.costs.memory_model(self.num_stages)
-        return bool(self.longest[mine].max() <= memory.most_tokens(limit, self.adapters_gib[mine].sum()))
+        members = np.bincount(list(adapters), minlength=len(self.fits))
+        return bool(self.room.holds(members[None])[0])
 
     def problem(self, adapters: Sequence[int]) -> ReplicaProblem:
         """Return the replica of these adapters of the instance."""
@@ -50,15 +48,14 @@ def places_of(instance: Instance, costs: Mapping[str, CostModel]) -> list[Replic
         When an adapter fits nowhere.
     """
     ReplicaSpace.of(instance, costs)  # says what an adapter that fits nowhere needs
-    longest = np.array([x.max() for x in instance.step_lengths])
     result = []
     for pool in instance.gpu_pools:
         choices = [(model, g) for model in costs[pool.gpu].choices for g in model.stage_counts(pool.count)]
         for model, g in sorted(choices, key=lambda choice: choice[1]):  # of one depth without recomputation first
-            taken, limit = model.adapter_costs(g, instance.adapters).memory_gib, model.memory_limit(pool.memory_gib)
-            fits = longest <= model.memory_model(g).most_tokens(limit, taken)
+            room = Room.of(instance, model, g, pool.memory_gib)
+            fits = room.longest <= room.most_tokens()
             if fits.any():
-                result.append(ReplicaShape(instance, pool, model, g, fits, taken, longest))
+                result.append(ReplicaShape(instance, pool, model, g, fits, room))
     return result
 
 

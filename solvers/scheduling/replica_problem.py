@@ -56,7 +56,7 @@ class ReplicaProblem:
     @cached_property
     def memory(self) -> MemoryModel:
         """Memory of a stage that holds the adapters."""
-        return self.costs.memory_model(self.num_stages).beside(float(self.adapter_costs.memory_gib.sum()))
+        return self.adapter_costs.beside(self.costs.memory_model(self.num_stages))
 
     @cached_property
     def held_room_gib(self) -> float:

@@ -48,7 +48,7 @@ def test_what_adapters_add_by_hand() -> None:
     padded = found.of_micro_batch([0, 0, 1], [10, 20, 30], padded=True)
     np.testing.assert_allclose(padded[1], 60 * 0.0182 + 30 * 0.084)
     assert found.differ
-    assert not AdapterCosts(*np.zeros((4, 2)), np.array([True, False]), np.zeros(2)).differ
+    assert not AdapterCosts(*np.zeros((4, 2)), np.array([True, False]), *np.zeros((2, 2))).differ
 
 
 def test_without_the_shape_of_a_layer_all_adapters_cost_alike() -> None:

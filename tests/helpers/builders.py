@@ -90,17 +90,24 @@ def make_instance(
 
 
 def with_adapters(instance: Instance, costs: CostModel, seed: int) -> tuple[Instance, CostModel]:
-    """Return them with adapters of random ranks and modules, and costs that charge for both, in time and memory."""
+    """Return them with adapters of random ranks, modules and dropout, and costs that charge for all, also in memory."""
     rng = np.random.default_rng([seed, 1])
     targets = (("q_proj",), ("q_proj", "v_proj"), "all-linear", ("down_proj", "k_proj"))
     adapters = tuple(
-        a.model_copy(update={"rank": int(rng.choice([1, 4, 16])), "target_modules": targets[rng.integers(4)]})
+        a.model_copy(
+            update={
+                "rank": int(rng.choice([1, 4, 16])),
+                "target_modules": targets[rng.integers(4)],
+                "dropout": float(rng.choice([0.0, 0.1])),
+            }
+        )
         for a in instance.adapters
     )
     rates = {
         "per_module_s": float(rng.choice([0.0, 0.3, 2.0])),
         "per_width_s": float(rng.choice([0.0, 0.01])),
         "per_parameter_s": float(rng.choice([0.0, 0.005])),
+        "per_dropped_s": float(rng.choice([0.0, 0.01])),
     }
     forward = {g: replace(c, **rates) for g, c in costs.stage_forward.items()}
     double = {name: 2 * rate for name, rate in rates.items()}

@@ -50,7 +50,7 @@ def best_programs(work: Workload, costs: CostModel, stages: int, limit: float, b
     """
     count, last = len(work.tokens), stages - 1
     forward, backward, transfer = work.forward_s.tolist(), work.backward_s.tolist(), work.transfer_s.tolist()
-    memory = costs.memory_model(stages).beside(work.adapters_gib)
+    memory = work.memory
     keys = sorted({step for steps in work.steps for step in steps})
     f_end: list[dict[int, float]] = [{} for _ in range(stages)]
     b_end: list[dict[int, float]] = [{} for _ in range(stages)]
@@ -126,8 +126,8 @@ def least_makespan(instance: Instance, costs: CostModel, stages: int) -> float:
     limit = costs.memory_limit(instance.gpu_pools[0].memory_gib)
     names = [a.name for a in instance.adapters]
     best, winner = float("inf"), None
-    adapters_gib = float(costs.adapter_costs(stages, instance.adapters).memory_gib.sum())
-    for packing in packings(instance, costs.memory_model(stages).beside(adapters_gib).max_tokens(limit)):
+    memory = costs.adapter_costs(stages, instance.adapters).beside(costs.memory_model(stages))
+    for packing in packings(instance, memory.max_tokens(limit)):
         work = Workload.of_samples(packing, adapters, stages, instance, costs)
         if found := best_programs(work, costs, stages, limit, best):
             best, winner = found[0], make_replica(packing, found[1], names, gpu=costs.gpu)

@@ -48,6 +48,7 @@ class Naive:
                 floor += curve.per_module_s * modules
                 mine = [longest if self.layout == "padded" else self.length(b, n) for b, n in samples if b == a]
                 work += sum(mine) * (curve.per_width_s * widths + curve.per_parameter_s * parameters)
+                work += sum(mine) * curve.per_dropped_s * self.dropped(a)
         return (floor**curve.power + work**curve.power) ** (1 / curve.power)
 
     def adapter(self, a: int) -> tuple[int, int, int]:
@@ -99,6 +100,22 @@ class Naive:
                 done[s, i] = start, start + self.duration(self.replica.programs[s][i])
         return done
 
+    def dropped(self, a: int) -> int:
+        """Input widths of an adapter's modules, where it has dropout."""
+        shape, job = self.costs.layer_shape, self.jobs[a]
+        inputs = dict.fromkeys(("q", "k", "v", "gate", "up"), shape.hidden)
+        inputs |= {"o": shape.query, "down": shape.intermediate}
+        names = list(inputs) if job.target_modules == "all-linear" else [n.split("_")[0] for n in job.target_modules]
+        return sum(inputs[n] for n in names) if job.dropout else 0
+
+    def masks_gib(self) -> float:
+        """A byte a value, of the adapter with the most: of all layers, or of one where they are recomputed."""
+        layers = self.costs.layers_per_stage(self.replica.num_stages)
+        if self.costs.layer_shape is None or layers is None:
+            return 0.0
+        there = 1 if self.costs.recompute == "full" else max(layers)
+        return max(self.dropped(a) for a in range(len(self.jobs))) * there / 2**30
+
     def adapters_gib(self) -> float:
         """Weight, gradient and two moments of 4 bytes each, on the stage with the most layers."""
         layers = self.costs.layers_per_stage(self.replica.num_stages)
@@ -108,7 +125,7 @@ class Naive:
 
     def peaks(self) -> list[float]:
         memory = self.costs.memory_model(self.replica.num_stages)
-        static = memory.static_gib + self.adapters_gib()
+        static, token = memory.static_gib + self.adapters_gib(), memory.held_gib + self.masks_gib()
         result = []
         for program in self.replica.programs:
             moments = [static]
@@ -118,7 +135,7 @@ class Naive:
                 before = program[: i + (op[0] == "F")]
                 flying = {x[1] for x in before if x[0] == "F"} - {x[1] for x in program[:i] if x[0] == "B"}
                 held = sum(self.shape(m)[0] for m in flying)
-                moments.append(static + memory.working_gib * self.shape(op[1])[0] + memory.held_gib * held)
+                moments.append(static + memory.working_gib * self.shape(op[1])[0] + token * held)
             result.append(max(moments))
         return result
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from cappuccino.checker import Violation, check
-from cappuccino.costs import CostModel, SmoothMaximum
+from cappuccino.costs import CostModel, MemoryModel, SmoothMaximum
 from cappuccino.instance import Instance
 from cappuccino.plan import Sample
 from cappuccino.solvers.scheduling.order import ScheduledOrder
@@ -72,7 +72,9 @@ def random_replica(
         instance, costs = with_adapters(instance, costs, seed)
     problem = make_problem(instance, costs, 1 + seed % 3)
     if costs.usable_memory_gib is not None:  # what is tight is so beside the adapters
-        usable = costs.usable_memory_gib + float(problem.adapter_costs.memory_gib.sum())
+        longest = max(int(lengths.max()) for lengths in problem.lengths)
+        beside = problem.adapter_costs.beside(MemoryModel(0.0, 0.0, 0.0))
+        usable = costs.usable_memory_gib + float(beside.peak(longest, longest))
         problem = replace(problem, costs=replace(costs, usable_memory_gib=usable))
     return problem
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from cappuccino.backbone import LayerShape
 from cappuccino.costs.adapters import AdapterSize
-from cappuccino.costs.memory import adapter_memory_gib
+from cappuccino.costs.memory import adapter_memory_gib, mask_memory_gib
 from cappuccino.costs.stages import balanced_layers
 from cappuccino.instance import Adapter, GpuPool, Instance
-from cappuccino.plan import Objective
+from cappuccino.plan import Objective, Recompute
 from cappuccino.runtime.profiling.grid import ALL_LINEAR, Point, ProfileGrid
 from cappuccino.runtime.profiling.rows import point_columns
 from cappuccino.solvers.planning import PlanOptions
@@ -45,8 +45,8 @@ class Machine:
     """Of a layer and token."""
     square_s: float
     """Relative to a token, per token of the sample."""
-    adapter: tuple[float, float, float]
-    """Per module, relative to the floor; per width and parameter of the whole layer, relative to a token."""
+    adapter: tuple[float, float, float, float]
+    """Per module, relative to the floor; per width, parameter and mask of the whole layer, relative to a token."""
     backward: float
     """Over forward."""
     head: float
@@ -67,11 +67,12 @@ class Machine:
 
     def layer_s(self, point: Point) -> float:
         """Return the forward time of a layer."""
-        size = AdapterSize.of(self.shape, point.rank, point.target_modules)
-        whole = AdapterSize.of(self.shape, 16, ALL_LINEAR)
-        module, width, parameter = self.adapter
+        size = AdapterSize.of(self.shape, point.rank, point.target_modules, point.dropout)
+        whole = AdapterSize.of(self.shape, 16, ALL_LINEAR, 0.05)
+        module, width, parameter, mask = self.adapter
         floor = self.floor_s * (1 + module * size.modules * point.num_adapters)
         relative = 1 + width * size.widths / whole.widths + parameter * size.parameters / whole.parameters
+        relative += mask * size.dropped / whole.dropped
         work = point.tokens * self.token_s * (relative + self.square_s * point.length)
         return float((floor**4 + work**4) ** 0.25)
 
@@ -89,7 +90,7 @@ def machines(draw: st.DrawFn) -> Machine:
         floor_s=draw(_scale(1e-4, 2e-2)),
         token_s=draw(_scale(1e-7, 1e-4)),
         square_s=draw(st.sampled_from([0.0, 1e-4, 1e-2])),
-        adapter=(draw(share), draw(share), draw(share)),
+        adapter=(draw(share), draw(share), draw(share), draw(share)),
         backward=draw(st.floats(0.8, 2.5)),
         head=draw(st.sampled_from([0.1, 1.0, 8.0])),
         optimizer_s=draw(st.sampled_from([0.0, 1e-3, 0.05])),
@@ -151,8 +152,10 @@ def write_table(folder: Path, machine: Machine, gpus: dict[str, float]) -> Path:
                     held *= 0.1
                 slots = grid.grad_acc_steps + stages - 1
                 memory = machine.gib_per_layer * max(layers) + held * point.tokens
-                size = AdapterSize.of(machine.shape, point.rank, point.target_modules)
+                size = AdapterSize.of(machine.shape, point.rank, point.target_modules, point.dropout)
                 memory += point.num_adapters * adapter_memory_gib(size, max(layers), "float32")
+                in_flight = point.tokens * min(stages, grid.grad_acc_steps)
+                memory += in_flight * mask_memory_gib(size, max(layers), Recompute(mode) if mode else None)
                 rows.append(
                     {
                         **row,

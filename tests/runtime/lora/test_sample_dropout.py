@@ -19,7 +19,7 @@ def segment(*samples: tuple[int, int], step: int = 3) -> Segment:
 
 def kept(dropout: SampleDropout, where: Segment, features: int = FEATURES, dtype=torch.float64) -> torch.Tensor:
     rows = sum(n for _, n in where.samples)
-    return dropout(torch.ones(rows, features, dtype=dtype), where) != 0
+    return dropout(torch.ones(rows, features, dtype=dtype), torch.eye(features, dtype=dtype), where) != 0
 
 
 def masks(probability: float = 0.5) -> dict[str, torch.Tensor]:
@@ -90,19 +90,39 @@ def test_known_masks():
 KNOWN = ["0100011111111000", "0000100001011101", "0011100101010000"]
 
 
-def test_gradients_flow_through_what_is_kept():
+def test_gradients_are_those_of_masked_inputs():
     dropout, where = SampleDropout(0.3, 1, "a", "m"), segment((7, 5))
     inputs = torch.randn(1, 5, 8, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 8, dtype=torch.float64, requires_grad=True)
     mask = kept(dropout, where, features=8)
-    dropout(inputs, where).sum().backward()
-    assert torch.equal(inputs.grad[0] != 0, mask)
+    product = dropout(inputs, weight, where)
+    expected = (inputs * mask) @ weight.T
+    torch.testing.assert_close(product, expected)
+    gradient = torch.randn(1, 5, 3, dtype=torch.float64)
+    found = torch.autograd.grad(product, (inputs, weight), gradient)
+    torch.testing.assert_close(found, torch.autograd.grad(expected, (inputs, weight), gradient))
     assert dropout.scale == pytest.approx(1 / 0.7, rel=1e-4)
     dropout.eval()
-    assert dropout(inputs, where) is inputs
+    torch.testing.assert_close(dropout(inputs, weight, where), inputs @ weight.T)
     assert dropout.scale == 1.0
 
 
+def test_modules_keep_their_inputs_together_and_a_byte_a_value_of_mask():
+    inputs = torch.randn(1, 5, 8, dtype=torch.float64, requires_grad=True)
+    weights = [torch.randn(3, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    sizes = {w.untyped_storage().data_ptr(): 0 for w in weights}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.setdefault(tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        for name, weight in zip("qkv", weights, strict=True):
+            SampleDropout(0.3, 1, "a", name)(inputs, weight, segment((7, 5)))
+    assert sum(sizes.values()) == 5 * 8 * 8 + 3 * 5 * 8
+
+
 def test_nothing_is_dropped_at_none():
-    dropout, inputs = SampleDropout(0.0, 1, "a", "m"), torch.ones(5, 8)
-    assert dropout(inputs, segment((7, 5))) is inputs
+    dropout, inputs, weight = SampleDropout(0.0, 1, "a", "m"), torch.ones(5, 8), torch.randn(3, 8)
+    assert torch.equal(dropout(inputs, weight, segment((7, 5))), inputs @ weight.T)
     assert dropout.scale == 1.0

@@ -11,7 +11,7 @@ from cappuccino.errors import InputError
 from cappuccino.runtime.profiling.grid import RANK, Point, ProfileGrid
 from cappuccino.runtime.profiling.plan import ProfilePlan, one_forward_one_backward, profile_plan
 
-PLAIN = {"num_adapters": (), "ranks": (), "target_modules": ()}
+PLAIN = {"num_adapters": (), "ranks": (), "target_modules": (), "dropout": 0.0}
 GRID = ProfileGrid(tokens=(16, 64), sequence_lengths=(8, 16), grad_acc_steps=3, repeats=2)
 
 
@@ -36,12 +36,14 @@ def test_points_are_whole_samples_by_ascending_tokens() -> None:
 def test_adapters_are_varied_one_at_a_time_with_few_tokens_and_with_more() -> None:
     grid = ProfileGrid(tokens=(16, 32, 64), sequence_lengths=(8,), num_adapters=(2,), ranks=(RANK, 4))
     varied = [p for p in grid.points() if p != Point(p.samples, p.length)]
-    kinds = [(2, RANK, "qkvo"), (1, 4, "qkvo"), (1, RANK, "qv"), (1, RANK, "all-linear")]
+    kinds = [(2, RANK, "qkvo", 0.0), (1, 4, "qkvo", 0.0), (1, RANK, "qv", 0.0)]
+    kinds += [(1, RANK, "all-linear", 0.0), (1, RANK, "all-linear", 0.05)]
     found = [
         (
             p.num_adapters,
             p.rank,
             p.target_modules if p.target_modules == "all-linear" else "".join(n[0] for n in p.target_modules),
+            p.dropout,
         )
         for p in varied
     ]

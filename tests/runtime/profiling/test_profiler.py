@@ -12,7 +12,7 @@ import pytest
 from helpers.small import save_llama
 
 from cappuccino.backbone import LayerShape
-from cappuccino.costs import CostModel, fit_costs, read_cost_table
+from cappuccino.costs import CostModel, MemoryModel, fit_costs, read_cost_table
 from cappuccino.costs.adapters import AdapterSize
 from cappuccino.costs.fit import predicted_step_time
 from cappuccino.errors import InputError
@@ -23,7 +23,7 @@ from cappuccino.runtime.launch.errors import RunError
 from cappuccino.runtime.launch.local import RunResult
 from cappuccino.runtime.pipeline.part_costs import PartCost
 from cappuccino.runtime.profiling import profiler
-from cappuccino.runtime.profiling.grid import Point, ProfileGrid
+from cappuccino.runtime.profiling.grid import ProfileGrid
 from cappuccino.runtime.profiling.profiler import PARTIAL, expected_seconds, profile_backbone
 from cappuccino.simulator import run_programs
 from cappuccino.workload import Workload
@@ -107,7 +107,7 @@ class Machine:
         count = len(tokens)
         work = Workload(
             np.array(tokens), (frozenset(),) * count, np.zeros(count), np.zeros(count),
-            TRANSFER[0] + TRANSFER[1] * np.array(tokens), 0.0, frozenset(),
+            TRANSFER[0] + TRANSFER[1] * np.array(tokens), 0.0, frozenset(), MemoryModel(0.0, 0.0, 0.0),
         )  # fmt: skip
         line = run_programs(replica.programs, work, 0, durations)
         memory = tuple(np.full(len(p), 1.0) for p in replica.programs)
@@ -321,10 +321,9 @@ def test_the_table_has_the_columns_of_the_seed_and_measured_numbers(
     written = pd.read_csv(output)
     assert list(written.columns) == list(table.columns)
     assert set(SEED_COLUMNS) <= set(written.columns)
-    points = [
-        Point(int(row.micro_bsz), int(row.seqlen), int(row.num_adapters), int(row.rank)) for row in written.itertuples()
-    ]
-    assert points == GRID.points()
+    asked = [(p.samples, p.length, p.num_adapters, p.rank, p.dropout) for p in GRID.points()]
+    columns = ["micro_bsz", "seqlen", "num_adapters", "rank", "dropout"]
+    assert list(written[columns].itertuples(index=False, name=None)) == asked
     assert (written[[*TIMES, *(f"{part}_time_s" for part in PARTS)]] > 0).all(axis=None)
     assert (written[["transfer_time_s", "time_spread", "forward_spread", "backward_spread"]] >= 0).all(axis=None)
     assert set(written["status"]) == {"OK"}
