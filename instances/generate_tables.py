@@ -7,7 +7,7 @@ import pandas as pd
 
 from cappuccino.analytic.catalogue import GPUS
 from cappuccino.analytic.efficiency import PUBLISHED
-from cappuccino.analytic.roofline import analytic_table
+from cappuccino.analytic.table import seed_table
 from cappuccino.backbone import BACKBONES
 from cappuccino.files import write_atomically
 
@@ -47,10 +47,7 @@ def pool_table_csv(name: str) -> str:
 
 def _csv(pairs: Sequence[tuple[str, str]]) -> str:
     # the best known of an instance belongs to its table: another efficiency would void all of them
-    parts = [
-        analytic_table(name, gpu, BACKBONES[name], GPUS[gpu], TABLES[gpu][name], efficiency=PUBLISHED)
-        for gpu, name in pairs
-    ]
+    parts = [seed_table(name, gpu, BACKBONES[name], GPUS[gpu], TABLES[gpu][name], PUBLISHED) for gpu, name in pairs]
     return pd.concat(parts, ignore_index=True).to_csv(index=False, lineterminator="\n")
 
 

@@ -12,12 +12,12 @@ from cappuccino.errors import InputError
 from cappuccino.files import require_writable
 
 if TYPE_CHECKING:
-    from cappuccino.analytic.catalogue import GpuSpec
-    from cappuccino.analytic.efficiency import Efficiency
+    from cappuccino.analytic.efficiency import Efficiency, StatedErrors
     from cappuccino.backbone import BackboneShape
 
 STAGE_COUNTS = (1, 2, 4, 8)
 """Estimated unless told otherwise, as far as the backbone has layers."""
+BOTH = "both"
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +34,12 @@ def estimate(
     num_stages: Annotated[
         str | None, typer.Option(metavar="G,...", help="Pipeline stages; by default 1,2,4,8 as layers allow.")
     ] = None,
+    engine: Annotated[
+        str, typer.Option(metavar="ENGINE", help="Software: fused (fast), eager (slow launches).")
+    ] = "fused",
+    recompute: Annotated[
+        str, typer.Option(metavar="MODE", help="Activations computed again in the backward: none, full, both.")
+    ] = BOTH,
     dtype: Annotated[str, typer.Option(help="Type of computation: bfloat16, float16, float32, tf32.")] = "bfloat16",
     name: Annotated[
         str | None, typer.Option(help="Backbone's name in the table; by default the catalogue's or the folder's.")
@@ -48,8 +54,12 @@ def estimate(
     json: JsonFlag = False,
 ) -> None:
     """Estimate a cost table from the specifications of a backbone and a GPU: nothing runs, and the error is stated."""
+    import pandas as pd  # noqa: PLC0415
+
     from cappuccino.analytic.catalogue import DTYPES, GPUS  # noqa: PLC0415
-    from cappuccino.analytic.roofline import analytic_table  # noqa: PLC0415
+    from cappuccino.analytic.efficiency import ENGINES  # noqa: PLC0415
+    from cappuccino.analytic.roofline import RECOMPUTE  # noqa: PLC0415
+    from cappuccino.analytic.table import analytic_table  # noqa: PLC0415
     from cappuccino.backbone import BACKBONES  # noqa: PLC0415
     from cappuccino.files import write_atomically  # noqa: PLC0415
 
@@ -57,39 +67,56 @@ def estimate(
     for option, value, known in (
         ("--gpu", gpu, list(GPUS)),
         ("--calibrate-gpu", calibrate_gpu, list(GPUS)),
+        ("--engine", engine, list(ENGINES)),
+        ("--recompute", recompute, [*RECOMPUTE, BOTH]),
         ("--dtype", dtype, list(DTYPES)),
     ):
         if value is not None and value not in known:
             raise InputError(option, "", f'"{value}" is not known', f"use one of {', '.join(known)}")
     label, spec = _backbone(backbone, name)
     counts = _stage_counts(num_stages, label, spec)
-    efficiency, errors, measured = _calibrated(calibrate or [], calibrate_gpu, {**BACKBONES, label: spec})
-    table = analytic_table(label, gpu, spec, GPUS[gpu], counts, efficiency=efficiency, dtype=dtype).assign(dtype=dtype)
-    fitting = {g: int((table.loc[table["pp_size"] == g, "status"] == "OK").sum()) for g in counts}
-    if not any(fitting.values()):
+    efficiency, errors = _calibrated(calibrate or [], calibrate_gpu, engine, {**BACKBONES, label: spec})
+    modes = RECOMPUTE if recompute == BOTH else (recompute,)
+    parts = [
+        analytic_table(label, gpu, spec, GPUS[gpu], counts, efficiency=efficiency, recompute=mode, dtype=dtype)
+        for mode in modes
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    table["tasknum"] = table.index + 1
+    fits = table["status"] == "OK"
+    fitting = {
+        m: {g: int((fits & (table["recompute"] == m) & (table["pp_size"] == g)).sum()) for g in counts} for m in modes
+    }
+    if not fits.any():
         stages = ",".join(map(str, counts))
         problem = f"{stages}: nothing of {label}, {spec.parameters / 1e9:.3g} billion parameters, fits a {gpu}"
         raise InputError("--num-stages", "", problem, "give more stages or a larger GPU")
     write_atomically(output, table.to_csv(index=False, lineterminator="\n"))
-    if GPUS[gpu] not in measured:
+    if gpu not in errors.gpus:
         console.warn(f"no measured table is of a {gpu}: its error may be larger than stated")
     if json:
         figures: dict[str, Any] = {
             "backbone": label,
             "gpu": gpu,
+            "engine": engine,
             "dtype": dtype,
             "parameters": spec.parameters,
             "source": "analytic",
         }
-        figures |= {"rows": len(table), "rows_that_fit": {str(g): n for g, n in fitting.items()}}
-        console.print_json({"table": str(output), **figures, "efficiency": asdict(efficiency), "errors": errors})
+        figures |= {"rows": len(table), "rows_that_fit": fitting}
+        console.print_json(
+            {"table": str(output), **figures, "efficiency": asdict(efficiency), "errors": asdict(errors)}
+        )
         return
-    where = "the calibration tables" if calibrate else "the measured tables"
-    print(f"analytic: {_off('step times are', errors['time'], errors['time_left_out'], where)}")
-    print(f"analytic: {_off('peak memory is', errors['memory'], errors['memory_left_out'], where)}")
-    print(f"{label} on {gpu}, {dtype}: {spec.parameters / 1e9:.3g} billion parameters, {spec.num_layers} layers")
-    for g, count in fitting.items():
-        print(f"  {g} stage{'s' if g > 1 else ''}: {count} of {len(table) // len(counts)} rows fit")
+    print(f"analytic: {_off(f'{errors.measured} are', errors.time, errors.time_left_out, errors.time_gpu_left_out)}")
+    print(f"analytic: {_off('peak memory is', errors.memory, errors.memory_left_out)}")
+    print(
+        f"{label} on {gpu}, {engine}, {dtype}: {spec.parameters / 1e9:.3g} billion parameters, {spec.num_layers} layers"
+    )
+    each = len(table) // len(counts) // len(modes)
+    for g in counts:
+        found = ", ".join(f"{fitting[mode][g]} of {each} rows fit with recomputation {mode}" for mode in modes)
+        print(f"  {g} stage{'s' if g > 1 else ''}: {found}")
     print(f"table {output}")
 
 
@@ -120,35 +147,37 @@ def _stage_counts(text: str | None, label: str, spec: "BackboneShape") -> list[i
 
 
 def _calibrated(
-    tables: list[Path], gpu: str | None, specs: "dict[str, BackboneShape]"
-) -> "tuple[Efficiency, dict[str, float | None], set[GpuSpec]]":
-    from cappuccino.analytic import efficiency  # noqa: PLC0415
+    tables: list[Path], gpu: str | None, engine: str, specs: "dict[str, BackboneShape]"
+) -> "tuple[Efficiency, StatedErrors]":
     from cappuccino.analytic.catalogue import GPUS  # noqa: PLC0415
+    from cappuccino.analytic.efficiency import COUNTED, ENGINES, STATED, StatedErrors  # noqa: PLC0415
 
     if not tables:
-        errors: dict[str, float | None] = {
-            "time": efficiency.STATED_TIME_ERROR,
-            "time_left_out": efficiency.STATED_TIME_ERROR_LEFT_OUT,
-            "memory": efficiency.STATED_MEMORY_ERROR,
-            "memory_left_out": efficiency.STATED_MEMORY_ERROR_LEFT_OUT,
-        }
-        return efficiency.CALIBRATED, errors, {GPUS[efficiency.MEASURED_GPU]}
+        return ENGINES[engine], STATED[engine]
 
-    from cappuccino.analytic.calibration import calibrate_roofline, measured_rows  # noqa: PLC0415
+    from cappuccino.analytic.calibration import calibrate_roofline  # noqa: PLC0415
+    from cappuccino.analytic.measured import measured_rows  # noqa: PLC0415
     from cappuccino.costs import read_cost_table  # noqa: PLC0415
 
     rows = [row for table in tables for row in measured_rows(read_cost_table(table), gpu, specs)]
-    found = calibrate_roofline(rows)
-    left_out = found.left_out
-    errors = {
-        "time": found.fitted.time.mape,
-        "time_left_out": left_out.time.mape if left_out else None,
-        "memory": found.fitted.memory.mape,
-        "memory_left_out": left_out.memory.mape if left_out else None,
-    }
-    return found.efficiency, errors, {row.gpu_spec for row in rows}
+    found = calibrate_roofline(rows, COUNTED[engine])
+    memory, memory_left_out = found.fitted.memory, found.left_out.memory if found.left_out else None
+    errors = StatedErrors(
+        measured="step times",
+        gpus=tuple(name for name, spec in GPUS.items() if spec in {row.gpu_spec for row in rows}),
+        time=found.fitted.time.mape,
+        time_left_out=found.left_out.time.mape if found.left_out else None,
+        time_gpu_left_out=found.gpu_left_out.time.mape if found.gpu_left_out else None,
+        memory=memory.mape if memory else None,
+        memory_left_out=memory_left_out.mape if memory_left_out else None,
+    )
+    return found.efficiency, errors
 
 
-def _off(what: str, error: float | None, left_out: float | None, where: str) -> str:
-    mean, unseen = (("unknown" if e is None else f"{100 * e:.1f}%") for e in (error, left_out))
-    return f"{what} off by {mean} in the mean on {where} ({unseen} on a backbone left out)"
+def _off(what: str, error: float | None, *left_out: float | None) -> str:
+    if error is None:
+        return f"{what} counted, and was never measured"
+    mean, *unseen = (("unknown" if e is None else f"{100 * e:.1f}%") for e in (error, *left_out))
+    places = ("on a backbone left out", "on a GPU left out")
+    without = ", ".join(f"{e} {where}" for e, where in zip(unseen, places, strict=False))
+    return f"{what} off by {mean} in the mean where measured ({without})"
