@@ -8,12 +8,12 @@ import pandas as pd
 from cappuccino.analytic.catalogue import DTYPES, GPUS, GpuSpec
 from cappuccino.analytic.efficiency import Efficiency
 from cappuccino.analytic.memory import peak_memory_gib
-from cappuccino.analytic.roofline import FULL, NONE, RECOMPUTE, PartTimes, part_times, step_time
+from cappuccino.analytic.roofline import PartTimes, part_times, step_time
 from cappuccino.backbone import ALL_LINEAR, ATTENTION_MODULES, BACKBONES, BackboneShape, TargetModules
 from cappuccino.costs.adapters import AdapterSize
 from cappuccino.costs.table import LAYERS, CostTable
 from cappuccino.errors import InputError
-from cappuccino.plan import even_layers
+from cappuccino.plan import Recompute, even_layers
 
 STEP_SPREAD, PART_SPREAD, MEMORY_SPREAD = 0.2, 0.05, 0.05
 """Relative error that is expected of the estimate itself, whatever the values: of the time of a step, of the time of
@@ -82,7 +82,7 @@ class MeasuredRow:
     seqlen: int
     adapter: AdapterSize
     dtype: str
-    recompute: str
+    recompute: Recompute
     seconds: float | None
     """Time of a step; None where the row failed."""
     memory_gib: float | None
@@ -172,12 +172,12 @@ def _rows(
             continue  # the estimate is of one adapter
         backbone, dtype = str(row["param_name"]), str(row.get("dtype") or "bfloat16")
         name = str(row["gpu"]) if "gpu" in row else gpu
-        recompute = str(row.get("recompute") or (NONE if "backward_time_s" in row else FULL))
+        recompute = str(row.get("recompute") or (Recompute.NONE if "backward_time_s" in row else Recompute.FULL))
         for field, value, known in (
             ("param_name", backbone, specs),
             ("gpu", name, GPUS),
             ("dtype", dtype, DTYPES),
-            ("recompute", recompute, RECOMPUTE),
+            ("recompute", recompute, [mode.value for mode in Recompute]),
         ):
             if value not in known:
                 problem = f'"{value}" has no known specification'
@@ -201,7 +201,7 @@ def _rows(
                 seqlen=int(row["seqlen"]),
                 adapter=AdapterSize.of(spec.layer, int(row["rank"]), ALL_LINEAR if ALL_LINEAR in targets else targets),
                 dtype=dtype,
-                recompute=recompute,
+                recompute=Recompute(recompute),
                 seconds=float(row["time_per_step_s"]) if ran else None,
                 memory_gib=float(row["peak_memory_mb"]) / _MIB_PER_GIB if ran else None,
             )

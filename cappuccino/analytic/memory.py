@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from cappuccino.analytic.catalogue import DTYPES
 from cappuccino.analytic.efficiency import Efficiency
-from cappuccino.analytic.roofline import FULL, NONE
 from cappuccino.backbone import STATE_BYTES, BackboneShape
 from cappuccino.costs.adapters import AdapterSize
+from cappuccino.plan import Recompute
 
 RECOMPUTED_BYTES_PER_HIDDEN = 34
 """Activations of the one layer that is being recomputed, bytes per token and unit of hidden width in 16 bit, attention
@@ -18,26 +18,26 @@ scores not kept (Korthikanti et al., Reducing Activation Recomputation in Large 
 _GIB = 2**30
 
 
-def kept_values(spec: BackboneShape, recompute: str) -> int:
+def kept_values(spec: BackboneShape, recompute: Recompute) -> int:
     """Return the values that a layer's forward keeps for its backward, per token.
 
     Recomputed, its input. Otherwise, with frozen weights and adapters on all linear modules: in- and output of both
     norms (4 h; the outputs are the inputs of adapters), queries, keys and values and the output of flash attention
-    (2 q + 2 k), and the gate's two inputs and its product (3 I). Outputs of frozen modules that no kernel reads again,
-    masks of dropout, which are hashes, and what grows with the rank (below 1%) are not among them. Adapters on
-    attention alone need h + I fewer, an engine that stores dropped inputs more.
+    (2 q + 2 k), and the gate's two inputs and its product (3 I). Not among them are outputs of frozen modules that no
+    kernel reads again, what grows with the rank (below 1%), and masks of dropout, which are charged by themselves.
+    Adapters on attention alone need h + I fewer, an engine that stores dropped inputs more.
     """
-    if recompute == FULL:
+    if recompute == Recompute.FULL:
         return spec.hidden
     return 4 * spec.hidden + 2 * spec.query_width + 2 * spec.kv_width + 3 * spec.intermediate
 
 
-def working_values(spec: BackboneShape, recompute: str) -> float:
+def working_values(spec: BackboneShape, recompute: Recompute) -> float:
     """Return the values that the backward of a layer needs besides, per token.
 
     Recomputed, all its activations; otherwise gradients of the gate's three tensors and of the layer's in- and output.
     """
-    if recompute == FULL:
+    if recompute == Recompute.FULL:
         return RECOMPUTED_BYTES_PER_HIDDEN / 2 * spec.hidden
     return 2 * spec.hidden + 3 * spec.intermediate
 
@@ -58,7 +58,7 @@ def peak_memory_gib(
     adapter: AdapterSize,
     efficiency: Efficiency,
     *,
-    recompute: str = NONE,
+    recompute: Recompute = Recompute.NONE,
     dtype: str = "bfloat16",
 ) -> float:
     """Return the memory of the fullest stage, GiB.
@@ -82,7 +82,7 @@ def peak_memory_gib(
     efficiency
         Of the engine.
     recompute
-        One of `cappuccino.analytic.roofline.RECOMPUTE`.
+        Of the activations, for the backward.
     dtype
         Type of computation, one of `cappuccino.analytic.catalogue.DTYPES`.
     """

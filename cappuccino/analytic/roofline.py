@@ -14,11 +14,8 @@ from cappuccino.analytic.efficiency import Efficiency
 from cappuccino.backbone import BackboneShape
 from cappuccino.costs.adapters import AdapterSize
 from cappuccino.costs.stages import balanced_layers
-from cappuccino.plan import even_layers
+from cappuccino.plan import Recompute, even_layers
 
-NONE, FULL = "none", "full"
-RECOMPUTE = (NONE, FULL)
-"""What the backward computes again: nothing, or the forward of every layer, of which only the input was kept."""
 LOSS_PASSES = (4, 2)
 """Passes over the fp32 logits: cast, maximum, exponent, sum in the forward of the loss; gradient, cast in its
 backward."""
@@ -89,7 +86,7 @@ def part_times(
     adapter: AdapterSize,
     efficiency: Efficiency,
     *,
-    recompute: str = NONE,
+    recompute: Recompute = Recompute.NONE,
     dtype: str = "bfloat16",
 ) -> PartTimes:
     """Return the times of one micro-batch's parts.
@@ -116,7 +113,7 @@ def part_times(
     efficiency
         Of the engine.
     recompute
-        One of `RECOMPUTE`.
+        Of the activations, for the backward.
     dtype
         Type of computation, one of `cappuccino.analytic.catalogue.DTYPES`.
     """
@@ -142,7 +139,7 @@ def part_times(
         return max(work + count * efficiency.kernel_s, count * efficiency.launch_s)
 
     forward = layer(1, 1, 1)
-    again = forward if recompute == FULL else 0.0
+    again = forward if recompute == Recompute.FULL else 0.0
     head = max(products(2.0 * spec.embedding_parameters * tokens, spec.embedding_parameters))
     loss = [traffic(passes * 4.0 * spec.vocab * tokens) for passes in LOSS_PASSES]
     embedding = traffic(width / 2 * efficiency.embedding_bytes * spec.hidden * tokens) + efficiency.kernel_s

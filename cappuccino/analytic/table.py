@@ -4,6 +4,7 @@ Every row says `analytic` in the column `source`: profile before money depends o
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -11,10 +12,10 @@ import pandas as pd
 from cappuccino.analytic.catalogue import GpuSpec
 from cappuccino.analytic.efficiency import FUSED, Efficiency
 from cappuccino.analytic.memory import held_micro_batches, peak_memory_gib
-from cappuccino.analytic.roofline import FULL, NONE, PartTimes, part_times, step_time, transfer_time
-from cappuccino.backbone import ATTENTION_MODULES, BackboneShape
+from cappuccino.analytic.roofline import PartTimes, part_times, step_time, transfer_time
+from cappuccino.backbone import ALL_LINEAR, ATTENTION_MODULES, BackboneShape, TargetModules
 from cappuccino.costs.adapters import AdapterSize
-from cappuccino.plan import even_layers
+from cappuccino.plan import Recompute, even_layers
 
 SEED_COLUMNS = (
     "param_name",
@@ -47,6 +48,14 @@ MICRO_BATCH_SIZES = (1, 2, 4, 8)
 SEQUENCE_LENGTHS = (32, 64, 128, 256, 512, 1024, 2048, 3072, 4096)
 GLOBAL_BATCH_SIZES = (8, 16)
 RANK = 16
+OTHER_ADAPTERS: tuple[tuple[int, int, TargetModules], ...] = (
+    (1, RANK, ("q_proj", "v_proj")),
+    (1, 4 * RANK, ALL_LINEAR),
+    (4, RANK, ATTENTION_MODULES),
+)
+"""Number in a micro-batch, rank and target modules of adapters that tell what others than the usual one add."""
+OTHER_MICRO_BATCH_SIZE, OTHER_SEQUENCE_LENGTHS = 4, (32, 256, 1024)
+"""Points of theirs, where launches count and where work does."""
 _MIB_PER_GIB = 1024
 
 
@@ -58,15 +67,14 @@ def analytic_table(
     pp_sizes: Sequence[int],
     *,
     efficiency: Efficiency = FUSED,
-    recompute: str = NONE,
+    recompute: Recompute = Recompute.NONE,
     dtype: str = "bfloat16",
-    rank: int = RANK,
-    target_modules: Sequence[str] = ATTENTION_MODULES,
 ) -> pd.DataFrame:
     """Return a cost table with all that a profile has and an estimate knows.
 
     Layers are split evenly, unless the head makes the slowest stage of another split faster at the largest micro-batch;
-    step times have transfers in them. Rows above the usable memory of the GPU get the status of a failed profile.
+    step times have transfers in them. Rows above the usable memory of the GPU get the status of a failed profile. All
+    points are of one adapter of rank 16 on the attention projections, a few of `OTHER_ADAPTERS`.
 
     Parameters
     ----------
@@ -79,11 +87,9 @@ def analytic_table(
     efficiency
         Of the engine.
     recompute
-        One of `cappuccino.analytic.roofline.RECOMPUTE`.
+        Of the activations, for the backward.
     dtype
         Type of computation, one of `cappuccino.analytic.catalogue.DTYPES`.
-    rank, target_modules
-        Of the one adapter of every row.
 
     Returns
     -------
@@ -91,32 +97,36 @@ def analytic_table(
         The columns `FORM`, then those that `profile` has besides; times of rows that do not fit are missing.
         `max_steps` and `num_samples` are 0: nothing was run.
     """
-    adapter = AdapterSize.of(spec.layer, rank, target_modules)
 
-    def parts(micro: int, seqlen: int) -> PartTimes:
-        return part_times(spec, gpu_spec, micro * seqlen, seqlen, adapter, efficiency, recompute=recompute, dtype=dtype)
+    def parts(adapters: AdapterSize, micro: int, seqlen: int) -> PartTimes:
+        tokens = micro * seqlen
+        return part_times(spec, gpu_spec, tokens, seqlen, adapters, efficiency, recompute=recompute, dtype=dtype)
 
-    largest = parts(max(MICRO_BATCH_SIZES), max(SEQUENCE_LENGTHS))
+    usual = AdapterSize.of(spec.layer, RANK, ATTENTION_MODULES)
+    largest = parts(usual, max(MICRO_BATCH_SIZES), max(SEQUENCE_LENGTHS))
     rows = []
-    for stages, micro, accumulated, seqlen in _grid(backbone, spec, pp_sizes):
+    for (number, rank, modules), (stages, micro, accumulated, seqlen) in _points(backbone, spec, pp_sizes):
+        adapter = AdapterSize.of(spec.layer, rank, modules)
+        together = replace(adapter, modules=number * adapter.modules)
         layers, tokens = largest.split(spec.num_layers, stages), micro * seqlen
         held = held_micro_batches(stages, accumulated, efficiency)
-        memory = peak_memory_gib(spec, layers, tokens, held, adapter, efficiency, recompute=recompute, dtype=dtype)
+        stored = replace(adapter, parameters=number * adapter.parameters)
+        memory = peak_memory_gib(spec, layers, tokens, held, stored, efficiency, recompute=recompute, dtype=dtype)
         transfer_s = transfer_time(spec, gpu_spec, stages, tokens, dtype)
-        here = parts(micro, seqlen)
+        here = parts(together, micro, seqlen)
         row = _row(backbone, gpu, spec, stages, micro, accumulated, seqlen, rank)
         row |= _outcome(row, step_time(here, layers, accumulated, transfer_s), memory, efficiency, gpu_spec)
         forward_s, backward_s = here.stage(layers)
-        row |= {"layers_per_stage": "+".join(map(str, layers)), "held_micro_batches": held}
+        row |= {"layers_per_stage": "+".join(map(str, layers)), "held_micro_batches": held, "num_adapters": number}
+        row["target_modules"] = modules if isinstance(modules, str) else "+".join(modules)
         if row["status"] == "OK":
             row |= {"forward_time_s": forward_s, "backward_time_s": backward_s, "transfer_time_s": transfer_s}
             row |= here.columns()
         rows.append(row)
-    columns = (*FORM, "layers_per_stage", "held_micro_batches", *STAGE_TIMES, *largest.columns())
+    said = ("layers_per_stage", "held_micro_batches", "num_adapters", "target_modules")
+    columns = (*FORM, *said, *STAGE_TIMES, *largest.columns())
     return pd.DataFrame(rows, columns=list(columns)).assign(
         tasknum=range(1, len(rows) + 1),
-        num_adapters=1,
-        target_modules="+".join(target_modules),
         hidden_size=spec.hidden,
         intermediate_size=spec.intermediate,
         query_size=spec.query_width,
@@ -138,12 +148,25 @@ def seed_table(
     rows = []
     for stages, micro, accumulated, seqlen in _grid(backbone, spec, pp_sizes):
         layers, tokens = even_layers(spec.num_layers, stages), micro * seqlen
-        parts = part_times(spec, gpu_spec, tokens, seqlen, adapter, efficiency, recompute=FULL)
+        parts = part_times(spec, gpu_spec, tokens, seqlen, adapter, efficiency, recompute=Recompute.FULL)
         held = accumulated if stages > 1 else 1
-        memory = peak_memory_gib(spec, layers, tokens, held, adapter, efficiency, recompute=FULL)
+        memory = peak_memory_gib(spec, layers, tokens, held, adapter, efficiency, recompute=Recompute.FULL)
         row = _row(backbone, gpu, spec, stages, micro, accumulated, seqlen, RANK)
         rows.append(row | _outcome(row, step_time(parts, layers, accumulated), memory, efficiency, gpu_spec))
-    return pd.DataFrame(rows, columns=list(FORM)).assign(tasknum=range(1, len(rows) + 1))
+    table = pd.DataFrame(rows, columns=list(FORM)).assign(tasknum=range(1, len(rows) + 1))
+    return table.assign(recompute=Recompute.FULL)
+
+
+def _points(
+    backbone: str, spec: BackboneShape, pp_sizes: Sequence[int]
+) -> Iterator[tuple[tuple[int, int, TargetModules], tuple[int, int, int, int]]]:
+    """Yield number, rank and modules of adapters, and a point of `_grid` at which they are."""
+    for point in _grid(backbone, spec, pp_sizes):
+        _, micro, _, seqlen = point
+        yield (1, RANK, ATTENTION_MODULES), point
+        if micro == OTHER_MICRO_BATCH_SIZE and seqlen in OTHER_SEQUENCE_LENGTHS:
+            for adapters in OTHER_ADAPTERS:
+                yield adapters, point
 
 
 def _grid(backbone: str, spec: BackboneShape, pp_sizes: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:

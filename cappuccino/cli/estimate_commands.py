@@ -58,17 +58,17 @@ def estimate(
 
     from cappuccino.analytic.catalogue import DTYPES, GPUS  # noqa: PLC0415
     from cappuccino.analytic.efficiency import ENGINES  # noqa: PLC0415
-    from cappuccino.analytic.roofline import RECOMPUTE  # noqa: PLC0415
     from cappuccino.analytic.table import analytic_table  # noqa: PLC0415
     from cappuccino.backbone import BACKBONES  # noqa: PLC0415
     from cappuccino.files import write_atomically  # noqa: PLC0415
+    from cappuccino.plan import Recompute  # noqa: PLC0415
 
     require_writable(output)
     for option, value, known in (
         ("--gpu", gpu, list(GPUS)),
         ("--calibrate-gpu", calibrate_gpu, list(GPUS)),
         ("--engine", engine, list(ENGINES)),
-        ("--recompute", recompute, [*RECOMPUTE, BOTH]),
+        ("--recompute", recompute, [*(mode.value for mode in Recompute), BOTH]),
         ("--dtype", dtype, list(DTYPES)),
     ):
         if value is not None and value not in known:
@@ -76,7 +76,7 @@ def estimate(
     label, spec = _backbone(backbone, name)
     counts = _stage_counts(num_stages, label, spec)
     efficiency, errors = _calibrated(calibrate or [], calibrate_gpu, engine, {**BACKBONES, label: spec})
-    modes = RECOMPUTE if recompute == BOTH else (recompute,)
+    modes = tuple(Recompute) if recompute == BOTH else (Recompute(recompute),)
     parts = [
         analytic_table(label, gpu, spec, GPUS[gpu], counts, efficiency=efficiency, recompute=mode, dtype=dtype)
         for mode in modes

@@ -5,10 +5,9 @@ import pytest
 
 from cappuccino.analytic.efficiency import EAGER, FUSED, PUBLISHED
 from cappuccino.analytic.memory import held_micro_batches, kept_values, peak_memory_gib
-from cappuccino.analytic.roofline import FULL, NONE
 from cappuccino.backbone import ATTENTION_MODULES, BACKBONES, BackboneShape
 from cappuccino.costs.adapters import AdapterSize
-from cappuccino.plan import even_layers
+from cappuccino.plan import Recompute, even_layers
 
 # 1024 x (2 x 1024 + 2 x 1024) + 3 x 1024 x 4096 = 2^24 parameters a layer
 SPEC = BackboneShape(num_layers=4, hidden=1024, intermediate=4096, num_heads=8, num_kv_heads=8, vocab=1000)
@@ -18,7 +17,7 @@ ADAPTER = AdapterSize.of(SPEC.layer, 1, ATTENTION_MODULES)
 TENSORS_ALONE = replace(PUBLISHED, context_gib=0)
 
 
-def peak(layers, tokens, held, efficiency=TENSORS_ALONE, spec=SPEC, recompute=FULL, **options):
+def peak(layers, tokens, held, efficiency=TENSORS_ALONE, spec=SPEC, recompute=Recompute.FULL, **options):
     return peak_memory_gib(spec, layers, tokens, held, ADAPTER, efficiency, recompute=recompute, **options) * 2**30
 
 
@@ -34,16 +33,16 @@ def test_memory_of_one_gpu():
 
 def test_memory_of_one_gpu_without_recomputation():
     # a layer keeps 4 x 1024 + 2 x 1024 + 2 x 1024 + 3 x 4096 = 20,480 values; gradients of 2 x 1024 + 3 x 4096 = 14,336
-    assert kept_values(SPEC, NONE) == 20_480
+    assert kept_values(SPEC, Recompute.NONE) == 20_480
     expected = 2 * (4 * 2**24 + 2_048_000) + 16 * 4 * 8192 + 100 * 2 * (14_336 + 4 * 20_480)
-    assert peak((4,), 100, 1, recompute=NONE) == pytest.approx(expected)
+    assert peak((4,), 100, 1, recompute=Recompute.NONE) == pytest.approx(expected)
 
 
 def test_kept_values_follow_key_heads_and_the_width_of_heads():
     # of four heads two keys: 2 x 512 values fewer; heads twice as wide: 2 x 1024 + 2 x 1024 more
-    assert kept_values(replace(SPEC, num_kv_heads=4), NONE) == 20_480 - 1024
-    assert kept_values(replace(SPEC, head_width=256), NONE) == 20_480 + 4096
-    assert kept_values(replace(SPEC, num_kv_heads=4), FULL) == 1024
+    assert kept_values(replace(SPEC, num_kv_heads=4), Recompute.NONE) == 20_480 - 1024
+    assert kept_values(replace(SPEC, head_width=256), Recompute.NONE) == 20_480 + 4096
+    assert kept_values(replace(SPEC, num_kv_heads=4), Recompute.FULL) == 1024
 
 
 def test_memory_of_the_last_stage_has_the_logits():
@@ -71,7 +70,7 @@ def test_fullest_stage_of_an_uneven_split_is_found():
 
 def test_memory_in_fp32_doubles_weights_and_activations_not_adapters():
     adapters = 16 * 4 * 8192
-    for mode in (NONE, FULL):
+    for mode in (Recompute.NONE, Recompute.FULL):
         half, whole = (peak((4,), 100, 1, recompute=mode, dtype=dtype) for dtype in ("bfloat16", "float32"))
         assert whole - adapters == pytest.approx(2 * (half - adapters))
 
@@ -83,7 +82,7 @@ def test_micro_batches_that_count_as_held():
     assert held_micro_batches(4, 8, PUBLISHED) == 8
 
 
-@pytest.mark.parametrize("mode", [NONE, FULL])
+@pytest.mark.parametrize("mode", [Recompute.NONE, Recompute.FULL])
 def test_memory_grows_with_tokens_and_held_micro_batches_and_shrinks_with_stages(mode):
     spec = BACKBONES["Qwen2.5-32B-Instruct"]
 

@@ -6,10 +6,11 @@ import pytest
 
 from cappuccino.analytic.catalogue import GPUS, GpuSpec
 from cappuccino.analytic.efficiency import EAGER, FUSED, PUBLISHED, BackwardOverForward
-from cappuccino.analytic.roofline import FULL, LINK_LATENCY_S, NONE, PartTimes, part_times, step_time, transfer_time
+from cappuccino.analytic.roofline import LINK_LATENCY_S, PartTimes, part_times, step_time, transfer_time
 from cappuccino.backbone import ALL_LINEAR, ATTENTION_MODULES, BackboneShape
 from cappuccino.costs.adapters import AdapterSize
 from cappuccino.costs.table import PARTS
+from cappuccino.plan import Recompute
 
 # 1024 x (2 x 1024 + 2 x 1024) + 3 x 1024 x 4096 = 2^22 + 3 x 2^22 = 2^24 parameters a layer
 SPEC = BackboneShape(num_layers=4, hidden=1024, intermediate=4096, num_heads=8, num_kv_heads=8, vocab=1000)
@@ -111,7 +112,7 @@ def test_backward_of_a_layer():
     gpu = replace(ONE_TFLOPS, bandwidth_gb_s=50)
     forward = (PRODUCTS + ATTENTION) / 1e12 + 102_400 * 4096 / 50e9
     backward = (PRODUCTS + 2.5 * ATTENTION) / 1e12 + 2 * 102_400 * 4096 / 50e9
-    kept, again = (parts(gpu, 4096, 1024, efficiency, recompute=mode) for mode in (NONE, FULL))
+    kept, again = (parts(gpu, 4096, 1024, efficiency, recompute=mode) for mode in (Recompute.NONE, Recompute.FULL))
     assert (kept.layer_forward, again.layer_forward) == (pytest.approx(forward), pytest.approx(forward))
     assert kept.layer_backward == pytest.approx(backward)
     assert again.layer_backward == pytest.approx(forward + backward)

@@ -5,12 +5,14 @@ import pytest
 from cappuccino.analytic.catalogue import GPUS
 from cappuccino.analytic.efficiency import EAGER, FUSED, PUBLISHED
 from cappuccino.analytic.memory import peak_memory_gib
-from cappuccino.analytic.roofline import FULL, NONE, part_times
+from cappuccino.analytic.roofline import part_times
 from cappuccino.analytic.table import FORM, SEED_COLUMNS, analytic_table, seed_table
 from cappuccino.backbone import ATTENTION_MODULES, BACKBONES, BackboneShape
 from cappuccino.costs import fit_costs, read_cost_table
 from cappuccino.costs.adapters import AdapterSize
 from cappuccino.costs.table import LAYER_SHAPE, PARTS
+from cappuccino.instance import Adapter
+from cappuccino.plan import Recompute
 
 QWEN, LLAMA = BACKBONES["Qwen2.5-32B-Instruct"], BACKBONES["Llama-3.1-8B"]
 SMALL = BackboneShape(num_layers=4, hidden=1024, intermediate=4096, num_heads=8, num_kv_heads=8, vocab=1000)
@@ -28,13 +30,14 @@ def seed():
     return seed_table("Qwen2.5-32B-Instruct", "a100-40gb", QWEN, GPUS["a100-40gb"], (1, 4), PUBLISHED)
 
 
-@pytest.fixture(scope="module", params=[NONE, FULL])
+@pytest.fixture(scope="module", params=[Recompute.NONE, Recompute.FULL])
 def llama(request):
     return analytic_table("Llama-3.1-8B", "h100-80gb", LLAMA, GPUS["h100-80gb"], (1, 2, 8), recompute=request.param)
 
 
 def test_seeds_form_has_the_seeds_columns_and_says_analytic(seed, tmp_path):
-    assert list(seed.columns) == [*SEED_COLUMNS, "gpu", "source", "num_layers"]
+    assert list(seed.columns) == [*SEED_COLUMNS, "gpu", "source", "num_layers", "recompute"]
+    assert set(seed["recompute"]) == {"full"}
     assert set(seed["source"]) == {"analytic"}
     assert len(seed) == 2 * 4 * 9 * 2
     assert list(seed["tasknum"]) == list(range(1, len(seed) + 1))
@@ -72,10 +75,17 @@ def test_rows_over_the_memory_are_out_of_memory(seed):
 def test_columns_of_a_profile(llama):
     assert list(llama.columns[: len(FORM)]) == list(FORM)
     widths = dict(zip(LAYER_SHAPE, (4096, 14336, 4096, 1024), strict=True))
-    alike = {"num_adapters": 1, "target_modules": "q_proj+k_proj+v_proj+o_proj", "dtype": "bfloat16", "engine": "fused"}
+    alike = {"dtype": "bfloat16", "engine": "fused"}
     for column, value in {**widths, **alike}.items():
         assert set(llama[column]) == {value}
     assert llama["recompute"].nunique() == 1
+    usual = (llama["num_adapters"] == 1) & (llama["target_modules"] == "q_proj+k_proj+v_proj+o_proj")
+    assert usual.sum() == 3 * 72
+    others = llama[~usual].groupby(["num_adapters", "rank", "target_modules"]).size()
+    # 3 depths, 2 batches, 3 lengths
+    assert others.to_dict() == {
+        (1, 16, "q_proj+v_proj"): 18, (1, 64, "all-linear"): 18, (4, 16, "q_proj+k_proj+v_proj+o_proj"): 18
+    }  # fmt: skip
     assert set(PARTS) <= set(llama)
     failed = llama[llama["status"] != "OK"]
     assert len(failed) > 0
@@ -121,12 +131,18 @@ def test_memory_is_of_the_split_with_the_micro_batches_in_flight(llama):
 def test_recomputation_takes_a_forward_more_and_much_less_memory():
     kept, again = (
         ran(analytic_table("Llama-3.1-8B", "h200-141gb", LLAMA, GPUS["h200-141gb"], (4,), recompute=mode))
-        for mode in (NONE, FULL)
+        for mode in (Recompute.NONE, Recompute.FULL)
     )
     both = kept.merge(again, on=["micro_bsz", "grad_acc_steps", "seqlen"], suffixes=("", "_again"))
+    both = both[both["num_adapters"] == both["num_adapters_again"]]
+    both = both[both["target_modules"] == both["target_modules_again"]]
     more = both["layer_backward_time_s_again"] - both["layer_backward_time_s"]
     assert more.to_numpy() == pytest.approx(both["layer_forward_time_s"].to_numpy())
     assert (both["peak_memory_mb_again"] < both["peak_memory_mb"]).all()
+
+
+def job(rank, modules):
+    return Adapter(name="a", dataset="d", global_batch_size=1, rank=rank, target_modules=modules)
 
 
 def test_costs_take_the_exact_times_of_every_stage_count(llama, tmp_path):
@@ -137,8 +153,16 @@ def test_costs_take_the_exact_times_of_every_stage_count(llama, tmp_path):
     for stages, rows in table.ok.groupby("pp_size"):
         assert costs.splits[stages] == rows["layers_per_stage"].iloc[0]
         for curve, column in ((costs.forward_curve, "forward_time_s"), (costs.backward_curve, "backward_time_s")):
-            off = np.abs(curve(stages)(rows["tokens"], rows["squares"]) / rows[column] - 1)
+            usual = rows[(rows["num_adapters"] == 1) & (rows["target_modules"].str.len() == 4)]
+            adapter = costs.adapter_costs(stages, [job(16, ATTENTION_MODULES)])
+            more = np.array([adapter.of_micro_batch([0], [t], padded=False) for t in usual["tokens"]]).T
+            more = more[:2] if column == "forward_time_s" else more[2:]
+            off = np.abs(curve(stages)(usual["tokens"], usual["squares"], *more) / usual[column] - 1)
             assert off.mean() < 0.06
+    # modules launch kernels, and kernels that launch move bytes
+    small, large = costs.adapter_costs(1, [job(16, ("q_proj",)), job(16, "all-linear")]).forward_floor
+    assert large == pytest.approx(7 * small)
+    assert small > 0
     # 2 x 4096 bytes a token over 450 x 10^9 a second, and 20 microseconds
     assert costs.transfer == (pytest.approx(20e-6, rel=1e-3), pytest.approx(8192 / 450e9, rel=1e-3))
 
@@ -156,7 +180,7 @@ def test_parts_are_those_of_the_roofline(engine):
 def test_fused_without_recomputation_unless_told():
     default = analytic_table("small", "l40s-48gb", SMALL, GPUS["l40s-48gb"], (2,))
     explicit = analytic_table(
-        "small", "l40s-48gb", SMALL, GPUS["l40s-48gb"], (2,), efficiency=FUSED, recompute=NONE, rank=16
+        "small", "l40s-48gb", SMALL, GPUS["l40s-48gb"], (2,), efficiency=FUSED, recompute=Recompute.NONE
     )
     pd.testing.assert_frame_equal(default, explicit)
 

@@ -95,7 +95,7 @@ def test_catalogued_backbone(tmp_path):
         f"({y:.1f}% on a backbone left out, {z:.1f}% on a GPU left out)\n"
         "analytic: peak memory is counted, and was never measured\n"
     )
-    assert "4 stages: 69 of 72 rows fit with recomputation none, 72 of 72 rows fit with recomputation full" in done.out
+    assert "4 stages: 87 of 90 rows fit with recomputation none, 90 of 90 rows fit with recomputation full" in done.out
     assert done.err == ""
     table = pd.read_csv(tmp_path / "t.csv")
     assert set(table["source"]) == {"analytic"}
@@ -124,7 +124,8 @@ def test_engine(engine, tmp_path):
     # 32 tokens: 85 launches of the slow host; of the fast engine, 2 x 218 million bytes of weights and 32 kernels
     weights_s = 2 * BACKBONES["Llama-3.1-8B"].layer_parameters / (FUSED.bandwidth_share * 1555e9)
     least = {"fused": weights_s + 32 * FUSED.kernel_s, "eager": 85 * EAGER.launch_s}[engine]
-    assert rows["layer_forward_time_s"].min() == pytest.approx(least, rel=0.05)
+    usual = rows[(rows["num_adapters"] == 1) & (rows["target_modules"].str.len() == 4)]
+    assert usual["layer_forward_time_s"].min() == pytest.approx(least, rel=0.05)
 
 
 @pytest.mark.parametrize(("mode", "modes"), [("none", ["none"]), ("full", ["full"]), ("both", ["none", "full"])])
@@ -149,7 +150,7 @@ def test_backbone_of_a_configuration(folder, form):
     assert done.code == 0, done.err
     found = done.json
     assert (found["backbone"], found["parameters"], found["source"]) == ("small-model", CONFIG_PARAMETERS, "analytic")
-    assert (found["rows"], set(found["rows_that_fit"]["none"])) == (288, {"2", "3"})
+    assert (found["rows"], set(found["rows_that_fit"]["none"])) == (360, {"2", "3"})
     assert found["engine"] == "fused"
     assert found["errors"]["time"] == STATED["fused"].time
     assert found["errors"]["memory"] is None
