@@ -53,7 +53,8 @@ MAY_IMPORT = {
     "runtime.pipeline": "plan instance runtime.backbone runtime.lora runtime.data",
     "runtime.launch": "errors files backbone plan instance timeline runtime.backbone runtime.lora runtime.data "
     "runtime.pipeline",
-    "runtime.profiling": "errors files backbone plan instance costs timeline runtime.backbone runtime.launch",
+    "runtime.profiling": "errors files backbone plan instance costs timeline runtime.backbone runtime.pipeline "
+    "runtime.launch",
     "instances.generate_lengths": "files lengths",
     "instances.building": "instance instances.generate_lengths",
     "instances.generate_instances": "files instances.generate_lengths instances.building",

@@ -1,21 +1,37 @@
 """profile: measures a backbone."""
 
+import math
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from cappuccino.cli import console
 from cappuccino.cli.console import JsonFlag
 from cappuccino.cli.run_commands import DeviceOption, DtypeOption
+from cappuccino.errors import InputError
 from cappuccino.files import require_writable
 
 if TYPE_CHECKING:
     from cappuccino.runtime.profiling.grid import Targets
 
-FEWEST_ROWS_TO_CROSS_VALIDATE = 8
+DEFAULT_MINUTES = {"cpu": 5.0, "cuda": 10.0}
+"""Time budget by device."""
 TOO_FAR_OFF = 0.2
 """Error on rows left out from which on a plan is not to be relied on."""
+
+
+class ProfiledRecompute(StrEnum):
+    """Kinds of activation recomputation as the command line asks for them."""
+
+    NONE = "none"
+    FULL = "full"
+    BOTH = "both"
 
 
 def register(app: typer.Typer) -> None:
@@ -44,17 +60,30 @@ def profile(
     ] = "q_proj+v_proj,all-linear",
     micro_batches: Annotated[int, typer.Option(min=1, help="Micro-batches of an optimizer step.")] = 3,
     repeats: Annotated[int, typer.Option(min=1, help="Steps measured per point, after one to warm up.")] = 3,
+    time_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MINUTES",
+            help="Time that this call may take, what is needed most measured first; default: 5 on the CPU, 10 on cuda; "
+            "0 or none: no limit, the whole grid.",
+        ),
+    ] = None,
+    target_error: Annotated[
+        float, typer.Option(min=0.0, help="Error on rows left out at which a profile with a time budget ends.")
+    ] = 0.05,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
+    recompute: Annotated[
+        ProfiledRecompute, typer.Option(help="Activation recomputation that is measured.")
+    ] = ProfiledRecompute.NONE,
     again: Annotated[bool, typer.Option("--again", help="Measure a finished table anew.")] = False,
     json: JsonFlag = False,
 ) -> None:
     """Measure a backbone on this machine and write its cost table; started again, it goes on where it was ended."""
-    from cappuccino.costs import read_cost_table  # noqa: PLC0415
-    from cappuccino.costs.validation import validate  # noqa: PLC0415
+    from cappuccino.plan import Recompute  # noqa: PLC0415
     from cappuccino.runtime.backbone.hub import find_backbone  # noqa: PLC0415
     from cappuccino.runtime.profiling.grid import ProfileGrid  # noqa: PLC0415
-    from cappuccino.runtime.profiling.profiler import expected_seconds, profile_backbone  # noqa: PLC0415
+    from cappuccino.runtime.profiling.profiler import partial_file, profile_backbone  # noqa: PLC0415
 
     require_writable(output)
     grid = ProfileGrid(
@@ -69,10 +98,13 @@ def profile(
     )
     place = find_backbone(backbone)
     called = name or (place.resolve().parent.name if place.suffix == ".json" else place.resolve().name)
-    points, seconds = len(grid.points()) * len(grid.num_stages), expected_seconds(place, grid, device, dtype)
-    console.note(f"{points} points, about {seconds:.0f} s")
-    with console.progress_bar("profiling") as show:
-        table = profile_backbone(
+    minutes = _minutes(time_budget, device)
+    modes = tuple(Recompute) if recompute is ProfiledRecompute.BOTH else (Recompute(recompute.value),)
+    points = f"{len(grid.points()) * len(grid.num_stages) * len(modes)} points"
+    console.note(f"{points}, all measured" if minutes is None else f"{points}, a budget of {minutes:g} minutes")
+    partials = [partial_file(output, mode) for mode in modes]
+    with console.progress_bar("profiling") as show, _ended_by_sigterm(), _saying_what_is_kept(partials):
+        result = profile_backbone(
             place,
             output,
             name=called,
@@ -81,19 +113,30 @@ def profile(
             device=device,
             dtype=dtype,
             again=again,
+            recompute=modes,
+            time_budget_s=None if minutes is None else 60 * minutes,
+            target_error=target_error,
             on_progress=show,
         )
+    table = result.table
     ran = int((table["status"] == "OK").sum())
-    # with fewer rows, what is left after one is taken out is too little to fit
-    enough = ran >= FEWEST_ROWS_TO_CROSS_VALIDATE
-    errors = validate(read_cost_table(output), called, gpu).folds if enough else None
+    errors = result.errors
     if errors is not None and max(errors.time or 0.0, errors.memory or 0.0) > TOO_FAR_OFF:
         much = f"fitted costs are off by more than {100 * TOO_FAR_OFF:.0f}% on rows left out"
         console.warn(f"{output}: {much}: profile more points, or --again while nothing else runs here")
     if json:
         found = None if errors is None else {"time_mape_cv": errors.time, "memory_mape_cv": errors.memory}
         console.print_json(
-            {"table": str(output), "rows": len(table), "out_of_memory": len(table) - ran, "errors": found}
+            {
+                "table": str(output),
+                "rows": len(table),
+                "out_of_memory": len(table) - ran,
+                "errors": found,
+                "new_points": result.new_points,
+                "seconds": result.seconds,
+                "budget_s": None if minutes is None else 60 * minutes,
+                "ended": result.ended,
+            }
         )
         return
     print(
@@ -102,6 +145,38 @@ def profile(
     if errors is not None and errors.time is not None and errors.memory is not None:
         off = f"{100 * errors.time:.1f}% in time and {100 * errors.memory:.1f}% in memory"
         print(f"fitted costs are off by {off} on rows left out")
+    print(f"{result.ended}: {result.new_points} points measured in {result.seconds:.0f} s")
+
+
+def _minutes(text: str | None, device: str) -> float | None:
+    """Return the time budget in minutes, None for no limit."""
+    if text is None:
+        return DEFAULT_MINUTES.get(device, DEFAULT_MINUTES["cpu"])
+    if text.strip().lower() == "none":
+        return None
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = -1.0
+    if not 0 <= minutes < math.inf:
+        problem = f'"{text}" is no number of minutes'
+        raise InputError("--time-budget", "", problem, "give a number of minutes, or none for no limit")
+    return minutes or None
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end what runs as an exception does, so that processes are ended and folders removed."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end) if threading.current_thread() is threading.main_thread() else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _targets(text: str) -> "tuple[Targets, ...]":
@@ -109,3 +184,15 @@ def _targets(text: str) -> "tuple[Targets, ...]":
 
     parts = [part for part in text.split(",") if part]
     return tuple(ALL_LINEAR if part == ALL_LINEAR else tuple(part.split("+")) for part in parts)
+
+
+@contextmanager
+def _saying_what_is_kept(partials: Sequence[Path]) -> Iterator[None]:
+    """Say where the points measured so far are, when what runs is ended."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        kept = " and ".join(str(partial) for partial in partials if partial.exists())
+        if kept:
+            console.note(f"what was measured is kept in {kept}: the same command goes on from there")
+        raise

@@ -102,7 +102,7 @@ def fit_costs(
 
 
 def _fit(rows: CostTable, backbone: str, gpu: str, backward_over_forward: float, unmeasured: bool) -> CostModel:
-    ok = rows.ok.assign(**_adapter_columns(rows.ok))
+    ok = rows.ok.assign(**adapter_columns(rows.ok))
     spec = BACKBONES.get(backbone)
     layers = layer_count(ok)
     stage_forward: dict[int, SmoothMaximum] = {}
@@ -201,7 +201,7 @@ def fit_slot(rows: pd.DataFrame) -> tuple[SmoothMaximum, float]:
     return SmoothMaximum(*(float(x) for x in found[:4])), float(found[4])
 
 
-def _adapter_columns(rows: pd.DataFrame) -> dict[str, list[float]]:
+def adapter_columns(rows: pd.DataFrame) -> dict[str, list[float]]:
     """Return size and number of the adapters in each row's micro-batches, where the table tells them apart."""
     shape = layer_shape(rows)
     if shape is None or not set(rows) >= ADAPTERS:

@@ -62,6 +62,18 @@ class RunResult:
         return tuple(float(memory[-1]) for memory in self.memory_gib[replica])
 
 
+@dataclass(frozen=True)
+class Watch:
+    """What is to be known of a run while it goes on."""
+
+    journal: Path
+    """Folder for the journals of the stages."""
+    pauses: tuple[tuple[int, ...], ...]
+    """By stage of the only replica, operations before which its journal is written; as many on every stage."""
+    on_poll: Callable[[], None]
+    """Called some times a second; what it raises ends the run."""
+
+
 def run_plan(
     plan: Plan,
     instance: Instance,
@@ -72,6 +84,7 @@ def run_plan(
     device: str = "cpu",
     dtype: str = "float32",
     measure_parts: bool = False,
+    watch: Watch | None = None,
     on_progress: Progress | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> RunResult:
@@ -97,6 +110,8 @@ def run_plan(
         Type of weights and activations: "float32", "float64" or "bfloat16".
     measure_parts
         Whether the parts of operations are measured too, which costs a little time.
+    watch
+        How a run of one replica, whose parts are measured, is followed.
     on_progress
         Called with the operations done and the operations in all.
     on_note
@@ -155,12 +170,14 @@ def run_plan(
                 device_indices=(),
                 dtype=cast(DType, dtype),
                 measure_parts=measure_parts,
+                pauses=watch.pauses if watch else (),
+                journal=watch.journal.resolve() if watch else None,
                 threads=max(1, _cores() // replica.num_stages),
                 rendezvous=place / "rendezvous",
                 results=place / "results",
             )
             pending.append((specification, place))
-        _run_all(pending, capacity, on_progress)
+        _run_all(pending, capacity, on_progress, watch.on_poll if watch else None)
         timelines, losses, memory, parts = [], {}, {}, {}
         for specification, _ in pending:
             replica = specification.replica
@@ -224,7 +241,10 @@ def _capacity(device: str, plan: Plan) -> int | None:
 
 
 def _run_all(
-    pending: list[tuple[ReplicaSpecification, Path]], capacity: int | None, on_progress: Progress | None
+    pending: list[tuple[ReplicaSpecification, Path]],
+    capacity: int | None,
+    on_progress: Progress | None,
+    on_poll: Callable[[], None] | None,
 ) -> None:
     """Run all replicas, each as soon as its devices are free."""
     total = sum(len(program) for specification, _ in pending for program in specification.replica.programs)
@@ -255,6 +275,8 @@ def _run_all(
             if on_progress is not None and done > told:
                 on_progress(done, total)
                 told = done
+            if on_poll is not None:
+                on_poll()
             time.sleep(_POLL_S)
     finally:
         for processes in running:

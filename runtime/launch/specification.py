@@ -45,6 +45,12 @@ class ReplicaSpecification(BaseModel):
     """Type of the backbone's weights and of the activations."""
     measure_parts: bool
     """Whether the parts of operations are measured, which costs a little time."""
+    pauses: tuple[tuple[int, ...], ...] = ()
+    """By stage, operations before which it waits for the others, runs the reference kernel and writes its journal; as
+    many on every stage. None at all without a journal.
+    """
+    journal: Path | None = None
+    """Folder for the journals of the stages."""
     threads: int
     """CPU threads of every process."""
     rendezvous: Path

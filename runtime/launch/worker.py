@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from cappuccino.files import parse_model, read_json
+from cappuccino.runtime.launch.journal import JournalEntry, JournalWriter
 from cappuccino.runtime.launch.results import (
     StageReport,
     StepLoss,
@@ -27,6 +28,10 @@ from cappuccino.runtime.launch.specification import ReplicaSpecification
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed import ProcessGroup
+
+    from cappuccino.runtime.pipeline.executor import Executor
+    from cappuccino.runtime.pipeline.part_meter import PartMeter
 
 _PATIENCE = timedelta(days=7)
 """The launcher ends the others when one stage fails, so no stage needs to give up waiting."""
@@ -186,7 +191,11 @@ def _train(
         executor.warm_up()
     dist.barrier(control)  # so that no stage's first operations wait for another's imports
     progress.begin()
-    record = executor.run(progress.advance, meter)
+    if meter is not None and specification.journal is not None:
+        diary = _Diary(specification, stage, executor, meter, control, device, dtype)
+        record = executor.run(progress.advance, meter, frozenset(specification.pauses[stage]), diary.pause)
+    else:
+        record = executor.run(progress.advance, meter)
     write_parts(lora, stage, specification.results)
     dist.barrier(control)  # a stage that left early would cut connections that others still read from
     return StageReport(
@@ -196,6 +205,46 @@ def _train(
         memory_gib=tuple(record.memory_gib.tolist()),
         parts=meter.costs() if meter else (),
     )
+
+
+class _Diary:
+    """Writes a stage's journal at its pauses, in which all stages run the reference kernel side by side."""
+
+    def __init__(
+        self,
+        specification: ReplicaSpecification,
+        stage: int,
+        executor: "Executor",
+        meter: "PartMeter",
+        control: "ProcessGroup",
+        device: "torch.device",
+        dtype: "torch.dtype",
+    ) -> None:
+        from cappuccino.runtime.pipeline.reference import ReferenceKernel  # noqa: PLC0415
+
+        if specification.journal is None:
+            raise ValueError("a journal needs a folder")
+        self._writer = JournalWriter(specification.journal, stage)
+        self._executor, self._meter, self._control = executor, meter, control
+        self._kernel = ReferenceKernel(device, dtype)
+        self._operations = self._marks = 0
+
+    def pause(self) -> None:
+        """Wait for the other stages, run the reference kernel, write what is new."""
+        import torch.distributed as dist  # noqa: PLC0415
+
+        record, parts = self._executor.record(self._operations), self._meter.costs(self._marks)
+        self._operations += len(record.starts)
+        self._marks = self._meter.num_marks
+        dist.barrier(self._control)
+        entry = JournalEntry(
+            starts=tuple(record.starts.tolist()),
+            ends=tuple(record.ends.tolist()),
+            memory_gib=tuple(record.memory_gib.tolist()),
+            parts=parts,
+            reference_s=self._kernel.samples(),
+        )
+        self._writer.write(entry)
 
 
 def _peak_memory_gib(device: "torch.device") -> float:

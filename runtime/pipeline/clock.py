@@ -15,8 +15,14 @@ class DeviceClock(ABC):
         """Remember the moment when the device has done all that it was given so far."""
 
     @abstractmethod
-    def times(self) -> np.ndarray:
-        """Return the moments marked so far on this machine's monotonic clock, seconds, shape (marks,)."""
+    def times(self, first: int = 0) -> np.ndarray:
+        """Return the moments marked so far on this machine's monotonic clock, seconds, shape (marks,).
+
+        Parameters
+        ----------
+        first
+            Marks that are left out: those before this one.
+        """
 
     @staticmethod
     def of(device: torch.device) -> "DeviceClock":
@@ -34,9 +40,9 @@ class CpuClock(DeviceClock):
         """Remember now."""
         self._times.append(time.perf_counter())
 
-    def times(self) -> np.ndarray:
+    def times(self, first: int = 0) -> np.ndarray:
         """Return the moments, shape (marks,)."""
-        return np.array(self._times)
+        return np.array(self._times[first:])
 
 
 class CudaClock(DeviceClock):
@@ -57,7 +63,7 @@ class CudaClock(DeviceClock):
         event.record(self._stream)
         self._events.append(event)
 
-    def times(self) -> np.ndarray:
+    def times(self, first: int = 0) -> np.ndarray:
         """Wait for the stream and return the moments, shape (marks,)."""
         self._stream.synchronize()
-        return np.array([self._origin_s + self._origin.elapsed_time(event) / 1e3 for event in self._events])
+        return np.array([self._origin_s + self._origin.elapsed_time(event) / 1e3 for event in self._events[first:]])

@@ -5,9 +5,9 @@ Shapes: T tokens of a micro-batch, L of them with loss, H hidden size, V vocabul
 
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,7 @@ class Executor:
         self._device = device
         self._peak_memory_gib = peak_memory_gib
         self._meter: PartMeter | None = None
+        self._memory_gib: list[float] = []
         self._first, self._last = index == 0, index == replica.num_stages - 1
         self._clock = DeviceClock.of(device)
         self._in_flight: dict[int, tuple[torch.Tensor | None, torch.Tensor]] = {}
@@ -132,7 +133,13 @@ class Executor:
                 tokens -= self._shapes[operation[1]][1]
         return fullest
 
-    def run(self, on_operation: Callable[[], None], meter: PartMeter | None = None) -> StageRecord:
+    def run(
+        self,
+        on_operation: Callable[[], None],
+        meter: PartMeter | None = None,
+        pauses: Collection[int] = (),
+        on_pause: Callable[[], None] | None = None,
+    ) -> StageRecord:
         """Run the program.
 
         Parameters
@@ -141,25 +148,37 @@ class Executor:
             Called after every operation.
         meter
             Measures the parts of every operation; the operations that it weighs besides are those of first steps.
+        pauses
+            Operations before which `on_pause` is called; the program's length stands for its end.
+        on_pause
+            Runs between two operations, and may ask for the `record` so far.
         """
         self._meter = self._stage.meter = meter
         program = self._replica.programs[self._index]
         previous = None if self._first else self._replica.programs[self._index - 1]
         self._communicator.follow(program, previous, self._shapes)
-        memory = []
-        for operation in program:
+        self._memory_gib = []
+        for position, operation in enumerate(program):
+            if on_pause is not None and position in pauses:
+                on_pause()
             if operation[0] == "F":
                 self._forward(operation[1])
             elif operation[0] == "B":
                 self._backward(operation[1])
             else:
                 self._step(operation[1])
-            memory.append(self._peak_memory_gib())
+            self._memory_gib.append(self._peak_memory_gib())
             on_operation()
+        if on_pause is not None and len(program) in pauses:
+            on_pause()
         self._communicator.finish()
-        times = self._clock.times().reshape(-1, 2)
         losses = {key: float(torch.stack(parts).sum()) for key, parts in self._losses.items()}
-        return StageRecord(times[:, 0], times[:, 1], np.array(memory), losses)
+        return replace(self.record(), losses=losses)
+
+    def record(self, first: int = 0) -> StageRecord:
+        """Return what is known of the operations so far, without losses; those before `first` are left out."""
+        times = self._clock.times(2 * first).reshape(-1, 2)
+        return StageRecord(times[:, 0], times[:, 1], np.array(self._memory_gib[first:]), {})
 
     def _forward(self, micro_batch: int) -> None:
         received = self._communicator.recv_forward(self._shapes[micro_batch], self._first)

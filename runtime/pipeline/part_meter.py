@@ -62,11 +62,22 @@ class PartMeter:
         finally:
             self._held = None
 
-    def costs(self) -> tuple[PartCost, ...]:
-        """Return all parts measured so far, in their order."""
-        times = self._clock.times()
+    @property
+    def num_marks(self) -> int:
+        """Begins of operations and ends of parts so far."""
+        return len(self._marks)
+
+    def costs(self, first: int = 0) -> tuple[PartCost, ...]:
+        """Return the parts measured so far, in their order.
+
+        Parameters
+        ----------
+        first
+            Marks that are left out: those before this one, which is the begin of an operation.
+        """
+        times = self._clock.times(first)
         return tuple(
             PartCost(kind=kind, micro_batch=m, part=part, seconds=times[i] - times[i - 1], held_bytes=held)  # type: ignore[arg-type]
-            for i, (kind, m, part, held) in enumerate(self._marks)
+            for i, (kind, m, part, held) in enumerate(self._marks[first:])
             if part is not None
         )

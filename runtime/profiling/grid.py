@@ -6,6 +6,7 @@ from typing import Literal
 
 from cappuccino.backbone import ALL_LINEAR, ATTENTION_MODULES
 from cappuccino.errors import InputError
+from cappuccino.plan import Recompute
 
 Targets = tuple[str, ...] | Literal["all-linear"]
 RANK, TARGETS = 16, ATTENTION_MODULES
@@ -50,12 +51,14 @@ class ProfileGrid:
     """Besides 16."""
     target_modules: tuple[Targets, ...] = (("q_proj", "v_proj"), ALL_LINEAR)
     """Besides q, k, v and o."""
-    dropout: float = 0.05
-    """What it costs depends on the modules that have it, not on how much is dropped; 0: it is not measured."""
     grad_acc_steps: int = 3
     """Micro-batches of an optimizer step."""
     repeats: int = 2
     """Optimizer steps measured per point, after one to warm up and before one among all others."""
+    dropout: float = 0.05
+    """What it costs depends on the modules that have it, not on how much is dropped; 0: it is not measured."""
+    recompute: Recompute = Recompute.NONE
+    """Activation recomputation of all points."""
 
     @property
     def num_steps(self) -> int:

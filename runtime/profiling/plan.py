@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cappuccino.instance import Adapter, GpuPool, Instance
-from cappuccino.plan import InstanceReference, MicroBatch, Objective, Operation, Plan, Replica, Status
+from cappuccino.plan import InstanceReference, MicroBatch, Objective, Operation, Plan, Recompute, Replica, Status
 from cappuccino.runtime.profiling.grid import Point, ProfileGrid
 
 
@@ -34,6 +34,13 @@ class ProfilePlan:
     def replica(self) -> Replica:
         """The only replica."""
         return self.plan.replicas[0]
+
+    @property
+    def pauses(self) -> tuple[tuple[int, ...], ...]:
+        """By stage, the operations before which steps begin, the mixed ones included, and the program's end."""
+        begins = [[step[s][0] for steps in self.steps for step in steps] for s in range(len(self.mixed))]
+        programs = self.replica.programs
+        return tuple((*mine, m, len(p)) for mine, m, p in zip(begins, self.mixed, programs, strict=True))
 
     def point_of(self, stage: int, operation: int) -> int:
         """Return the point that an operation of a stage's program belongs to."""
@@ -99,7 +106,7 @@ def profile_plan(
     for s, program in enumerate(programs):
         program.extend(one_forward_one_backward(last, stages - s))
         program.extend(("S", a, grid.num_steps - 1) for members in owners for a in members)
-    plan = _plan(instance, layers, micro_batches, programs)
+    plan = _plan(instance, layers, micro_batches, programs, grid.recompute)
     return ProfilePlan(instance, plan, tuple(steps), tuple(batches_of), mixed, owners)
 
 
@@ -126,13 +133,18 @@ def _adapters(points: Sequence[Point], grid: ProfileGrid) -> tuple[list[Adapter]
 
 
 def _plan(
-    instance: Instance, layers: tuple[int, ...], micro_batches: list[MicroBatch], programs: list[list[Operation]]
+    instance: Instance,
+    layers: tuple[int, ...],
+    micro_batches: list[MicroBatch],
+    programs: list[list[Operation]],
+    recompute: Recompute,
 ) -> Plan:
     replica = Replica(
         id=0,
         gpu=instance.gpu_pools[0].gpu,
         num_stages=len(layers),
         layers_per_stage=layers,
+        recompute=recompute,
         adapters=tuple(a.name for a in instance.adapters),
         makespan_s=0.0,
         lower_bound_s=None,

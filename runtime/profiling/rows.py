@@ -1,4 +1,4 @@
-"""What a profile's run says about its points: rows of a cost table, medians over the repeats.
+"""What the journals of a profile's run say about its points.
 
 Legend: G stages.
 """
@@ -6,15 +6,17 @@ Legend: G stages.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from cappuccino.backbone import ALL_LINEAR, BackboneShape
-from cappuccino.costs import CostModel
 from cappuccino.costs.adapters import AdapterSize
-from cappuccino.runtime.launch.local import RunResult
+from cappuccino.runtime.launch.journal import JournalReader
+from cappuccino.runtime.pipeline.part_costs import PartCost
 from cappuccino.runtime.profiling.grid import Point, ProfileGrid
 from cappuccino.runtime.profiling.plan import ProfilePlan
+from cappuccino.runtime.profiling.samples import MixedSamples, PointSamples, StepSamples, part_seconds
 from cappuccino.timeline import Timeline
 
 BYTES = {"float32": 4, "float64": 8, "bfloat16": 2}
@@ -43,95 +45,187 @@ def point_columns(point: Point, layers: Sequence[int], grid: ProfileGrid) -> dic
         "max_steps": grid.num_steps,
         "num_samples": batch * grid.num_steps,
         "tokens_per_step": batch * point.length,
+        "recompute": grid.recompute.value,
         "layers_per_stage": "+".join(map(str, layers)),
         "held_micro_batches": min(len(layers), grid.grad_acc_steps),
     }
 
 
-@dataclass(frozen=True)
 class ProfileRun:
-    """A profile's plan and what running it gave."""
+    """Follows a profile's run by its journals.
+
+    Parameters
+    ----------
+    profile
+        The plan that runs.
+    journal
+        Folder of the journals.
+    shape
+        Of the backbone.
+    grid
+        Steps and micro-batches of points.
+    points
+        Of the plan.
+    layers
+        Decoder layers by stage.
+    dtype
+        Of the backbone's weights.
+    """
+
+    def __init__(
+        self,
+        profile: ProfilePlan,
+        journal: Path,
+        shape: BackboneShape,
+        grid: ProfileGrid,
+        points: Sequence[Point],
+        layers: tuple[int, ...],
+        dtype: str,
+    ) -> None:
+        self._profile, self._shape, self._grid, self._layers, self._dtype = profile, shape, grid, layers, dtype
+        self._points = tuple(points)
+        self._stages = [JournalReader(journal, s) for s in range(len(layers))]
+        self._told = 0
+
+    def new_points(self) -> list[tuple[Point, PointSamples]]:
+        """Return the points that all stages have finished since the last call."""
+        grown = [stage.read() for stage in self._stages]  # all of them
+        if not any(grown):
+            return []
+        finished = self._told
+        ends = [[end for _, end in steps[-1]] for steps in self._profile.steps]
+        while finished < len(self._points) and self._passed(ends[finished]):
+            finished += 1
+        if finished == self._told:
+            return []
+        record = _Record(self._profile, self._stages, self._layers)
+        new = [(self._points[p], self._samples(record, p)) for p in range(self._told, finished)]
+        self._told = finished
+        return new
+
+    def mixed(self) -> MixedSamples | None:
+        """Return the mixed steps once they are all done."""
+        ends = [len(program) for program in self._profile.replica.programs]
+        if not self._passed(ends):
+            return None
+        totals: dict[str, list[float]] = {"F": [], "B": []}
+        references = []
+        for stage, program, begin, end in zip(
+            self._stages, self._profile.replica.programs, self._profile.mixed, ends, strict=True
+        ):
+            for kind, found in totals.items():
+                mine = [i for i in range(begin, end) if program[i][0] == kind]
+                found.append(sum(stage.ends[i] - stage.starts[i] for i in mine))
+            references.append((*stage.references[begin], *stage.references[end]))
+        return MixedSamples(
+            points=self._points, forward_s=tuple(totals["F"]), backward_s=tuple(totals["B"]), reference_s=references
+        )
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether every stage has come to its first pause."""
+        return all(stage.references for stage in self._stages)
+
+    @property
+    def seconds(self) -> float:
+        """From the first operation to the last one known."""
+        starts = [stage.starts[0] for stage in self._stages if stage.starts]
+        return max(stage.ends[-1] for stage in self._stages if stage.ends) - min(starts) if starts else 0.0
+
+    def _passed(self, positions: Sequence[int]) -> bool:
+        """Return whether every stage has been in the pause before an operation."""
+        return all(position in stage.references for position, stage in zip(positions, self._stages, strict=True))
+
+    def _samples(self, record: "_Record", p: int) -> PointSamples:
+        spans, point = self._profile.steps[p], self._points[p]
+        first, last = spans[0], spans[-1]
+        begin = min(float(starts[a]) for starts, (a, _) in zip(record.line.starts, first, strict=True))
+        end = max(float(ends[b - 1]) for ends, (_, b) in zip(record.line.ends, last, strict=True))
+        held = record.held_bytes(p, point.tokens)
+        return PointSamples(
+            steps=record.steps(p),
+            peak_mib=tuple(self._peak_mib(p, s) for s in range(len(self._layers))),
+            layer_held_bytes=held[0],
+            head_held_bytes=held[1],
+            seconds=end - begin,
+        )
+
+    def _peak_mib(self, p: int, stage: int) -> float:
+        """Return the highest memory of a stage so far without what the adapters of the other points take."""
+        end = self._profile.steps[p][-1][stage][1]
+        peak = self._stages[stage].memory_gib[end - 1] * 1024
+        weight = BYTES["float64" if self._dtype == "float64" else "float32"]
+        for q, point in enumerate(self._points):
+            if q != p:
+                size = AdapterSize.of(self._shape.layer, point.rank, point.target_modules).parameters
+                # the moments of those before are gone with their last step, those of the others are not there yet
+                peak -= self._layers[stage] * size * point.num_adapters * weight / _MIB
+        return max(peak, 0.0)
+
+
+@dataclass(frozen=True)
+class _Record:
+    """The operations of a run so far."""
 
     profile: ProfilePlan
-    result: RunResult
-    shape: BackboneShape
-    grid: ProfileGrid
-    points: tuple[Point, ...]
+    stages: list[JournalReader]
     layers: tuple[int, ...]
-    dtype: str
 
-    def row(self, p: int) -> dict[str, object]:
-        """Return the measured columns of a point.
+    @cached_property
+    def line(self) -> Timeline:
+        programs = tuple(
+            program[: len(stage.starts)]
+            for program, stage in zip(self.profile.replica.programs, self.stages, strict=True)
+        )
+        starts, ends = (tuple(np.array(getattr(s, name)) for s in self.stages) for name in ("starts", "ends"))
+        return Timeline(0, programs, starts, ends)
 
-        Raises
-        ------
-        KeyError
-            When the parts of operations were not measured.
-        """
-        point, line = self.points[p], self.result.timelines[0]
+    def steps(self, p: int) -> tuple[StepSamples, ...]:
+        """Return the steps of a point that count."""
         spans = self.profile.steps[p][1:]  # after the one that warms up
-        seconds = [self._step_seconds(line, span) for span in spans]
-        operations = {kind: self._durations(line, spans, kind) for kind in "FBS"}
-        medians = {kind: [float(np.median(x)) for x in by_stage] for kind, by_stage in operations.items()}
-        slowest = int(np.argmax(np.add(medians["F"], medians["B"])))
-        tokens, step_s = point.tokens * self.grid.grad_acc_steps, float(np.median(seconds))
-        return {
-            "peak_memory_mb": max(self._peak_mib(p, s) for s in range(len(self.layers))),
-            "throughput_per_gpu_tok_s": tokens / step_s / len(self.layers),
-            "total_throughput_tok_s": tokens / step_s,
-            "time_per_step_s": step_s,
-            "time_spread": spread(seconds),
-            "status": "OK",
-            "forward_time_s": medians["F"][slowest],
-            "forward_spread": spread(operations["F"][slowest]),
-            "backward_time_s": medians["B"][slowest],
-            "backward_spread": spread(operations["B"][slowest]),
-            "optimizer_time_s": max(medians["S"]),
-            "transfer_time_s": self._transfer_seconds(line, p),
-            **self._part_columns(p),
-        }
+        counted = {kind: self._counted(spans, kind) for kind in "FBS"}
+        return tuple(self._step(p, j, span, counted) for j, span in enumerate(spans, start=1))
 
-    def mixed_factors(self, costs: CostModel) -> dict[str, object]:
-        """Return how much longer forwards and backwards took among others than costs fitted to the rows say.
-
-        Medians of operations alike leave out what happens now and then, and what one kind of operation does to another.
-        """
-        line, stages = self.result.timelines[0], len(self.layers)
-        owner = {m: p for p, batches in enumerate(self.profile.micro_batches) for m in batches[-1]}
-        columns: dict[str, object] = {}
-        for kind, name, curve in (
-            ("F", "forward", costs.forward_curve(stages)),
-            ("B", "backward", costs.backward_curve(stages)),
-        ):
-            expected = []
-            for point in self.points:
-                size = AdapterSize.of(self.shape.layer, point.rank, point.target_modules, point.dropout)
-                floor, work = curve.adapter_floor(size) * point.num_adapters, curve.adapter_work(size) * point.tokens
-                expected.append(float(curve(point.tokens, point.tokens * point.length, floor, work)))
-            ratios = []
-            for s, begin in enumerate(self.profile.mixed):
-                mine = [i for i in range(begin, len(line.starts[s])) if line.programs[s][i][0] == kind]
-                taken = sum(float(line.ends[s][i] - line.starts[s][i]) for i in mine)
-                ratios.append(taken / sum(expected[owner[line.programs[s][i][1]]] for i in mine))
-            columns[f"{name}_mixed_factor"] = max(ratios)
-        return columns
-
-    def _step_seconds(self, line: Timeline, span: tuple[tuple[int, int], ...]) -> float:
+    def _step(
+        self, p: int, j: int, span: tuple[tuple[int, int], ...], counted: dict[str, list[set[int]]]
+    ) -> StepSamples:
+        line, batches = self.line, self.profile.micro_batches[p][j]
         begin = min(float(starts[a]) for starts, (a, _) in zip(line.starts, span, strict=True))
-        return max(float(ends[b - 1]) for ends, (_, b) in zip(line.ends, span, strict=True)) - begin
+        end = max(float(ends[b - 1]) for ends, (_, b) in zip(line.ends, span, strict=True))
+        operations: dict[str, tuple[tuple[float, ...], ...]] = {}
+        for kind, by_stage in counted.items():
+            operations[kind] = tuple(
+                tuple(float(line.ends[s][i] - line.starts[s][i]) for i in range(*span[s]) if i in by_stage[s])
+                for s in range(len(span))
+            )
+        parts: dict[str, list[list[float]]] = {}
+        for s in range(len(self.stages)):
+            place = self._places[s]
+            for part in (part for m in batches for part in self._parts_by_batch[s].get(m, ())):
+                if place[part.kind, part.micro_batch] in counted[part.kind][s]:
+                    found = parts.setdefault(f"{part.kind} {part.part}", [[] for _ in self.stages])
+                    found[s].append(part_seconds(part, self.layers[s]))
+        around = [(*stage.references[a], *stage.references[b]) for stage, (a, b) in zip(self.stages, span, strict=True)]
+        return StepSamples(
+            seconds=end - begin,
+            operations=operations,
+            transfers=tuple(self._transfers(self.profile.micro_batches[p][j])),
+            parts={name: tuple(map(tuple, found)) for name, found in parts.items()},
+            reference_s=tuple(around),
+        )
 
-    def _durations(self, line: Timeline, spans: Sequence[tuple[tuple[int, int], ...]], kind: str) -> list[list[float]]:
-        """Return how long the operations of a kind took, by stage: those that count."""
+    def _counted(self, spans: Sequence[tuple[tuple[int, int], ...]], kind: str) -> list[set[int]]:
+        """Return the operations of a kind that count, by stage."""
         found = []
         for s, share in enumerate(self._company):
-            mine = [i for span in spans for i in range(*span[s]) if line.programs[s][i][0] == kind]
-            found.append([float(line.ends[s][i] - line.starts[s][i]) for i in _that_count(mine, share)])
+            mine = [i for span in spans for i in range(*span[s]) if self.line.programs[s][i][0] == kind]
+            found.append(set(_that_count(mine, share)))
         return found
 
     @cached_property
     def _company(self) -> list[np.ndarray]:
         """By stage and operation, which part of it saw all other stages at work."""
-        line = self.result.timelines[0]
+        line = self.line
         result = []
         for s, (starts, ends) in enumerate(zip(line.starts, line.ends, strict=True)):
             share = np.ones(len(starts))
@@ -144,64 +238,43 @@ class ProfileRun:
             result.append(share)
         return result
 
-    def _transfer_seconds(self, line: Timeline, p: int) -> float:
-        """Return the median over those transfers that a stage surely waited for: into a step, and out of it."""
-        found = []
-        at = [{op: i for i, op in enumerate(program)} for program in line.programs]
-        for batches in self.profile.micro_batches[p][1:-1]:
-            for s in range(len(self.layers) - 1):
-                sent, received = at[s]["F", batches[0]], at[s + 1]["F", batches[0]]
-                found.append(float(line.starts[s + 1][received] - line.ends[s][sent]))
-                sent, received = at[s + 1]["B", batches[-1]], at[s]["B", batches[-1]]
-                found.append(float(line.starts[s][received] - line.ends[s + 1][sent]))
-        return max(0.0, float(np.median(found))) if found else 0.0
+    @cached_property
+    def _places(self) -> list[dict[tuple[str, int], int]]:
+        """By stage, where the forwards and backwards of micro-batches are in its program."""
+        return [
+            {(str(op[0]), op[1]): i for i, op in enumerate(program) if op[0] != "S"} for program in self.line.programs
+        ]
 
-    def _peak_mib(self, p: int, stage: int) -> float:
-        """Return the highest memory of a stage so far without what the adapters of the other points take."""
-        end = self.profile.steps[p][-1][stage][1]
-        peak = float(self.result.memory_gib[0][stage][end - 1]) * 1024
-        weight = BYTES["float64" if self.dtype == "float64" else "float32"]
-        for q, point in enumerate(self.points):
-            if q != p:
-                size = AdapterSize.of(self.shape.layer, point.rank, point.target_modules).parameters
-                # the moments of those before are gone with their last step, those of the others are not there yet
-                peak -= self.layers[stage] * size * point.num_adapters * weight / _MIB
-        return max(peak, 0.0)
+    @cached_property
+    def _parts_by_batch(self) -> list[dict[int, list[PartCost]]]:
+        result = []
+        for stage in self.stages:
+            found: dict[int, list[PartCost]] = {}
+            for cost in stage.parts:
+                found.setdefault(cost.micro_batch, []).append(cost)
+            result.append(found)
+        return result
 
-    def _part_columns(self, p: int) -> dict[str, object]:
-        times: dict[tuple[str, str], list[float]] = {}
-        held: dict[str, list[float]] = {"layer": [], "head": []}
-        step_of = {m: j for j, batches in enumerate(self.profile.micro_batches[p][:-1]) for m in batches}
-        tokens = self.points[p].tokens
-        for s, (layers, parts) in enumerate(zip(self.layers, self.result.parts[0], strict=True)):
-            head_bytes = dict.fromkeys(step_of, 0.0)
-            program = self.result.timelines[0].programs[s]
-            place = {(str(op[0]), op[1]): i for i, op in enumerate(program) if op[0] != "S"}
-            counted = set()
-            for kind in "FB":
-                mine = [place[kind, m] for m, step in step_of.items() if step]
-                counted |= set(_that_count(mine, self._company[s]))
-            for cost in parts:
-                step = step_of.get(cost.micro_batch)
-                if step is None or (step and place[cost.kind, cost.micro_batch] not in counted):
-                    continue
-                if step:
-                    per = layers if cost.part == "layers" else 1
-                    times.setdefault((cost.kind, cost.part), []).append(cost.seconds / per)
-                elif cost.held_bytes is not None and cost.kind == "F":
-                    if cost.part == "layers":
-                        held["layer"].append(cost.held_bytes / layers / tokens)
-                    elif cost.part in ("head", "loss"):
-                        head_bytes[cost.micro_batch] += cost.held_bytes / tokens
-            held["head"] += [x for x in head_bytes.values() if x]
-        columns: dict[str, object] = {"input_forward_time_s": float(np.median(times["F", "input"]))}
-        for name, part in (("layer", "layers"), ("head", "head"), ("loss", "loss")):
-            for column, kind in (("forward", "F"), ("backward", "B")):
-                columns[f"{name}_{column}_time_s"] = float(np.median(times[kind, part]))
-        layer = self.shape.layer
-        columns |= {f"{name}_held_bytes_per_token": float(np.median(x)) for name, x in held.items()}
-        columns["layer_weights_mb"] = layer.parameters * BYTES[self.dtype] / _MIB
-        return columns
+    def _transfers(self, batches: tuple[int, ...]) -> list[float]:
+        """Return those transfers that a stage surely waited for: into a step, and out of it."""
+        found, line, at = [], self.line, self._places
+        for s in range(len(self.layers) - 1):
+            sent, received = at[s]["F", batches[0]], at[s + 1]["F", batches[0]]
+            found.append(float(line.starts[s + 1][received] - line.ends[s][sent]))
+            sent, received = at[s + 1]["B", batches[-1]], at[s]["B", batches[-1]]
+            found.append(float(line.starts[s][received] - line.ends[s + 1][sent]))
+        return found
+
+    def held_bytes(self, p: int, tokens: int) -> tuple[float, float]:
+        """Return what a decoder layer and what the head keeps of a token, as the point's first step weighed it."""
+        layer, head = [], []
+        for s, layers in enumerate(self.layers):
+            for m in self.profile.micro_batches[p][0]:
+                weighed = [c for c in self._parts_by_batch[s].get(m, ()) if c.kind == "F" and c.held_bytes is not None]
+                layer += [(c.held_bytes or 0) / layers / tokens for c in weighed if c.part == "layers"]
+                of_head = sum((c.held_bytes or 0) / tokens for c in weighed if c.part in ("head", "loss"))
+                head += [of_head] if of_head else []
+        return float(np.median(layer)), float(np.median(head))
 
 
 def _that_count(operations: Sequence[int], company: np.ndarray) -> list[int]:
@@ -211,9 +284,3 @@ def _that_count(operations: Sequence[int], company: np.ndarray) -> list[int]:
     """
     chosen = [i for i in operations if company[i] >= _IN_COMPANY]
     return chosen if len(chosen) >= _FEWEST else list(operations)
-
-
-def spread(values: Sequence[float]) -> float:
-    """Return the distance of the first and last decile, relative to the median."""
-    low, middle, high = np.quantile(values, [0.1, 0.5, 0.9])
-    return float((high - low) / middle) if middle > 0 else 0.0

@@ -1,5 +1,7 @@
 """profile: what it refuses before anything runs, and what it says of what it measured."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,17 @@ pytest.importorskip("torch")
 
 from helpers.small import save_llama
 
+from cappuccino.costs import read_cost_table
+from cappuccino.costs.validation import cross_validated
 from cappuccino.runtime.profiling import profiler
 from cappuccino.runtime.profiling.grid import ProfileGrid
+from cappuccino.runtime.profiling.profiler import PARTIAL, ProfileResult
+from cappuccino.runtime.profiling.rounds import Ended
+
+
+def result(table: pd.DataFrame, output: Path, ended: Ended = Ended.COMPLETE) -> ProfileResult:
+    errors = cross_validated(read_cost_table(output), "backbone", "cpu").errors
+    return ProfileResult(table, errors if len(table) > 8 else None, 12.0, ended, len(table))
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +60,10 @@ def test_options_reach_the_grid_and_failures_are_counted(
 ) -> None:
     seen: dict[str, Any] = {}
 
-    def measured(place: Path, output: Path, **options: Any) -> pd.DataFrame:
+    def measured(place: Path, output: Path, **options: Any) -> ProfileResult:
         seen.update(options, place=place)
         output.write_text("\n".join([TABLE_HEADER, *table_rows(options["name"], (1, 2))]) + "\n")
-        return pd.DataFrame({"status": ["OK"] * 10 + ["OOM"]})
+        return result(pd.DataFrame({"status": ["OK"] * 10 + ["OOM"]}), output, Ended.BUDGET)
 
     monkeypatch.setattr(profiler, "profile_backbone", measured)
     options = (
@@ -73,22 +84,73 @@ def test_options_reach_the_grid_and_failures_are_counted(
     assert seen["grid"] == ProfileGrid((1, 2), (32, 64), (8,), (2,), (4, 8), (("q_proj", "o_proj"), "all-linear"), 3, 5)
     assert (seen["name"], seen["gpu"], seen["place"]) == ("backbone", "x", backbone / "config.json")
     points = 2 * len(seen["grid"].points())
-    assert f"{points} points, about " in done.err
+    assert f"{points} points, a budget of 5 minutes" in done.err
+    assert (seen["time_budget_s"], seen["target_error"]) == (300.0, 0.05)
+    assert "budget spent: 11 points measured in 12 s" in done.out
     assert "11 rows" in done.out
     assert "1 of them out of memory" in done.out
     assert "on rows left out" in done.out
     said = cappuccino("profile", "--backbone", backbone, "-o", tmp_path / "t.csv", *options, "--json").json
     assert (said["rows"], said["out_of_memory"]) == (11, 1)
+    assert (said["ended"], said["seconds"], said["new_points"], said["budget_s"]) == ("budget spent", 12.0, 11, 300.0)
     assert 0 <= said["errors"]["time_mape_cv"] < 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds"),
+    [
+        (("--time-budget", "2.5"), 150.0),
+        (("--time-budget", "0"), None),
+        (("--time-budget", "none"), None),
+        (("--device", "cuda"), 600.0),
+    ],
+)
+def test_a_time_budget_is_in_minutes(
+    options: tuple[str, ...], seconds: float | None, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def measured(place: Path, output: Path, **options: Any) -> ProfileResult:
+        seen.update(options)
+        output.write_text("\n".join([TABLE_HEADER, *table_rows("backbone", (1, 2))]) + "\n")
+        return result(pd.DataFrame({"status": ["OK"] * 3}), output)
+
+    monkeypatch.setattr(profiler, "profile_backbone", measured)
+    done = cappuccino("profile", "--backbone", backbone, "-o", tmp_path / "t.csv", *options, "--target-error", "0.1")
+    assert done.code == 0, done.err
+    assert (seen["time_budget_s"], seen["target_error"]) == (seconds, 0.1)
+    assert ("all measured" in done.err) == (seconds is None)
+
+
+@pytest.mark.parametrize("minutes", ["-1", "soon", "nan", "inf"])
+def test_a_time_budget_that_is_none_is_refused(minutes: str, backbone: Path, tmp_path: Path) -> None:
+    done = cappuccino("profile", "--backbone", backbone, "-o", tmp_path / "t.csv", "--time-budget", minutes)
+    one_clear_error(done, "--time-budget", f'"{minutes}" is no number of minutes')
+
+
+def test_who_ends_a_profile_is_told_where_it_is_kept(
+    backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(place: Path, output: Path, **options: Any) -> ProfileResult:
+        output.with_name(output.name + PARTIAL).write_text("{}")
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError
+
+    monkeypatch.setattr(profiler, "profile_backbone", interrupted)
+    before = signal.getsignal(signal.SIGTERM)
+    done = cappuccino("profile", "--backbone", backbone, "-o", tmp_path / "t.csv")
+    assert done.code == 128 + signal.SIGTERM
+    assert f"t.csv{PARTIAL}" in done.err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_no_adapters_need_to_be_varied(backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def measured(place: Path, output: Path, **options: Any) -> pd.DataFrame:
+    def measured(place: Path, output: Path, **options: Any) -> ProfileResult:
         seen.append(options["grid"])
         output.write_text("\n".join([TABLE_HEADER, *table_rows("backbone", (1, 2))]) + "\n")
-        return pd.DataFrame({"status": ["OK"] * 3})
+        return result(pd.DataFrame({"status": ["OK"] * 3}), output)
 
     monkeypatch.setattr(profiler, "profile_backbone", measured)
     none = ("--num-adapters", "", "--ranks", "", "--target-modules", "")
@@ -99,13 +161,13 @@ def test_no_adapters_need_to_be_varied(backbone: Path, tmp_path: Path, monkeypat
 
 def test_a_fit_that_is_far_off_says_what_to_do(backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # times that have nothing to do with the tokens
-    def measured(place: Path, output: Path, **options: Any) -> pd.DataFrame:
+    def measured(place: Path, output: Path, **options: Any) -> ProfileResult:
         rows = [line.split(",") for line in table_rows(options["name"], (1, 2))]
         at = TABLE_HEADER.split(",").index("time_per_step_s")
         for i, row in enumerate(rows):
             row[at] = str(1.0 + 50.0 * (i % 2))
         output.write_text("\n".join([TABLE_HEADER, *map(",".join, rows)]) + "\n")
-        return pd.DataFrame({"status": ["OK"] * len(rows)})
+        return result(pd.DataFrame({"status": ["OK"] * len(rows)}), output)
 
     monkeypatch.setattr(profiler, "profile_backbone", measured)
     done = cappuccino("profile", "--backbone", backbone, "-o", tmp_path / "t.csv")

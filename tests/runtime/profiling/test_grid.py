@@ -8,6 +8,7 @@ import pytest
 from cappuccino.checker import check
 from cappuccino.costs import CostModel, MemoryModel, SmoothMaximum
 from cappuccino.errors import InputError
+from cappuccino.plan import Recompute
 from cappuccino.runtime.profiling.grid import RANK, Point, ProfileGrid
 from cappuccino.runtime.profiling.plan import ProfilePlan, one_forward_one_backward, profile_plan
 
@@ -88,7 +89,7 @@ def test_the_plan_breaks_no_rule_but_that_of_times(stages: int, tmp_path: Path) 
     profile = plan_of(stages, tmp_path)
     second = SmoothMaximum(floor_s=1.0, per_token_s=0.0, per_square_s=0.0, power=1.0)
     memory = {stages: MemoryModel(static_gib=1.0, working_gib=0.0, held_gib=0.0)}
-    costs = CostModel(backbone="b", gpu="x", forward=second, backward=second, memory=memory)
+    costs = CostModel(backbone="b", gpu="x", forward=second, backward=second, memory=memory, recompute=Recompute.NONE)
     report = check(profile.plan, profile.instance, {"x": costs})
     assert {violation.rule for violation in report.violations} == {7}, report.violations
     assert report.simulation is not None

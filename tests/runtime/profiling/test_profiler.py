@@ -9,24 +9,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.simulated_machine import HEAD, INPUT, LOSS, OPTIMIZER, TRANSFER, Machine, layer_seconds
 from helpers.small import save_llama
 
-from cappuccino.backbone import LayerShape
-from cappuccino.costs import CostModel, MemoryModel, fit_costs, read_cost_table
+from cappuccino.costs import CostModel, fit_costs, read_cost_table
 from cappuccino.costs.adapters import AdapterSize
 from cappuccino.costs.fit import predicted_step_time
 from cappuccino.errors import InputError
-from cappuccino.instance import Instance
-from cappuccino.plan import Plan
+from cappuccino.plan import Plan, Recompute
 from cappuccino.runtime.backbone.config import read_backbone_shape
 from cappuccino.runtime.launch.errors import RunError
 from cappuccino.runtime.launch.local import RunResult
-from cappuccino.runtime.pipeline.part_costs import PartCost
-from cappuccino.runtime.profiling import profiler
+from cappuccino.runtime.profiling import measuring
 from cappuccino.runtime.profiling.grid import ProfileGrid
-from cappuccino.runtime.profiling.profiler import PARTIAL, expected_seconds, profile_backbone
-from cappuccino.simulator import run_programs
-from cappuccino.workload import Workload
+from cappuccino.runtime.profiling.profiler import PARTIAL, profile_backbone
 
 NAME, GPU = "tiny", "cpu"
 SEED_COLUMNS = (
@@ -41,79 +37,6 @@ GRID = ProfileGrid(
     grad_acc_steps=3, repeats=2,
 )  # fmt: skip
 WIDE = replace(GRID, num_stages=(1, 2), tokens=(16, 64, 256), ranks=(64,), target_modules=(("q_proj",), "all-linear"))
-TRANSFER, OPTIMIZER = (2e-3, 1e-5), 5e-3
-INPUT, HEAD, LOSS = 4e-3, (6e-4, 6e-4), (2e-4, 2e-4)
-"""Of the simulated machine: seconds, those of head and loss per token."""
-
-
-def layer_seconds(tokens: int, adapters: list[AdapterSize]) -> tuple[float, float]:
-    """Forward and backward of a layer: launch-bound floor or work, both with what adapters add."""
-    floor = 8e-3 + 2e-4 * sum(a.modules for a in adapters)
-    widths, parameters = (sum(getattr(a, x) for a in adapters) / len(adapters) for x in ("widths", "parameters"))
-    work = tokens * (1e-4 + 2e-8 * widths + 1e-9 * parameters)
-    forward = (floor**4 + work**4) ** 0.25
-    return forward, 2 * forward
-
-
-class Machine:
-    """Runs plans as the simulator does, with times and memory that a formula gives."""
-
-    def __init__(self, shape: LayerShape, room_tokens: float = np.inf) -> None:
-        self.shape, self.room_tokens = shape, room_tokens
-        self.warms_up = False
-        """Whether memory runs out before the first operation."""
-        self.mixed_factor = 1.0
-        """On operations of an adapter's last step."""
-        self.runs: list[Plan] = []
-
-    def __call__(self, plan: Plan, instance: Instance, *arguments: object, **options: Any) -> RunResult:
-        self.runs.append(plan)
-        replica = plan.replicas[0]
-        jobs = [instance.adapters[instance.adapter_index(name)] for name in replica.adapters]
-        tokens, members = [], []
-        for batch in replica.micro_batches:
-            tokens.append(sum(instance.sample_length(a, n) for a, n in batch.samples))
-            members.append(
-                [AdapterSize.of(self.shape, jobs[a].rank, jobs[a].target_modules) for a in dict(batch.samples)]
-            )
-        if self.warms_up and max(tokens) > self.room_tokens:
-            raise RunError(0, 0, "torch.OutOfMemoryError: CUDA out of memory.")
-        for position, operation in enumerate(replica.programs[0]):
-            if operation[0] == "F" and tokens[operation[1]] > self.room_tokens:
-                raise RunError(0, 0, "torch.OutOfMemoryError: CUDA out of memory.", position)
-        durations, parts = [], []
-        for stage, (program, layers) in enumerate(zip(replica.programs, replica.layers_per_stage or (), strict=True)):
-            mine, costs = [], []
-            for operation in program:
-                if operation[0] == "S":
-                    mine.append(OPTIMIZER)
-                    continue
-                m, kind = operation[1], int(operation[0] == "B")
-                split: dict[Any, float] = {"layers": layers * layer_seconds(tokens[m], members[m])[kind]}
-                if not kind:
-                    split = {"input": INPUT, **split}
-                if stage == replica.num_stages - 1:
-                    split |= {"head": HEAD[kind] * tokens[m], "loss": LOSS[kind] * tokens[m]}
-                a, n = replica.micro_batches[m].samples[0]
-                last = n // jobs[a].global_batch_size == instance.num_steps(instance.adapter_index(jobs[a].name)) - 1
-                split = {part: s * (self.mixed_factor if last else 1.0) for part, s in split.items()}
-                costs += [
-                    PartCost(kind="FB"[kind], micro_batch=m, part=part, seconds=s, held_bytes=None if kind else 100)
-                    for part, s in split.items()
-                ]
-                mine.append(sum(split.values()))
-            durations.append(np.array(mine))
-            parts.append(tuple(costs))
-        count = len(tokens)
-        work = Workload(
-            np.array(tokens), (frozenset(),) * count, np.zeros(count), np.zeros(count),
-            TRANSFER[0] + TRANSFER[1] * np.array(tokens), 0.0, frozenset(), MemoryModel(0.0, 0.0, 0.0),
-        )  # fmt: skip
-        line = run_programs(replica.programs, work, 0, durations)
-        memory = tuple(np.full(len(p), 1.0) for p in replica.programs)
-        if "on_progress" in options:
-            options["on_progress"](1, 1)
-        return RunResult({}, [line], {}, Path("trace.json"), {0: memory}, {0: tuple(parts)})
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +47,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def machine(backbone: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     found = Machine(read_backbone_shape(backbone).layer)
-    monkeypatch.setattr(profiler, "run_plan", found)
+    monkeypatch.setattr(measuring, "run_plan", found)
     return found
 
 
@@ -137,7 +60,25 @@ def profile(
     backbone: Path, output: Path, grid: ProfileGrid = WIDE, on_progress: Any = None, **options: Any
 ) -> pd.DataFrame:
     options = {"name": NAME, "gpu": GPU, "grid": grid, **options}
-    return profile_backbone(backbone, output, on_progress=on_progress, **options)
+    return profile_backbone(backbone, output, on_progress=on_progress, **options).table
+
+
+def test_kinds_of_recomputation_share_a_table(machine: Machine, backbone: Path, tmp_path: Path) -> None:
+    output, none = tmp_path / "table.csv", (Recompute.NONE,)
+    first = profile(backbone, output, recompute=none)
+    assert set(first["recompute"]) == {"none"}
+    both = profile(backbone, output, recompute=tuple(Recompute))
+    assert both["recompute"].value_counts().to_dict() == {"none": len(first), "full": len(first)}
+    assert list(both["tasknum"]) == list(range(1, 2 * len(first) + 1))
+    ran = [plan.replicas[0].recompute for plan in machine.runs]
+    assert ran == ["none", "none", "full", "full"]  # what was there was not measured again
+    # rows of one kind that is measured anew leave the other's alone
+    again = profile(backbone, output, recompute=none, again=True)
+    assert len(again) == len(both)
+    assert [plan.replicas[0].recompute for plan in machine.runs[4:]] == ["none", "none"]
+    costs = fit_costs(read_cost_table(output), NAME, GPU)
+    assert [model.recompute for model in costs.choices] == ["none", "full"]
+    assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
 
 
 def test_the_costs_of_a_simulated_machine_are_found_again(machine: Machine, backbone: Path, tmp_path: Path) -> None:
@@ -234,11 +175,11 @@ def test_an_interrupted_profile_goes_on(
             raise RunError(0, 1, "the process was ended by SIGTERM")
         return machine(plan, *arguments, **options)
 
-    monkeypatch.setattr(profiler, "run_plan", fail_at_two)
+    monkeypatch.setattr(measuring, "run_plan", fail_at_two)
     with pytest.raises(RunError):
         profile(backbone, output)
     assert [p.name for p in tmp_path.iterdir()] == ["table.csv" + PARTIAL]
-    monkeypatch.setattr(profiler, "run_plan", machine)
+    monkeypatch.setattr(measuring, "run_plan", machine)
     machine.runs.clear()
     resumed = profile(backbone, output)
     assert [p.replicas[0].num_stages for p in machine.runs] == [2]
@@ -280,7 +221,7 @@ def test_nothing_is_written_when_a_measurement_fails(
     def fail(*arguments: object, **options: object) -> None:
         raise RunError(0, 1, reason)
 
-    monkeypatch.setattr(profiler, "run_plan", fail)
+    monkeypatch.setattr(measuring, "run_plan", fail)
     (tmp_path / "table.csv").write_text("as before")
     for name in ("table.csv", "new.csv"):
         with pytest.raises(RunError, match="stage 1 failed"):
@@ -294,15 +235,6 @@ def test_too_many_stages_are_refused_before_anything_runs(machine: Machine, back
         profile(backbone, tmp_path / "table.csv", replace(GRID, num_stages=(1, 3)))
     assert not machine.runs
     assert not list(tmp_path.iterdir())
-
-
-def test_the_time_expected_grows_with_the_grid(backbone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profiler, "_product_rate", lambda device, dtype: 1e9)
-    small, large = (expected_seconds(backbone, grid, "cpu", "float32") for grid in (GRID, WIDE))
-    assert 0 < small < large
-    longer = expected_seconds(backbone, replace(WIDE, repeats=5), "cpu", "float32")
-    start = len(WIDE.num_stages) * profiler._START_S
-    assert (longer - start) / (large - start) == pytest.approx(7 / 4)  # seven steps instead of four
 
 
 @pytest.fixture(scope="module")
@@ -380,4 +312,19 @@ def test_a_partial_file_is_plain_json(machine: Machine, backbone: Path, tmp_path
 
     profile(backbone, tmp_path / "table.csv", on_progress=keep)
     assert seen
-    assert {row["pp_size"] for row in seen[0]["rows"]} == {1}
+    assert [point["num_stages"] for point in seen[0]["points"]] == [1]
+
+
+@pytest.mark.slow
+def test_a_real_run_that_is_ended_keeps_its_points(backbone: Path, tmp_path: Path) -> None:
+    def end(fraction: float, text: str) -> None:
+        if text.startswith("2 of"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        profile(backbone, tmp_path / "table.csv", GRID, end)
+    kept = json.loads((tmp_path / ("table.csv" + PARTIAL)).read_text())["points"]
+    assert 2 <= len(kept) < len(GRID.points())
+    result = profile_backbone(backbone, tmp_path / "table.csv", name=NAME, gpu=GPU, grid=GRID)
+    assert result.new_points == len(GRID.points()) - len(kept)
+    assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
