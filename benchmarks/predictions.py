@@ -11,6 +11,7 @@ import json
 import sys
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from cappuccino.backbone import read_backbone_shape
 from cappuccino.checker import check
 from cappuccino.costs import fit_instance_costs
 from cappuccino.instance import Instance
-from cappuccino.plan import Plan
+from cappuccino.plan import Plan, Recompute
 from cappuccino.reports.prediction_error import compare_with_trace
 from cappuccino.runtime.backbone.tiny import build_tiny_backbone
 from cappuccino.runtime.launch.local import run_plan
@@ -29,17 +30,28 @@ from cappuccino.timeline import read_trace
 
 GPU, MAX_LENGTH = "cpu", 512
 CAUSES = ("compute_s", "optimizer_s", "transfer_s", "waiting_s")
-WORKLOADS = {
-    "small": [  # median length, deviation of its logarithm, global batch, steps, rank, targets, clipped
-        (60, 0.5, 8, 12, 8, ["q_proj", "v_proj"], None),
-        (90, 0.4, 8, 12, 16, ["q_proj", "k_proj", "v_proj", "o_proj"], None),
-        (140, 0.6, 4, 12, 32, "all-linear", None),
-        (45, 0.3, 16, 9, 16, "all-linear", 1.0),
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+WORKLOADS: dict[str, list[tuple[Any, ...]]] = {
+    "small": [  # median length, deviation of its logarithm, global batch, steps, rank, targets, clipped, dropout
+        (60, 0.5, 8, 12, 8, ["q_proj", "v_proj"], None, 0.0),
+        (90, 0.4, 8, 12, 16, ATTENTION, None, 0.0),
+        (140, 0.6, 4, 12, 32, "all-linear", None, 0.0),
+        (45, 0.3, 16, 9, 16, "all-linear", 1.0, 0.0),
     ],
     "long": [
-        (260, 0.4, 4, 12, 16, ["q_proj", "k_proj", "v_proj", "o_proj"], None),
-        (180, 0.5, 4, 14, 64, ["q_proj", "v_proj"], 1.0),
-        (40, 0.7, 12, 14, 8, "all-linear", None),
+        (260, 0.4, 4, 12, 16, ATTENTION, None, 0.0),
+        (180, 0.5, 4, 14, 64, ["q_proj", "v_proj"], 1.0, 0.0),
+        (40, 0.7, 12, 14, 8, "all-linear", None, 0.0),
+    ],
+    "eight": [
+        (60, 0.5, 4, 8, 4, ["q_proj", "v_proj"], None, 0.05),
+        (90, 0.4, 4, 8, 8, ATTENTION, None, 0.05),
+        (140, 0.6, 2, 8, 16, "all-linear", None, 0.05),
+        (45, 0.3, 8, 6, 32, "all-linear", 1.0, 0.05),
+        (260, 0.4, 2, 6, 64, ATTENTION, None, 0.05),
+        (30, 0.5, 8, 10, 48, ["q_proj", "v_proj"], None, 0.05),
+        (180, 0.5, 3, 6, 24, ["gate_proj", "up_proj", "down_proj"], 1.0, 0.05),
+        (75, 0.6, 6, 5, 12, "all-linear", None, 0.05),
     ],
 }
 
@@ -50,7 +62,7 @@ def write_workload(name: str, folder: Path, backbone: Path, table: Path, stages:
     vocab = read_backbone_shape(backbone).vocab
     datasets, adapters = {}, []
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    for i, (middle, spread, batch, full, rank, targets, clip) in enumerate(WORKLOADS[name]):
+    for i, (middle, spread, batch, full, rank, targets, clip, dropout) in enumerate(WORKLOADS[name]):
         steps = max(1, round(full * scale))
         lengths = np.clip(np.exp(rng.normal(np.log(middle), spread, batch * steps)), 8, MAX_LENGTH).astype(int).tolist()
         rows = [json.dumps({"input_ids": rng.integers(0, vocab, n).tolist()}) for n in lengths]
@@ -65,6 +77,7 @@ def write_workload(name: str, folder: Path, backbone: Path, table: Path, stages:
                 "rank": rank,
                 "target_modules": targets,
                 "max_grad_norm": clip,
+                "dropout": dropout,
             }
         )
     content = {
@@ -92,11 +105,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tokens", default="64,128,256,512,1024", help="of the profile's micro-batches")
     parser.add_argument("--sequence-lengths", default="32,128,512", help="of the profile's samples")
     parser.add_argument("--time-limit", type=float, default=15.0, help="seconds for each plan")
+    parser.add_argument("--recompute", choices=[mode.value for mode in Recompute], default="none")
     parser.add_argument("--workload", choices=list(WORKLOADS), action="append", help="by default all")
     options = parser.parse_args(arguments)
     out: Path = options.output
     out.mkdir(parents=True, exist_ok=True)
-    backbone, table = options.backbone or out / "backbone", out / "table.csv"
+    mode = Recompute(options.recompute)
+    backbone, table = options.backbone or out / "backbone", out / f"table-{mode.value}.csv"
     if not backbone.exists():
         build_tiny_backbone(backbone)
     if not table.exists():
@@ -104,9 +119,9 @@ def main(arguments: list[str] | None = None) -> int:
             tuple(int(n) for n in text.split(",")) for text in (options.tokens, options.sequence_lengths)
         )
         grid = ProfileGrid(num_stages=(options.stages,), tokens=tokens, sequence_lengths=lengths)
-        profile_backbone(backbone, table, name="profiled", gpu=GPU, grid=grid, again=True)
+        profile_backbone(backbone, table, name="profiled", gpu=GPU, grid=grid, again=True, recompute=(mode,))
     for name in options.workload or WORKLOADS:
-        folder = out / name
+        folder = out / f"{name}-{mode.value}"
         instance = write_workload(name, folder, backbone, table, options.stages, options.scale)
         costs = fit_instance_costs(instance)
         if (folder / "plan.json").exists() and check(Plan.load(folder / "plan.json"), instance, costs).valid:
@@ -116,13 +131,15 @@ def main(arguments: list[str] | None = None) -> int:
             plan = make_plan(instance, limits, costs)
             check(plan, instance, costs).raise_if_invalid("plan")
             plan.save(folder / "plan.json")
-        ratios, causes = [], []
+        ratios, causes, memory = [], [], []
         for k in range(options.runs):
             result = run_plan(plan, instance, backbone, folder / "data", folder / "out")
             timelines, _, digest = read_trace(result.trace)
             compared = compare_with_trace(plan, instance, costs, timelines, digest, result.trace)
             longest = max(compared, key=lambda c: c.measured.makespan)
             ratios.append(longest.difference)
+            peaks = [(max(result.peak_memory_gib(r.id)), max(r.peak_memory_gib)) for r in plan.replicas]
+            memory.append(max(measured / expected - 1 for measured, expected in peaks))
             predicted = longest.predicted.makespan
             causes.append([getattr(longest.causes, cause) / predicted for cause in CAUSES])
             parts = ", ".join(f"{c[:-2]} {100 * x:+.1f}%" for c, x in zip(CAUSES, causes[-1], strict=True))
@@ -130,7 +147,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{name} {k}: {both}, {100 * ratios[-1]:+.1f}% ({parts})", flush=True)
         by_cause = zip(CAUSES, zip(*causes, strict=True), strict=True)
         middle = ", ".join(f"{c[:-2]} {100 * median(x):+.1f}%" for c, x in by_cause)
-        print(f"{name}: median {100 * median(ratios):+.1f}% of {options.runs} runs ({middle})")
+        of_runs = f"median {100 * median(ratios):+.1f}% of {options.runs} runs ({middle})"
+        print(f"{name}, recompute {mode.value}: {of_runs}, peak memory {100 * median(memory):+.1f}%")
     return 0
 
 

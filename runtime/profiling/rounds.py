@@ -17,6 +17,10 @@ from cappuccino.runtime.profiling.measured import Measured
 
 _STARTS_A_ROUND = 4.0
 """Starts of processes that a round takes at least, so that most of the time is spent measuring."""
+_SHARE_OF_FIRST = 0.35
+"""Of a stage count's share of the time, for its first points besides the fewest: they tell how long others take."""
+_SHARE_OF_LARGEST = 0.7
+"""Of a stage count's share of the time that is left, for its largest micro-batch."""
 
 
 class Ended(StrEnum):
@@ -122,9 +126,13 @@ class Rounds:
             return first
         by_time = sorted((g for g, points in left.items() if points), key=self._seconds)
         for stages in by_time:
-            spanning = [p for p in self._spanning if p in left[stages]]
-            needed = self._that_fit(stages, spanning, self._budget.left / len(by_time))
-            needed = needed or self._that_fit(stages, spanning, self._budget.left)[:1]
+            wanted = [p for p in self._spanning if p in left[stages]]
+            share = self._budget.left / len(by_time)
+            largest = self._largest(stages, left[stages], share)
+            if largest is not None:
+                wanted = [largest, *(p for p in wanted if p != largest)]
+            needed = self._that_fit(stages, wanted, share)
+            needed = needed or self._that_fit(stages, wanted, self._budget.left)[:1]
             if needed:
                 return self._round(stages, needed)
         known = self._judge.certainty(left)
@@ -146,6 +154,17 @@ class Rounds:
                 return self._round(stages, [left[stages][c] for c in chosen])
         self.ended = Ended.BUDGET
         return None
+
+    def _largest(self, stages: int, left: Sequence[Point], share_s: float) -> Point | None:
+        """Return the largest micro-batch that a part of a stage count's time is enough for, if larger than all known.
+
+        Plans make micro-batches as large as memory allows, and nothing tells how an extrapolation ends but its end.
+        """
+        known = max((point.tokens for point, fits in self._measured.known(stages).items() if fits), default=0)
+        larger = [
+            p for p in left if p.tokens > known and self._expectation.run(stages, [p]) <= _SHARE_OF_LARGEST * share_s
+        ]
+        return max(larger, key=lambda p: (p.tokens, p.length), default=None)
 
     def left(self, stages: int) -> list[Point]:
         """Return the candidates that were not measured yet."""
@@ -192,7 +211,7 @@ class Rounds:
                 continue
             spanning = [p for p in wanted if p in self._spanning and p not in needed]
             for point in spanning:
-                if self._expectation.run(stages, [*needed, point]) <= share:
+                if self._expectation.run(stages, [*needed, point]) <= _SHARE_OF_FIRST * share:
                     needed.append(point)
             soft = self._budget.spent + share
 
