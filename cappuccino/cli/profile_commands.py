@@ -59,7 +59,7 @@ def profile(
         str, typer.Option(help="Target modules besides q, k, v and o, joined by +, comma-separated.")
     ] = "q_proj+v_proj,all-linear",
     micro_batches: Annotated[int, typer.Option(min=1, help="Micro-batches of an optimizer step.")] = 3,
-    repeats: Annotated[int, typer.Option(min=1, help="Steps measured per point, after one to warm up.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Steps measured per point, after one to warm up.")] = 2,
     time_budget: Annotated[
         str | None,
         typer.Option(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cappuccino.backbone import ALL_LINEAR
 from cappuccino.runtime.profiling.grid import RANK, TARGETS, Point
 
 _NOISE = 0.02
@@ -17,7 +18,8 @@ def spanning_points(points: Sequence[Point]) -> list[Point]:
     """Return the points without which little can be fitted, the most needed ones first.
 
     The smallest tokens and those in the middle; the shortest and the longest samples at the smallest tokens that have
-    several lengths; every kind of adapters at the smallest tokens that have them.
+    several lengths; every kind of adapters: those on all linear modules, which tell what a token costs, at the most
+    tokens that have them, since plans make micro-batches large, the others at the fewest; then those at the fewest too.
     """
     plain = [p for p in points if (p.num_adapters, p.rank, p.target_modules) == (1, RANK, TARGETS)]
     by_tokens: dict[int, list[Point]] = {}
@@ -29,8 +31,11 @@ def spanning_points(points: Sequence[Point]) -> list[Point]:
     several: list[Point] = next((found for found in by_tokens.values() if len(found) > 1), [])
     chosen += [several[0], several[-1]] if several else []
     others = [p for p in points if p not in plain]
-    smallest = min((p.tokens for p in others), default=0)
-    return list(dict.fromkeys([*chosen, *(p for p in others if p.tokens == smallest)]))
+    fewest, most = min((p.tokens for p in others), default=0), max((p.tokens for p in others), default=0)
+    whole = sorted((p for p in others if p.target_modules == ALL_LINEAR), key=lambda p: (-p.tokens, -p.dropout))
+    of_tokens = [p for p in whole if p.tokens == most]
+    of_launches = [p for p in others if p.tokens == fewest and p not in whole]
+    return list(dict.fromkeys([*chosen, *of_tokens, *of_launches, *(p for p in whole if p.tokens == fewest)]))
 
 
 def uncertainty(seconds_RC: np.ndarray) -> np.ndarray:

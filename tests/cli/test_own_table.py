@@ -56,7 +56,11 @@ def walk(folder: Path, backbone: Path, grid: tuple[object, ...], longest: int) -
     options = ("--recompute", "both", "--time-budget", "none")
     done("profile", "--backbone", backbone, "-o", folder / "table.csv", "--name", "mine", *options, *grid)
     memory_gib = shrink_memory(folder / "table.csv", most_tokens=int(0.75 * longest))
-    raw = {"short": [3, 9, 5, 7, 2, 8, 11, 4], "long": [longest, 30, 25, 44, 31, 60], "org/mixed": [3, longest, 12]}
+    raw = {
+        "short": [3, 9, 5, 7, 2, 8, 11, 4],
+        "long": [int(0.7 * longest), 30, 25, 24, 31, 9],
+        "org/mixed": [3, longest, 12],
+    }
     for number, lengths in enumerate(raw.values()):
         rows = "".join(json.dumps({"text": "ab" * (n // 2)}) + "\n" for n in lengths)
         (folder / f"raw-{number}.jsonl").write_text(rows)

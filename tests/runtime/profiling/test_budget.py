@@ -102,6 +102,14 @@ def test_the_budget_is_kept_and_shared(seconds: float, machine: Machine, backbon
     assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
 
 
+def test_large_micro_batches_come_before_the_rest(machine: Machine, backbone: Path, tmp_path: Path) -> None:
+    # plans make micro-batches as large as memory allows: half of the points are enough to know one of the largest
+    result = profile(machine, backbone, tmp_path / "table.csv", 200.0, target_error=0.0)
+    tokens = result.table["micro_bsz"] * result.table["seqlen"]
+    assert len(result.table) < 1.5 * POINTS
+    assert tokens.groupby(result.table["pp_size"]).max().min() == max(GRID.tokens)
+
+
 def test_real_fits_choose_points_until_they_are_good(machine: Machine, backbone: Path, tmp_path: Path) -> None:
     grid = replace(GRID, num_stages=(1,), num_adapters=(), ranks=(), target_modules=(), tokens=(16, 64, 128, 256, 512))
     result = profile(machine, backbone, tmp_path / "table.csv", 3000.0, grid=grid, target_error=0.2)

@@ -29,8 +29,12 @@ def test_the_first_points_span_tokens_lengths_and_adapters() -> None:
     chosen = spanning_points(ProfileGrid().points())
     assert [(p.tokens, p.length) for p in chosen[:4]] == [(64, 32), (256, 128), (128, 32), (128, 128)]
     kinds = {(p.num_adapters, p.rank, p.target_modules, p.dropout) for p in chosen[4:]}
-    assert len(kinds) == len(chosen[4:]) == 6  # two and four adapters, rank 64, two other sets of modules, dropout
-    assert {p.tokens for p in chosen[4:]} == {128}  # the smallest that four samples of 32 tokens can have
+    assert len(kinds) == 6  # two and four adapters, rank 64, two other sets of modules, dropout
+    # the smallest that four samples of 32 tokens can have; all linear modules in the middle of all tokens
+    assert {p.tokens for p in chosen[4:]} == {128, 512}
+    whole = [p for p in chosen[4:] if p.target_modules == "all-linear"]
+    assert [(p.tokens, p.dropout) for p in whole] == [(512, 0.05), (512, 0.0), (128, 0.05), (128, 0.0)]
+    assert chosen[-2:] == whole[2:]
 
 
 def test_a_grid_of_one_point_is_spanned_by_it() -> None:
