@@ -71,13 +71,13 @@ def many() -> Iterator[dict[str, Any]]:
 
 
 def tight_memory() -> Iterator[dict[str, Any]]:
-    """Yield pools of a single replica whose stages hold little more than the longest sample."""
+    """Yield pools of a single replica whose stages hold little more than the longest sample beside all adapters."""
     short = [adapter(d, d, 8, 1, 10) for d in SEED_DATASETS]
-    yield instance("tight4-qwen32b", QWEN_32B, pool(A100, 2), short, max_sequence_length=2048)
+    yield instance("tight4-qwen32b", QWEN_32B, pool(A100, 2), short, max_sequence_length=1536)
     six = [adapter(d, d, 8, 1, 6) for d in DATASETS[:6]]
-    yield instance("tight6-llama70b", LLAMA_70B, pool(H100, 2), six, max_sequence_length=2048)
+    yield instance("tight6-llama70b", LLAMA_70B, pool(H100, 2), six, max_sequence_length=1024)
     eight = [adapter(d, d, 8, 1, 8) for d in DATASETS[:8]]
-    yield instance("tight8-qwen32b", QWEN_32B, pool(H100, 1), eight)
+    yield instance("tight8-qwen32b", QWEN_32B, pool(H100, 1), eight, max_sequence_length=2304)
 
 
 def long_tails() -> Iterator[dict[str, Any]]:

@@ -148,9 +148,8 @@ def test_tight_instances_hold_two_of_the_longest_samples_in_no_way(name, stages)
     model = fit_instance_costs(instance)[pool.gpu]
     longest = max(int(lengths.max()) for lengths in instance.step_lengths)
     assert all(model.max_tokens(g, pool.memory_gib) < longest for g in range(1, stages))
-    memory, limit = model.memory_model(stages), model.memory_limit(pool.memory_gib)
-    beside = memory.most_tokens(limit, model.adapter_costs(stages, instance.adapters).memory_gib)
-    assert longest <= beside.min() <= beside.max() < 1.3 * longest
+    beside = model.adapter_costs(stages, instance.adapters).beside(model.memory_model(stages))
+    assert longest <= beside.max_tokens(model.memory_limit(pool.memory_gib)) < 1.2 * longest
 
 
 def test_rare_long_samples_are_rare_and_long():

@@ -1,5 +1,6 @@
 """Profiles with a time budget, on a simulated machine with a clock of its own."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from cappuccino.errors import InputError
 from cappuccino.runtime.backbone.config import read_backbone_shape
 from cappuccino.runtime.launch.errors import RunError
 from cappuccino.runtime.profiling import measuring
-from cappuccino.runtime.profiling.grid import ProfileGrid
+from cappuccino.runtime.profiling.budget import Budget
+from cappuccino.runtime.profiling.grid import Point, ProfileGrid
 from cappuccino.runtime.profiling.profiler import PARTIAL, ProfileResult, profile_backbone
-from cappuccino.runtime.profiling.rounds import Ended
+from cappuccino.runtime.profiling.rounds import Ended, Rounds
 
 GRID = ProfileGrid(
     num_stages=(1, 2), tokens=(16, 64, 256, 1024), sequence_lengths=(8, 16), num_adapters=(2,), ranks=(64,),
@@ -102,12 +104,30 @@ def test_the_budget_is_kept_and_shared(seconds: float, machine: Machine, backbon
     assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
 
 
-def test_large_micro_batches_come_before_the_rest(machine: Machine, backbone: Path, tmp_path: Path) -> None:
-    # plans make micro-batches as large as memory allows: half of the points are enough to know one of the largest
-    result = profile(machine, backbone, tmp_path / "table.csv", 200.0, target_error=0.0)
-    tokens = result.table["micro_bsz"] * result.table["seqlen"]
-    assert len(result.table) < 1.5 * POINTS
-    assert tokens.groupby(result.table["pp_size"]).max().min() == max(GRID.tokens)
+class Known:
+    """Stands for what was measured: the points of the fewest tokens."""
+
+    rounds = ()
+
+    def known(self, stages: int) -> dict[Point, bool]:
+        return {p: True for p in GRID.points() if p.tokens == 16}
+
+
+class Expected:
+    """Stands for what is expected: 10 s a run and a tenth of a second a token."""
+
+    def run(self, stages: int, points: Sequence[Point]) -> float:
+        return 10 + sum(p.tokens for p in points) / 10
+
+
+@pytest.mark.parametrize(("seconds", "tokens"), [(400.0, 1024), (100.0, 256), (40.0, 64)])
+def test_the_largest_micro_batch_that_the_time_is_enough_for_comes_early(seconds: float, tokens: int) -> None:
+    # plans make micro-batches as large as memory allows; 1024 tokens take 112 s, 256 take 36
+    parts: Any = Known(), Budget(seconds, lambda: 0.0), Expected()
+    rounds = Rounds((1,), GRID.points(), *parts, 0.0, judge=None)  # type: ignore[arg-type]
+    chosen = rounds.next()
+    assert chosen is not None
+    assert max(p.tokens for p in chosen.points) == tokens
 
 
 def test_real_fits_choose_points_until_they_are_good(machine: Machine, backbone: Path, tmp_path: Path) -> None:
