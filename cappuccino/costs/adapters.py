@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from cappuccino.backbone import ALL_LINEAR, LayerShape, TargetModules
 
 
@@ -33,7 +31,7 @@ class AdapterSize:
         """
         known = shape.modules
         names = known if target_modules == ALL_LINEAR else dict.fromkeys(n.rsplit(".", 1)[-1] for n in target_modules)
-        average = np.mean(list(known.values()), axis=0)
-        inputs, outputs = (float(x) for x in np.sum([known.get(name, average) for name in names], axis=0))
+        averages = [sum(sides) / len(known) for sides in zip(*known.values(), strict=True)]
+        inputs, outputs = (sum(known[name][k] if name in known else averages[k] for name in names) for k in (0, 1))
         widths = inputs + outputs
         return cls(len(names), widths, rank * widths, inputs if dropout > 0 else 0.0)

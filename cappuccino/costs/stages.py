@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cappuccino.costs.model import Floats, SmoothMaximum
+from cappuccino.costs.memory import Floats
+from cappuccino.costs.model import SmoothMaximum
 
 
 @dataclass(frozen=True)
