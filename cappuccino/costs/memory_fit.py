@@ -8,7 +8,7 @@ from cappuccino.backbone import ATTENTION_MODULES
 from cappuccino.costs.adapters import AdapterSize
 from cappuccino.costs.memory import MemoryModel, adapter_memory_gib, mask_memory_gib
 from cappuccino.costs.model import CostModel
-from cappuccino.costs.table import ADAPTERS, LAYERS, RECOMPUTE, CostTable, adapter_sizes, layer_count, layer_shape
+from cappuccino.costs.table import ADAPTERS, HELD, LAYERS, RECOMPUTE, CostTable, adapter_sizes, layer_count, layer_shape
 from cappuccino.plan import even_layers
 
 _MIB_PER_GIB = 1024
@@ -22,8 +22,9 @@ def fit_memory(rows: pd.DataFrame) -> dict[int, MemoryModel]:
     What the rows' own adapters take is left out where the widths of a layer are known: plans add their own.
 
     All micro-batches of a step count as held (`held_micro_batches` where the table says better): in the A100 table the
-    peak keeps growing with `grad_acc_steps` beyond `pp_size`. Where rows cannot tell held from working memory, because
-    one micro-batch is held throughout, all of it counts as held, which is the safe side.
+    peak keeps growing with `grad_acc_steps` beyond `pp_size`. What a token held takes is known where the table says
+    what the forward keeps; elsewhere it is fitted, and where rows cannot tell held from working memory, because as many
+    micro-batches are held throughout, all of it counts as held, which is the safe side.
     """
     result = {}
     for g, group in rows.groupby("pp_size"):
@@ -32,6 +33,12 @@ def fit_memory(rows: pd.DataFrame) -> dict[int, MemoryModel]:
         peak = group["peak_memory_mb"].to_numpy(float) / _MIB_PER_GIB
         adapters, masks = _adapters(group)
         peak = np.maximum(peak - adapters - masks * held, _LEAST_PART * peak)
+        kept = _kept_gib(group)
+        if kept is not None:
+            left = np.maximum(peak - kept * held, _LEAST_PART * peak)
+            (static, working), _ = nnls(np.stack([np.ones_like(tokens), tokens], axis=1) / peak[:, None], left / peak)
+            result[int(str(g))] = MemoryModel(float(static), float(working), kept)
+            continue
         columns = [np.ones_like(tokens), held]
         separable = bool(np.any(held != tokens))
         if separable:
@@ -40,6 +47,15 @@ def fit_memory(rows: pd.DataFrame) -> dict[int, MemoryModel]:
         static, *slopes = (float(c) for c in coefficients)
         result[int(str(g))] = MemoryModel(static, slopes[0] if separable else 0.0, slopes[-1])
     return result
+
+
+def _kept_gib(rows: pd.DataFrame) -> float | None:
+    """Return what the fullest stage keeps of a token between its forward and its backward, GiB; None: nobody says."""
+    if not {*HELD, LAYERS} <= set(rows):
+        return None
+    layer, head = (float(rows[column].median()) for column in HELD)
+    layers = rows[LAYERS].iloc[0]
+    return max(max(layers) * layer, layers[-1] * layer + head) / 2**30
 
 
 def _adapters(rows: pd.DataFrame) -> np.ndarray:

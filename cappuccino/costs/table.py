@@ -23,6 +23,8 @@ PARTS = (
     *(f"{part}_{kind}_time_s" for part in ("layer", "head", "loss") for kind in ("forward", "backward")),
 )
 """Per micro-batch: laying it out, with the embedding; one decoder layer; what the last stage does besides."""
+HELD = ("layer_held_bytes_per_token", "head_held_bytes_per_token")
+"""What the forward of one decoder layer, and of head and loss, keeps for the backward."""
 DROPOUT = "dropout"
 """Column with the dropout of the adapters in a row's micro-batches; without it they had none."""
 OPTIONAL_TIMES = ("forward_time_s", "backward_time_s", "optimizer_time_s", "transfer_time_s", *PARTS)
@@ -143,7 +145,7 @@ def read_cost_table(path: Path) -> CostTable:
     ran = frame["status"] == OK
     for column in (*COUNTS, *(c for c in OPTIONAL_COUNTS if c in frame.columns)):
         frame[column] = _numbers(path, frame, column, pd.Series(True, frame.index), least=1, whole=True)
-    for column in (*MEASURED, *(c for c in (*OPTIONAL_TIMES, *MIXED) if c in frame.columns)):
+    for column in (*MEASURED, *(c for c in (*OPTIONAL_TIMES, *MIXED, *HELD) if c in frame.columns)):
         frame[column] = _numbers(path, frame, column, ran, least=0.0, whole=False)
     for column in (*MEASURED, *(c for c in MIXED if c in frame.columns)):
         zero = frame.index[ran & (frame[column] == 0)]
@@ -170,7 +172,7 @@ def _check_header(path: Path, text: str) -> None:
     twice = [name for name, times in Counter(name for name in header if name).items() if times > 1]
     if twice:
         raise InputError(path, twice[0], "is the name of two columns", "keep one of them")
-    known = (*REQUIRED, *OPTIONAL_COUNTS, *OPTIONAL_TIMES, *MIXED, LAYERS, DROPOUT, *OPTIONAL_WORDS)
+    known = (*REQUIRED, *OPTIONAL_COUNTS, *OPTIONAL_TIMES, *MIXED, *HELD, LAYERS, DROPOUT, *OPTIONAL_WORDS)
     plain = {_plain(name): name for name in known}
     for name in header:
         if not name or name in known:

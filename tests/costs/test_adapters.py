@@ -184,3 +184,29 @@ def test_a_table_tells_its_adapters_memory_from_the_rest(tmp_path: Path) -> None
     np.testing.assert_allclose(predicted, table.ok["peak_memory_mb"], rtol=1e-6)
     (large,) = costs.adapter_costs(1, [job("a", 256, "all-linear")]).memory_gib
     assert large == pytest.approx(16 * 256 * 32 * (7 * 4096 * 2 + 3 * (11008 - 4096)) / 2**30)
+
+
+def test_what_the_forward_keeps_is_told_from_the_rest(tmp_path: Path) -> None:
+    # 2 stages of 3 and 1 layers hold two micro-batches: 1 GiB, a token 100 KiB while it is worked on and 3 x 8 KiB held;
+    # the last stage keeps 8 KiB of its layer and 10 KiB of head and loss, less than the first
+    rows = []
+    for tokens in (512, 1024, 2048, 4096):
+        kib = 100 * tokens + 2 * 24 * tokens
+        rows.append(
+            {
+                "param_name": "b", "pp_size": 2, "micro_bsz": 1, "grad_acc_steps": 3, "seqlen": tokens, "rank": 8,
+                "held_micro_batches": 2, "num_layers": 4, "layers_per_stage": "3+1",
+                "layer_held_bytes_per_token": 8 * 1024, "head_held_bytes_per_token": 10 * 1024,
+                "peak_memory_mb": 1024 + kib / 1024, "time_per_step_s": 1 + tokens / 500, "status": "OK",
+            }
+        )  # fmt: skip
+    path = tmp_path / "table.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    memory = fit_costs(read_cost_table(path), "b", "x").memory[2]
+    assert memory.static_gib == pytest.approx(1.0)
+    assert memory.working_gib == pytest.approx(100 / 2**20)
+    assert memory.held_gib == pytest.approx(24 / 2**20)
+    # without that knowledge all of it counts as held
+    pd.DataFrame(rows).drop(columns="layer_held_bytes_per_token").to_csv(path, index=False)
+    memory = fit_costs(read_cost_table(path), "b", "x").memory[2]
+    assert (memory.working_gib, memory.held_gib) == (0.0, pytest.approx(74 / 2**20))
