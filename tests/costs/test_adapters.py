@@ -187,7 +187,7 @@ def test_a_table_tells_its_adapters_memory_from_the_rest(tmp_path: Path) -> None
 
 
 def test_what_the_forward_keeps_is_told_from_the_rest(tmp_path: Path) -> None:
-    # 2 stages of 3 and 1 layers hold two micro-batches: 1 GiB, a token 100 KiB while it is worked on and 3 x 8 KiB held;
+    # 2 stages of 3 and 1 layers hold two micro-batches: 1 GiB, a token 100 KiB at work and 3 x 8 KiB held;
     # the last stage keeps 8 KiB of its layer and 10 KiB of head and loss, less than the first
     rows = []
     for tokens in (512, 1024, 2048, 4096):
