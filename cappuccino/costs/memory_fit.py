@@ -55,7 +55,7 @@ def _kept_gib(rows: pd.DataFrame) -> float | None:
         return None
     layer, head = (float(rows[column].median()) for column in HELD)
     layers = rows[LAYERS].iloc[0]
-    return max(max(layers) * layer, layers[-1] * layer + head) / 2**30
+    return float(max(max(layers) * layer, layers[-1] * layer + head)) / 2**30
 
 
 def _adapters(rows: pd.DataFrame) -> np.ndarray:
