@@ -14,7 +14,7 @@ from cappuccino.costs.table import COUNTS, RECOMPUTE, CostTable
 from cappuccino.errors import InputError
 from cappuccino.plan import Recompute
 
-CONFIGURATION = ["pp_size", "micro_bsz", "seqlen", RECOMPUTE]
+CONFIGURATION = ["pp_size", "micro_bsz", "seqlen"]
 """Rows that differ in nothing of this measure the same micro-batch on the same stages."""
 TOKEN_RANGES = (0, 512, 2048, 8192, 2**62)
 """Limits of the token ranges that errors are stated for."""
@@ -88,7 +88,8 @@ def validate(
     rows = chosen.ok.copy()
     predicted = _left_out(chosen, backbone, gpu, _folds(len(rows), folds, seed))
     rows["time_predicted_s"], rows["memory_predicted_mb"] = predicted
-    configurations = list(rows[[name for name in CONFIGURATION if name in rows]].itertuples(index=False, name=None))
+    of_configuration = [*CONFIGURATION, *([RECOMPUTE] if RECOMPUTE in rows else [])]
+    configurations = list(rows[of_configuration].itertuples(index=False, name=None))
     depths = rows["pp_size"].tolist()
     several = len(set(depths)) > 1
     return Validation(
