@@ -1,5 +1,6 @@
 """fit, calibrate: what there is to trust in a cost table, and what a run says of it."""
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -106,15 +107,17 @@ def calibrate(
         raise InputError(trace, "otherData.kind", f'is "{kind}"', "give a trace that `cappuccino run` wrote")
     compared = compare_with_trace(stated, loaded, costs, measured, digest, trace)
     found = {}
-    for gpu in dict.fromkeys(c.replica.gpu for c in compared):
-        mine = [c for c in compared if c.replica.gpu == gpu]
-        found[gpu] = calibrations.calibrate([(c, Workload.of(c.replica, loaded, costs[gpu])) for c in mine])
+    for gpu, mode in dict.fromkeys((c.replica.gpu, c.replica.recompute) for c in compared):
+        mine = [c for c in compared if (c.replica.gpu, c.replica.recompute) == (gpu, mode)]
+        found[gpu, mode] = calibrations.calibrate([(c, Workload.of(c.replica, loaded, costs[gpu])) for c in mine])
     table = calibrations.corrected_table(loaded.cost_table, loaded.backbone, found)
     write_atomically(output, table.to_csv(index=False))
+    kinds = Counter(gpu for gpu, _ in found)
+    named = {gpu if kinds[gpu] == 1 else f"{gpu}, recompute {mode}": c for (gpu, mode), c in found.items()}
     if json:
-        console.print_json({"table": str(output), "gpus": {gpu: _calibration_figures(c) for gpu, c in found.items()}})
+        console.print_json({"table": str(output), "gpus": {gpu: _calibration_figures(c) for gpu, c in named.items()}})
         return
-    for gpu, c in found.items():
+    for gpu, c in named.items():
         factors = [f"{name} x {f.factors.min():.3f} to {f.factors.max():.3f}" for name, f in _corrections(c)]
         print(f"{gpu}: {', '.join(factors)}, from {c.operations} operations")
     print(f"table {output}")

@@ -189,6 +189,7 @@ def _no_prediction(
         What the run does instead of what was planned, if anything.
     """
     from cappuccino.costs.table import ENGINE  # noqa: PLC0415
+    from cappuccino.plan import Recompute  # noqa: PLC0415
 
     gpu, model = replica.gpu, costs.of_recomputation(replica.recompute)
     if model.analytic:
@@ -198,12 +199,12 @@ def _no_prediction(
         found.append(f'"{gpu}" does not say with which engine it was measured')
     elif model.engine != ENGINE:
         found.append(f'"{gpu}" was measured with the engine {model.engine}')
-    mode = None if recompute is None else recompute.value
+    does = (recompute or replica.recompute or Recompute.NONE).value
     for what, measured, used in (
         ("device", model.device, device),
         ("dtype", model.dtype, dtype),
-        ("recompute", None if model.recompute is None else model.recompute.value, mode),
+        ("recompute", None if model.recompute is None else model.recompute.value, does),
     ):
-        if measured is not None and used is not None and measured != used:
+        if measured is not None and measured != used:
             found.append(f'"{gpu}" was measured with {what} {measured}, the run has {used}')
     return found

@@ -6,7 +6,7 @@ that of an optimizer step and that of a transfer by the measured ones. Memory st
 Legend: N operations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from cappuccino.costs.fit import BACKWARD_OVER_FORWARD
-from cappuccino.costs.table import ENGINE, OK, PARTS
+from cappuccino.costs.table import ENGINE, OK, PARTS, RECOMPUTE
 from cappuccino.errors import InputError
+from cappuccino.plan import Recompute
 from cappuccino.reports.prediction_error import ReplicaComparison, durations, measured_transfers
 from cappuccino.workload import Workload
 
@@ -69,7 +70,7 @@ class Calibration:
 
 
 def calibrate(compared: Sequence[tuple[ReplicaComparison, Workload]]) -> Calibration:
-    """Find the corrections from replicas of one GPU type that ran.
+    """Find the corrections from replicas of one GPU type and recomputation that ran.
 
     The stage that took longest counts, as it does in cost tables.
     """
@@ -102,15 +103,17 @@ def calibrate(compared: Sequence[tuple[ReplicaComparison, Workload]]) -> Calibra
     )
 
 
-def corrected_table(path: Path, backbone: str, calibrations: dict[str, Calibration]) -> pd.DataFrame:
-    """Return the rows of a cost table as text, those of a backbone on calibrated GPU types with corrected times.
+def corrected_table(
+    path: Path, backbone: str, calibrations: Mapping[tuple[str, Recompute | None], Calibration]
+) -> pd.DataFrame:
+    """Return the rows of a cost table as text, those of a backbone on what was calibrated with corrected times.
 
     Parameters
     ----------
     path
         A table that `read_cost_table` accepts.
     calibrations
-        By GPU type.
+        By GPU type and recomputation; rows of a kind that did not run stay as they are.
 
     Raises
     ------
@@ -122,10 +125,12 @@ def corrected_table(path: Path, backbone: str, calibrations: dict[str, Calibrati
         frame["source"] = "measured"
     if "engine" not in frame:
         frame["engine"] = ""
-    for gpu, calibration in calibrations.items():
+    for (gpu, mode), calibration in calibrations.items():
         chosen = (frame["param_name"] == backbone) & (frame["status"] == OK)
         if "gpu" in frame:
             chosen &= frame["gpu"] == gpu
+        if mode is not None and RECOMPUTE in frame:
+            chosen &= frame[RECOMPUTE] == mode.value
         if not chosen.any():
             problem = f'no OK rows of backbone "{backbone}" on "{gpu}"'
             raise InputError(path, "param_name", problem, "give the table that the plan was made with")

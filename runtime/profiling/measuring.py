@@ -121,11 +121,6 @@ class Measuring:
         """Return the table."""
         return self._table.finished(settings_digest(self._settings))
 
-    def summary(self, ended: Ended) -> str:
-        """Return in words what there is."""
-        rows = f"{self._measured.num_points()} rows"
-        return f"{rows}, {ended}" if self.new_points else f"{rows} measured before; --again measures them anew"
-
     def _run_round(self, round_: Round) -> None:
         stages = round_.num_stages
         if stages not in self._measured.layers:

@@ -108,6 +108,10 @@ def walk(folder: Path, backbone: Path, grid: tuple[object, ...], longest: int) -
 
     looked = done("simulate", folder / "plan.json", *instance, "--against", run["trace"])
     assert looked["checked"]
+    better = folder / "better.csv"
+    factors = done("calibrate", folder / "plan.json", *instance, "--trace", run["trace"], "-o", better)["gpus"]
+    assert set(factors) == {"cpu, recompute none", "cpu, recompute full"}
+    assert set(pd.read_csv(better)["source"]) == {"calibrated"}
     compared = done("compare", folder / "instance.json", "--plan", folder / "plan.json")
     assert all(row["checked"] or row["reason"] for row in compared["rows"])
 
