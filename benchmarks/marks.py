@@ -128,10 +128,13 @@ def token_bound(instance: Instance, costs: Mapping[str, CostModel]) -> float:
     for pool in instance.gpu_pools:
         model = costs[pool.gpu]
         for stages in model.profiled:
-            total = 0.0
-            for curve in (model.forward_curve(stages), model.backward_curve(stages)):
-                total += sum(float(curve.work(n, n.astype(float) ** 2).sum()) for n in instance.step_lengths)
-            cheapest.append(stages * total)
+            pipeline, total = model.pipeline(stages), 0.0
+            for curves in pipeline.curves:
+                for curve, share in zip(curves, pipeline.shares.sum(axis=0), strict=True):
+                    total += share * sum(
+                        float(curve.work(n, n.astype(float) ** 2).sum()) for n in instance.step_lengths
+                    )
+            cheapest.append(total)
     return min(cheapest)
 
 

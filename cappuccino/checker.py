@@ -109,12 +109,6 @@ def _stages(r: Replica, costs: CostModel | None) -> Iterator[Violation]:
     if len(r.programs) != r.num_stages or len(r.peak_memory_gib) != r.num_stages:
         found = f"{len(r.programs)} programs and {len(r.peak_memory_gib)} memory peaks"
         yield Violation(1, f"replica {r.id}: {found} for {r.num_stages} stages")
-    if costs is not None:
-        try:
-            costs = costs.of_recomputation(r.recompute)
-        except InvalidPlanError as error:
-            yield Violation(1, f"replica {r.id}: {error}")
-            return
     layers = None if costs is None else costs.num_layers
     if layers is not None and r.num_stages > layers:
         yield Violation(1, f"replica {r.id}: {r.num_stages} stages for {layers} layers")
@@ -122,16 +116,11 @@ def _stages(r: Replica, costs: CostModel | None) -> Iterator[Violation]:
         yield Violation(1, f"replica {r.id}: layers for {len(r.layers_per_stage)} of {r.num_stages} stages")
     if r.layers_per_stage is not None and layers is not None and sum(r.layers_per_stage) != layers:
         yield Violation(1, f"replica {r.id}: {sum(r.layers_per_stage)} layers placed of a backbone of {layers}")
-    elif costs is not None and not _costed(r, costs):
-        yield Violation(1, f"replica {r.id}: the costs are not those of layers {r.layers_per_stage or 'split evenly'}")
-
-
-def _costed(replica: Replica, costs: CostModel) -> bool:
-    """Return whether the costs are those of a replica's layers by stage, which are split evenly where it names none."""
-    split, layers = costs.splits.get(replica.num_stages), replica.layers_per_stage
-    if split is None or max(split) - min(split) <= 1:
-        return layers is None or max(layers) - min(layers) <= 1
-    return layers == split
+    elif costs is not None:
+        try:
+            costs.of_replica(r)
+        except InvalidPlanError as error:
+            yield Violation(1, f"replica {r.id}: {error}")
 
 
 def _samples(replica: Replica, instance: Instance) -> Iterator[Violation]:

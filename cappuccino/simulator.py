@@ -53,7 +53,7 @@ def simulate(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]) -> 
     DeadlockError
         When programs wait for each other; the message names the waiting operations.
     InvalidPlanError
-        When the costs are of other recomputation than a replica's.
+        When the costs are of other recomputation or layers than a replica's.
     """
     replicas = []
     gpu_time, cost, priced = 0.0, 0.0, True
@@ -92,7 +92,7 @@ def run_programs(
     DeadlockError
         When no stage can go on.
     """
-    count, stages = len(workload.forward_s), len(programs)
+    count, stages = len(workload.tokens), len(programs)
     last = stages - 1
     forward, backward, transfer = (x.tolist() for x in (workload.forward_s, workload.backward_s, workload.transfer_s))
     # ends by micro-batch, None while there is none
@@ -122,7 +122,7 @@ def run_programs(
                         if end is None:
                             break
                         start = max(start, end + transfer[m])
-                    free = start + (given[s][position] if given else forward[m])
+                    free = start + (given[s][position] if given else forward[s][m])
                     own[m] = free
                 elif operation[0] == "B":
                     m = operation[1]
@@ -135,7 +135,7 @@ def run_programs(
                         if end is None:
                             break
                         start = max(start, end + transfer[m])
-                    free = start + (given[s][position] if given else backward[m])
+                    free = start + (given[s][position] if given else backward[s][m])
                     done[m] = free
                 else:
                     batches = batches_of.get((operation[1], operation[2]), ())

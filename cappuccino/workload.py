@@ -12,17 +12,21 @@ from cappuccino.plan import Replica, Sample
 
 @dataclass(frozen=True)
 class Workload:
-    """The micro-batches of one replica and their costs on one of its stages.
+    """The micro-batches of one replica and their costs on its stages.
 
-    Arrays have shape (micro-batches,).
+    Legend: M micro-batches, G stages.
     """
 
     tokens: np.ndarray
+    """Shape (M,)."""
     steps: tuple[frozenset[tuple[int, int]], ...]
     """By micro-batch, the (position of the adapter in the replica, optimizer step) pairs it has samples of."""
     forward_s: np.ndarray
+    """By stage, shape (G, M)."""
     backward_s: np.ndarray
+    """Likewise."""
     transfer_s: np.ndarray
+    """Between neighbouring stages, shape (M,)."""
     optimizer_s: float
     """One optimizer step of one adapter on one stage."""
     clipped: frozenset[int]
@@ -37,11 +41,11 @@ class Workload:
         Raises
         ------
         InvalidPlanError
-            When the costs are of other recomputation than the replica's.
+            When the costs are of other recomputation or layers than the replica's.
         """
         indices = [instance.adapter_index(name) for name in replica.adapters]
         samples = [batch.samples for batch in replica.micro_batches]
-        return cls.of_samples(samples, indices, replica.num_stages, instance, costs.of_recomputation(replica.recompute))
+        return cls.of_samples(samples, indices, replica.num_stages, instance, costs.of_replica(replica))
 
     @classmethod
     def of_samples(
@@ -66,11 +70,12 @@ class Workload:
                 members = [a for a, _ in batch]
                 lengths = [instance.sample_length(adapters[a], n) for a, n in batch]
                 more[:, m] = found.of_micro_batch(members, lengths, padded=instance.layout == "padded")
+        forward_s, backward_s = costs.pipeline(num_stages).times(tokens, squares, more)
         return cls(
             tokens=tokens,
             steps=tuple(frozenset((a, n // sizes[a]) for a, n in batch) for batch in micro_batches),
-            forward_s=costs.forward_curve(num_stages)(tokens, squares, *more[:2]),
-            backward_s=costs.backward_curve(num_stages)(tokens, squares, *more[2:]),
+            forward_s=forward_s,
+            backward_s=backward_s,
             transfer_s=costs.transfer_time(tokens),
             optimizer_s=costs.optimizer_s,
             clipped=frozenset(np.flatnonzero(found.clipped).tolist()),

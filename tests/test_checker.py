@@ -13,6 +13,7 @@ from helpers.builders import (
     timed,
     with_adapters,
     with_memory,
+    with_unlike_stages,
 )
 from helpers.naive import is_valid
 from helpers.plans import random_plan
@@ -326,6 +327,8 @@ def test_mutations_are_valid_by_brute_force_or_rejected():
         costs = {"x": make_costs(optimizer_s=0.5, transfer=(0.5, 0.1), usable=45.0 if seed % 3 else None)}
         if seed % 5 == 1:
             instance, costs["x"] = with_adapters(instance, costs["x"], seed)
+        if seed % 3 == 2:
+            costs["x"] = with_unlike_stages(costs["x"], seed)
         plan = random_plan(instance, 1 + seed % 3, seed)
         for _ in range(25):
             mutant = mutate(plan, rng)

@@ -13,14 +13,17 @@ from cappuccino.simulator import DeadlockError, peak_memory, run_programs, simul
 from cappuccino.workload import Workload
 
 
-def workload(tokens, steps=None, transfer=0.0, optimizer_s=0.0, clipped=()):
-    """Return micro-batches that take 1 s per token forward and 2 s backward; by default all of step (0, 0)."""
+def workload(tokens, steps=None, transfer=0.0, optimizer_s=0.0, clipped=(), slower=(1.0,) * 4):
+    """Return micro-batches that take 1 s per token forward and 2 s backward; by default all of step (0, 0).
+
+    Stages may be slower by a factor.
+    """
     tokens = np.array(tokens)
     return Workload(
         tokens=tokens,
         steps=tuple(frozenset(x) for x in steps) if steps else (frozenset({(0, 0)}),) * len(tokens),
-        forward_s=1.0 * tokens,
-        backward_s=2.0 * tokens,
+        forward_s=np.outer(slower, 1.0 * tokens),
+        backward_s=np.outer(slower, 2.0 * tokens),
         transfer_s=np.full(len(tokens), transfer),
         optimizer_s=optimizer_s,
         clipped=frozenset(clipped),
@@ -37,8 +40,8 @@ def test_workload_looks_samples_up_and_applies_the_curves():
     # position 0 is a1, whose sample 2 wraps around to length 1; sample 3 of a0 has length 7
     assert found.tokens.tolist() == [2, 11]
     assert found.steps == (frozenset({(0, 2), (0, 0)}), frozenset({(0, 1), (1, 1)}))
-    assert found.forward_s.tolist() == [2, 11]
-    assert found.backward_s.tolist() == [4 + 0.5 * 2, 22 + 0.5 * (16 + 49)]
+    assert found.forward_s.tolist() == [[2, 11]] * 2
+    assert found.backward_s.tolist() == [[4 + 0.5 * 2, 22 + 0.5 * (16 + 49)]] * 2
     assert found.transfer_s.tolist() == [1.5, 3.75]
     assert (found.optimizer_s, found.clipped) == (0.5, frozenset({0}))
     assert instance.num_steps(1) == 2
@@ -193,7 +196,7 @@ def test_random_plans_keep_every_precedence(seed):
         assert (line.starts[s][1:] >= line.ends[s][:-1]).all()  # one thing at a time
         assert line.starts[s][0] >= 0
         for i, operation in enumerate(program):
-            assert line.ends[s][i] - line.starts[s][i] == pytest.approx(naive.duration(operation))
+            assert line.ends[s][i] - line.starts[s][i] == pytest.approx(naive.duration(operation, s))
     for (s, i), needs in naive.inputs().items():
         starts = [line.ends[r][k] + lag for (r, k), lag in needs]
         # neither too early nor, since every operation runs as soon as it can, too late

@@ -6,15 +6,17 @@ same micro-batches only make them longer, so the bound holds for shared micro-ba
 For one packing, let L be a micro-batch, X the ones whose F stands before L's, V the ones whose B stands before L's;
 rule 5 makes these the same on every stage. Three chains of operations that follow each other give
 
-    F: sum f over X (first stage), g f_L, then on the last stage b_L and f + b of all others but X, then (g-1) min b
-    B: (g-1) min f, then on the last stage f + b over V and f_L, g b_L, then sum b of all others but V (first stage)
-    P: sum f over X, g f_L, on the last stage f + b of those in V but not X, g b_L, sum b of all others but V
+    F: sum f' over X, f of L on all stages, on the last stage b of L and f + b of all others but X, then min b"
+    B: min f", on the last stage f + b over V and f of L, b of L on all stages, then sum b' of all others but V
+    P: sum f' over X, f of L on all stages, on the last one f + b over V less X, b of L on all, sum b' of others but V
 
-and so does the last stage: D: all f + b, (g-1) (min f + min b). The passage is at least every convex combination of F,
-B and P, whatever X and V are: each other micro-batch adds at least the least of its four cases. Where that does not
-decide, `last_stage` does over all orders.
+(f' on the first stage, f" on all stages before the last), and so does the last stage: D: all f + b, min f" + min b".
+The passage is at least every convex combination of F, B and P, whatever X and V are: each other micro-batch adds at
+least the least of its four cases. Where that does not decide, `last_stage` does over all orders. All of these pass
+every link twice.
 
-Legend: N samples of a step, K packings, C combinations.
+Legend: N samples of a step, K packings, C combinations; W the ways that times are of: a stage that neither the first
+nor the last but one is faster than, all stages before the last, the last.
 """
 
 from functools import lru_cache
@@ -74,7 +76,7 @@ def passage_bounds(
     Parameters
     ----------
     forward_s, backward_s
-        Time on a stage of a micro-batch of any bit set of samples, shape (steps, 2^N).
+        Time of a micro-batch of any bit set of samples, shape (steps, W, 2^N).
     fits
         Whether it fits the memory, shape (steps, 2^N).
     table
@@ -84,13 +86,13 @@ def passage_bounds(
     """
     steps = forward_s.shape[0]
     result, rows = np.empty(steps), np.zeros(steps, np.int64)
-    forward = np.empty(table.shape[1])
-    backward = np.empty(table.shape[1])
+    forward = np.empty((3, table.shape[1]))
+    backward = np.empty((3, table.shape[1]))
     simple = np.empty(table.shape[0])
     for j in range(steps):
         for k in range(table.shape[0]):
             count = _times_of(table[k], forward_s[j], backward_s[j], fits[j], forward, backward)
-            simple[k] = _simple_bound(forward, backward, count, stages) if count else np.inf
+            simple[k] = _simple_bound(forward, backward, count) if count else np.inf
         least = np.inf
         proven = np.inf
         for k in np.argsort(simple):
@@ -100,10 +102,10 @@ def passage_bounds(
                 proven = min(proven, simple[k])
                 break
             count = _times_of(table[k], forward_s[j], backward_s[j], fits[j], forward, backward)
-            bound = max(simple[k], _chain_bound(forward, backward, count, stages, weights, enough))
+            bound = max(simple[k], _chain_bound(forward, backward, count, weights, enough))
             if bound < enough and stages > 1 and count > 1:
-                most = min(enough, stages * (forward[:count].sum() + backward[:count].sum()))
-                bound = last_stage_bound(forward, backward, count, stages, bound, most)
+                one_by_one = forward[1:, :count].sum() + backward[1:, :count].sum()
+                bound = last_stage_bound(forward, backward, count, bound, min(enough, one_by_one))
             if bound < enough:
                 least = bound
                 rows[j] = k
@@ -130,18 +132,18 @@ def fastest_places(
     """
     samples = table.shape[1]
     places = np.zeros((len(rows), samples), np.int64)
-    forward = np.empty(samples)
-    backward = np.empty(samples)
+    forward = np.empty((3, samples))
+    backward = np.empty((3, samples))
     for j in range(len(rows)):
         parts = table[rows[j]]
         count = 0
         while count < samples and parts[count] > 0:
-            forward[count] = forward_s[j, parts[count]]
-            backward[count] = backward_s[j, parts[count]]
+            forward[:, count] = forward_s[j, :, parts[count]]
+            backward[:, count] = backward_s[j, :, parts[count]]
             count += 1
         order = np.arange(count)
         if stages > 1:
-            order = last_stage_order(forward, backward, count, stages, bounds_s[j] * (1 + 2 * PRECISION))
+            order = last_stage_order(forward, backward, count, bounds_s[j] * (1 + 2 * PRECISION))
         for place in range(count):
             for n in range(samples):
                 if parts[order[place]] >> n & 1:
@@ -163,45 +165,40 @@ def _times_of(
     while count < len(parts) and parts[count] > 0:
         if not fits[parts[count]]:
             return 0
-        forward[count] = forward_s[parts[count]]
-        backward[count] = backward_s[parts[count]]
+        forward[:, count] = forward_s[:, parts[count]]
+        backward[:, count] = backward_s[:, parts[count]]
         count += 1
     return count
 
 
 @compiled
-def _simple_bound(forward: np.ndarray, backward: np.ndarray, count: int, stages: int) -> float:
+def _simple_bound(forward: np.ndarray, backward: np.ndarray, count: int) -> float:
     """Return the larger of the chain D and the longest way of one micro-batch through all stages."""
-    longest, total = 0.0, 0.0
-    first, last = forward[0], backward[0]
+    longest, on_last = 0.0, 0.0
     for k in range(count):
-        longest = max(longest, forward[k] + backward[k])
-        total += forward[k] + backward[k]
-        first = min(first, forward[k])
-        last = min(last, backward[k])
-    result: float = max(total + (stages - 1) * (first + last), stages * longest)
+        longest = max(longest, forward[1, k] + forward[2, k] + backward[1, k] + backward[2, k])
+        on_last += forward[2, k] + backward[2, k]
+    ends = forward[1, :count].min() + backward[1, :count].min()
+    result: float = max(on_last + ends, longest)
     return result
 
 
 @compiled
-def _chain_bound(
-    forward: np.ndarray, backward: np.ndarray, count: int, stages: int, weights: np.ndarray, enough_s: float
-) -> float:
+def _chain_bound(forward: np.ndarray, backward: np.ndarray, count: int, weights: np.ndarray, enough_s: float) -> float:
     """Return the bound by the chains F, B and P; any value of at least `enough_s` once it is known to be that large."""
-    ends = stages - 1
-    first, last = forward[:count].min(), backward[:count].min()
+    head, tail = forward[1, :count].min(), backward[1, :count].min()
     best = 0.0
     for c in range(weights.shape[0]):
         u, v, w = weights[c]
         others = 0.0  # what every micro-batch adds as one of the others
         for k in range(count):
-            others += _least_case(u, v, w, forward[k], backward[k])
+            others += _least_case(u, v, w, forward[:, k], backward[:, k])
         for k in range(count):
-            f, b = forward[k], backward[k]
-            value = others - _least_case(u, v, w, f, b)
-            value += u * (stages * f + b + ends * last)
-            value += v * (ends * first + f + stages * b)
-            value += w * stages * (f + b)
+            down, up = forward[1, k] + forward[2, k], backward[1, k] + backward[2, k]
+            value = others - _least_case(u, v, w, forward[:, k], backward[:, k])
+            value += u * (down + backward[2, k] + tail)
+            value += v * (head + forward[2, k] + up)
+            value += w * (down + up)
             best = max(best, value)
         if best >= enough_s:
             return best
@@ -209,6 +206,7 @@ def _chain_bound(
 
 
 @compiled
-def _least_case(u: float, v: float, w: float, f: float, b: float) -> float:
-    """Return the least that a micro-batch other than L adds: in X and V, in X only, in neither (in V only is more)."""
-    return min(f + v * b, (u + w) * f + (v + w) * b, u * f + b)
+def _least_case(u: float, v: float, w: float, f: np.ndarray, b: np.ndarray) -> float:
+    """Return the least that a micro-batch other than L adds: in X and V, in X only, in neither, in V only."""
+    both = f[2] + b[2]
+    return min((u + w) * f[0] + v * both, (u + w) * f[0] + (v + w) * b[0], u * both + (v + w) * b[0], both)

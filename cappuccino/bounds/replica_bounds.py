@@ -1,7 +1,7 @@
 """Lower bounds on a replica's makespan that hold for every packing and every order.
 
-Legend: N sets of adapters, A adapters, J optimizer steps of all adapters one after the other; T tokens; x work of a
-micro-batch (asymptotic seconds on one stage), t(x) its time; g stages.
+Legend: N sets of adapters, A adapters, S optimizer steps of all adapters one after the other; T tokens; x work of a
+micro-batch (asymptotic seconds), t(x) its time; G stages, J curves that the times of a stage are sums of.
 
 A micro-batch's time is convex in its work and positive at none, so n micro-batches of total work X take at least
 n t(X / n), which grows with n: the fewest micro-batches that the rules allow give the bound.
@@ -13,16 +13,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cappuccino.bounds.divisible_passage import divisible_passages
 from cappuccino.bounds.passage import MOST_SAMPLES, combinations, fastest_places, membership, packings, passage_bounds
 from cappuccino.bounds.room import Room
+from cappuccino.bounds.stage_times import StageTimes, together, weighted
 from cappuccino.bounds.step_statistics import StepStatistics
-from cappuccino.costs import AdapterCosts, CostModel, SmoothMaximum
+from cappuccino.costs import CostModel
 from cappuccino.instance import Instance
 
 MOST_STEPS_PACKED = 300
 """Optimizer steps, those of the longest paths first, for which every packing is looked at."""
-FORWARD_WEIGHTS = (0.2, 0.35, 0.5, 0.65, 0.8)
-"""Weights of the chain through the F's, the one through the B's has the rest."""
 
 
 class PackedPassages(NamedTuple):
@@ -72,63 +72,45 @@ class ReplicaBounds:
         return StepStatistics.of(self.instance)
 
     @cached_property
-    def _adapter_costs(self) -> AdapterCosts:
-        return self.costs.adapter_costs(self.num_stages, self.instance.adapters)
-
-    @cached_property
     def _adapters(self) -> np.ndarray:
         """What adapters add to floors, and to works per token, of forward and backward, shape (2, 2, A)."""
-        found = self._adapter_costs
+        found = self.costs.adapter_costs(self.num_stages, self.instance.adapters)
         return np.array([[found.forward_floor, found.backward_floor], [found.forward_work, found.backward_work]])
 
     @cached_property
-    def _curves(self) -> tuple[SmoothMaximum, SmoothMaximum]:
-        """Forward and backward time of any micro-batch, at least: it has some adapter."""
-        least = self._adapters[0].min(axis=1)
-        curves = self.costs.forward_curve(self.num_stages), self.costs.backward_curve(self.num_stages)
-        return curves[0].raised(float(least[0])), curves[1].raised(float(least[1]))
+    def _stages(self) -> StageTimes:
+        return StageTimes(self.costs.pipeline(self.num_stages), self._adapters[0].min(axis=1))
 
     @cached_property
     def _floors(self) -> np.ndarray:
-        """How much higher the floors of a step's micro-batches are than those of `_curves`, shape (2, J)."""
+        """How much higher the floors of a step's micro-batches are than the least, shape (2, S)."""
         floors = self._adapters[0]
         return np.repeat(floors - floors.min(axis=1, keepdims=True), self._steps.count, axis=1)
 
-    def _work(self, tokens: np.ndarray, squares: np.ndarray, per_token: np.ndarray) -> np.ndarray:
-        """Forward and backward work of samples, shape (2, *tokens.shape).
-
-        Parameters
-        ----------
-        per_token
-            What their adapters add per token, shape (2, *tokens.shape).
-        """
-        return np.stack(
-            [c.work(tokens, squares) + more * tokens for c, more in zip(self._curves, per_token, strict=True)]
-        )
-
-    def _times(self, work: np.ndarray, floors: np.ndarray | tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
-        """Forward plus backward time of micro-batches with this (forward, backward) work, shape work.shape[1:]."""
-        return self._curves[0].of_work(work[0], floors[0]) + self._curves[1].of_work(work[1], floors[1])
-
     @cached_property
     def _per_token(self) -> np.ndarray:
-        """What the adapter of every step adds to the work of a token, shape (2, J)."""
+        """What the adapter of every step adds to the work of a token, shape (2, S)."""
         return np.repeat(self._adapters[1], self._steps.count, axis=1)
 
     @cached_property
     def _step_work(self) -> np.ndarray:
-        """Work of every step, shape (2, J)."""
-        return self._work(self._steps.tokens, self._steps.squares, self._per_token)
+        """Work of every step, shape (2, J, S)."""
+        return self._stages.works(self._steps.tokens, self._steps.squares, self._per_token)
+
+    @cached_property
+    def _measures(self) -> np.ndarray:
+        """What adds up over samples, by step: tokens, and the works one after the other, shape (1 + 2 J, S)."""
+        return np.concatenate([self._steps.tokens[None], self._step_work.reshape(-1, len(self._steps.tokens))])
 
     @cached_property
     def _totals(self) -> np.ndarray:
-        """Tokens, forward and backward work of all samples by adapter, shape (3, A)."""
-        return self._steps.total(np.concatenate([self._steps.tokens[None], self._step_work]))
+        """Tokens and works of all samples by adapter, shape (1 + 2 J, A)."""
+        return self._steps.total(self._measures)
 
     @cached_property
     def _largest_steps(self) -> np.ndarray:
-        """Tokens, forward and backward work of the heaviest step by adapter, shape (3, A)."""
-        return self._steps.most(np.concatenate([self._steps.tokens[None], self._step_work]))
+        """The most tokens and works of a step by adapter, shape (1 + 2 J, A)."""
+        return self._steps.most(self._measures)
 
     @cached_property
     def _shortest(self) -> np.ndarray:
@@ -136,17 +118,21 @@ class ReplicaBounds:
         return self._steps.least(self._steps.shortest)
 
     @cached_property
+    def _lags(self) -> np.ndarray:
+        """Least transfer of each adapter's micro-batches, seconds, shape (A,)."""
+        return self.costs.transfer_time(self._shortest)
+
+    @cached_property
     def paths(self) -> np.ndarray:
         """Path bound by adapter, seconds, shape (A,): its steps one after the other, each at its fastest passage.
 
         Every step ends with the optimizer's on the first stage, behind its last B there.
         """
-        g, steps = self.num_stages, self._steps
+        steps, links = self._steps, self.num_stages - 1
         if self.max_tokens < 1:
             return np.full(len(steps.count), np.inf)
         passage = self._passages.copy()
-        waits = steps.count * 2 * (g - 1) * self.costs.transfer_time(self._shortest)
-        waits = waits + steps.count * self.costs.optimizer_s
+        waits = steps.count * (2 * links * self._lags + self.costs.optimizer_s)
         for a, packed in self._packed.items():
             mine = slice(steps.first[a], steps.first[a] + len(packed.bounds_s))
             passage[mine] = np.maximum(passage[mine], packed.bounds_s)
@@ -183,32 +169,17 @@ class ReplicaBounds:
 
     @cached_property
     def _passages(self) -> np.ndarray:
-        """Bound on the passage of every step, samples taken as divisible, shape (J,)."""
-        g, steps = self.num_stages, self._steps
-        curves, floors = self._curves, self._floors
-        shortest = self._work(steps.shortest, steps.shortest * steps.shortest, self._per_token)
-        first, last = (c.of_work(x, f) for c, x, f in zip(curves, shortest, floors, strict=True))
-        longest = self._work(steps.longest, steps.longest * steps.longest, self._per_token)
-        largest = self._times(longest, floors)
-        most = np.repeat(np.maximum(self.most_tokens, 1), steps.count)
-        fewest = np.maximum(1, np.ceil(steps.tokens / most))
-        passage = np.full(len(steps.tokens), np.inf)
-        for n in range(1, int(steps.batch.max()) + 1):
-            share = self._times(self._step_work / n, floors)
-            # all work stands on the last stage between the first F's way down and the last B's way up; and some
-            # micro-batch has at least an even share, one the longest sample, and each passes every stage twice
-            time = np.maximum(n * share + (g - 1) * (first + last), g * np.maximum(share, largest))
-            # the chains of `passage` through that micro-batch; the others take least when they are alike
-            heavy = np.maximum(longest, self._step_work / n)
-            forward, backward = (c.of_work(x, f) for c, x, f in zip(curves, heavy, floors, strict=True))
-            rest = np.maximum(self._step_work - heavy, 0) / max(n - 1, 1)
-            others = [(n - 1) * c.of_work(x, f) for c, x, f in zip(curves, rest, floors, strict=True)]
-            for u in FORWARD_WEIGHTS:
-                chain = u * (g * forward + backward + (g - 1) * last + others[0])
-                chain = chain + (1 - u) * ((g - 1) * first + forward + g * backward + others[1])
-                time = np.maximum(time, chain)
-            passage = np.minimum(passage, np.where((n >= fewest) & (n <= steps.batch), time, np.inf))
-        return passage
+        """Bound on the passage of every step without its transfers, samples taken as divisible, shape (S,)."""
+        most = np.repeat(np.maximum(self.most_tokens, 1), self._steps.count)
+        return divisible_passages(
+            self._stages,
+            self._steps,
+            self._step_work,
+            self._per_token,
+            self._floors,
+            np.maximum(1, np.ceil(self._steps.tokens / most)),
+            np.repeat(self._lags, self._steps.count),
+        )
 
     def _packed_passages(self, adapter: int, lengths: np.ndarray) -> "PackedPassages":
         """Return the bound on the passage of an adapter's steps over all packings of their largest samples.
@@ -230,32 +201,41 @@ class ReplicaBounds:
         else:
             tokens = largest @ held.T
             squares = (largest * largest) @ held.T
-        curves = self.costs.forward_curve(self.num_stages), self.costs.backward_curve(self.num_stages)
+        stages, least = self._stages, self._adapters[0].min(axis=1)
         floors, works = self._adapters[:, :, adapter]
-        forward, backward = (c(tokens, squares, f, w * tokens) for c, f, w in zip(curves, floors, works, strict=True))
+        times = stages.times(
+            stages.works(tokens, squares, np.multiply.outer(works, np.ones(tokens.shape))),
+            np.multiply.outer(floors - least, np.ones(tokens.shape)),
+        )
+        ways = np.stack([stages.first, stages.before(self.num_stages - 1), stages.last])
+        forward, backward = np.ascontiguousarray(np.moveaxis(np.tensordot(ways, times, axes=(1, 1)), 0, 2))
         fits = tokens <= self.most_tokens[adapter]
         found = passage_bounds(forward, backward, fits, packings(count), combinations(), self.num_stages)
         return PackedPassages(forward, backward, *found)
 
-    @cached_property
+    @property
     def ramp_s(self) -> float:
-        """Time that any replica takes before the last stage begins and after it has done its last B, at least.
+        """Time that any replica takes before the stage that `shares` are of begins and after its last B, at least.
 
         The first F comes down to it, the last B goes up from it, and behind that B the first stage has an optimizer
-        step; no sample is shorter than the shortest of all. On one stage nothing is left: `shares` have all steps.
+        step; no sample is shorter than the shortest of all. On the first stage nothing is left: `shares` have all.
         """
-        return float(self._ends(self._shortest.min())) + (self.num_stages > 1) * self.costs.optimizer_s
+        return self._busiest[0]
 
-    def _ends(self, shortest: np.ndarray, down_only: bool = False) -> np.ndarray:
-        """Time of the first F down to the last stage and of the last B up from it, micro-batches of one sample."""
-        least = np.broadcast_to(self._adapters[1].min(axis=1)[:, None], (2, np.size(shortest)))
-        work = self._work(np.atleast_1d(shortest), np.atleast_1d(shortest) ** 2, least)
-        passage = self._curves[0].of_work(work[0]) if down_only else self._times(work)
-        ways = 1 if down_only else 2
-        lag = ways * self.costs.transfer_time(shortest)
-        return np.asarray((self.num_stages - 1) * (passage.reshape(np.shape(shortest)) + lag))
+    def _ramp_s(self, stage: int) -> float:
+        return float(self._ends(stage, self._shortest.min()).sum()) + (stage > 0) * self.costs.optimizer_s
 
-    @cached_property
+    def _ends(self, stage: int, shortest: np.ndarray) -> np.ndarray:
+        """Time of the first F down to a stage and of the last B up from it, micro-batches of one sample.
+
+        Shape (2, *shortest.shape).
+        """
+        tokens = np.asarray(shortest, dtype=float)
+        least = np.multiply.outer(self._adapters[1].min(axis=1), np.ones(tokens.shape))
+        times = self._stages.times(self._stages.works(tokens, tokens**2, least))
+        return weighted(self._stages.before(stage), times) + stage * self.costs.transfer_time(tokens)
+
+    @property
     def shares(self) -> np.ndarray:
         """Additive work bound by adapter, seconds, shape (A,): a replica is busy at least the sum over its adapters.
 
@@ -263,20 +243,31 @@ class ReplicaBounds:
         `alpha + beta x` of the convex t(x) has `alpha >= 0`, since t(0) >= 0 and t(x) / x falls. So the micro-batches
         take at least `n alpha + beta X >= T alpha / M + beta X`, which adds up over samples, whoever shares a
         micro-batch with whom. The tangents touch where all adapters of the instance would stand in the fewest
-        micro-batches; there the sum is as large as `work`'s bound before rounding. Optimizer steps are added, on
-        several stages except each adapter's last: the last stage may take them while the last B goes up.
+        micro-batches; there the sum is as large as `work`'s bound before rounding. Optimizer steps are added, except
+        each adapter's last on later stages than the first: they may take them while the last B goes up. Any stage
+        gives a bound; taken is the one that all adapters of the instance would keep busy longest, ramp included.
 
         An adapter that does not fit has an infinite share.
         """
+        return self._busiest[1]
+
+    @cached_property
+    def _busiest(self) -> tuple[float, np.ndarray]:
+        """Ramp and shares of the stage that all adapters would keep busy longest."""
         if not self.fits.any():
-            return np.full(len(self.fits), np.inf)
-        tokens = self._totals[0]
+            return self._ramp_s(self.num_stages - 1), np.full(len(self.fits), np.inf)
+        found = [(self._ramp_s(s), self._shares(s)) for s in self._stages.kinds]
+        return max(found, key=lambda both: both[0] + float(both[1][self.fits].sum()))
+
+    def _shares(self, stage: int) -> np.ndarray:
+        tokens, count = self._totals[0], len(self._totals[0])
         fewest = float(tokens[self.fits].sum()) / self.max_tokens
-        busy = np.zeros(len(tokens))
-        for curve, work in zip(self._curves, self._totals[1:], strict=True):
-            alpha, beta = _tangent(curve, float(work[self.fits].sum()) / fewest)
-            busy += alpha * tokens / self.max_tokens + beta * work
-        optimizer = (self._steps.count - (self.num_stages > 1)) * self.costs.optimizer_s
+        busy, works = np.zeros(count), self._totals[1:].reshape(2, -1, count)
+        for curves, of_kind in zip(self._stages.curves, works, strict=True):
+            for curve, work, share in zip(curves, of_kind, self._stages.pipeline.shares[stage], strict=True):
+                alpha, beta = curve.tangent(float(work[self.fits].sum()) / fewest)
+                busy += share * (alpha * tokens / self.max_tokens + beta * work)
+        optimizer = (self._steps.count - (stage > 0)) * self.costs.optimizer_s
         return np.where(self.fits, busy + optimizer, np.inf)
 
     def additive(self, members: np.ndarray) -> np.ndarray:
@@ -298,8 +289,8 @@ class ReplicaBounds:
     def work(self, members: np.ndarray) -> np.ndarray:
         """Return the work bound of sets of adapters, seconds, shape (N,).
 
-        The last stage processes everything, after the first F has come down to it: all optimizer steps as well, or all
-        but each adapter's last before the last B goes up, behind which the first stage has one.
+        Every stage processes everything, after the first F has come down to it: all optimizer steps as well, or all but
+        each adapter's last before the last B goes up, behind which the first stage has one.
 
         Parameters
         ----------
@@ -307,18 +298,23 @@ class ReplicaBounds:
             How often each set holds each adapter, shape (N, A).
         """
         m, held = members.astype(float), members > 0
-        totals = m @ self._totals.T  # (N, 3)
+        totals = m @ self._totals.T  # (N, 1 + 2 J)
         # a micro-batch holds at most one step per adapter
         most = m @ self._largest_steps.T
         count = np.divide(totals, most, out=np.ones_like(totals), where=most > 0).max(axis=1)
         count = np.ceil(np.maximum(count, totals[:, 0] / np.maximum(self.room.set_tokens(members), 1)) - 1e-9)
         count = np.maximum(count, np.where(held, self._steps.count, 0).max(axis=1))
-        busy = count * self._times(totals[:, 1:].T / count)
+        shares = (totals[:, 1:].T / count).reshape(2, -1, len(m))
+        times = self._stages.times(shares)
         shortest = np.where(held, self._shortest, np.inf).min(axis=1)
-        step_s = self.costs.optimizer_s
-        on_last_stage = self._ends(shortest, down_only=True) + m @ self._steps.count * step_s
-        up_again = self._ends(shortest) + (m @ (self._steps.count - 1) + 1) * step_s
-        return np.asarray(busy + np.maximum(on_last_stage, up_again))
+        steps, step_s = m @ self._steps.count, self.costs.optimizer_s
+        up_again = (m @ (self._steps.count - 1) + 1) * step_s
+        bound = np.zeros(len(m))
+        for s in self._stages.kinds:
+            busy = count * together(self._stages.pipeline.shares[s], times)
+            down, up = self._ends(s, shortest)
+            bound = np.maximum(bound, busy + down + np.maximum(steps * step_s, up + up_again * (s > 0)))
+        return bound
 
     def lower_bounds(self, members: np.ndarray) -> np.ndarray:
         """Return the larger of work and path bound, seconds, shape (N,); infinite where a set or sample does not fit.
@@ -338,12 +334,3 @@ class ReplicaBounds:
             paths = np.where(members[ok] > 0, self.paths, 0.0).max(axis=1)
             result[ok] = np.maximum(self.work(members[ok]), paths)
         return result
-
-
-def _tangent(curve: SmoothMaximum, work: float) -> tuple[float, float]:
-    """Return the curve's tangent at this work: its value at none (seconds), its slope."""
-    if curve.floor_s == 0 or work == 0:
-        return (0.0, 1.0) if curve.floor_s == 0 else (curve.floor_s, 0.0)
-    time = float(curve.of_work(work))
-    slope = (work / time) ** (curve.power - 1)
-    return max(0.0, time - slope * work), slope

@@ -1,6 +1,5 @@
 """Fitting the cost model to a cost table, to relative error."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +8,9 @@ from scipy.optimize import least_squares, nnls
 
 from cappuccino.backbone import ALL_LINEAR, BACKBONES
 from cappuccino.costs.adapters import AdapterSize
-from cappuccino.costs.memory_fit import _usable_memory, fit_memory
-from cappuccino.costs.model import CostModel, SmoothMaximum
+from cappuccino.costs.curves import SmoothMaximum
+from cappuccino.costs.memory_fit import _usable_memory, fit_memory, kept_memory
+from cappuccino.costs.model import CostModel
 from cappuccino.costs.stages import StageParts
 from cappuccino.costs.table import (
     ADAPTERS,
@@ -26,6 +26,7 @@ from cappuccino.costs.table import (
 )
 from cappuccino.errors import InputError
 from cappuccino.instance import Instance
+from cappuccino.plan import even_layers
 
 BACKWARD_OVER_FORWARD = 2.0
 """Ratio of backward to forward time where a table has step times only (frozen backbone, activations recomputed)."""
@@ -35,7 +36,6 @@ _POWER_BOUNDS = (1.0, 16.0)
 _FEWEST_ADAPTER_KINDS = 3
 """Sizes and numbers of adapters without which a table does not tell what adapters add."""
 ADAPTER_COLUMNS = ("modules", "widths", "parameters", "dropped")
-ADAPTER_RATES = ("per_module_s", "per_width_s", "per_parameter_s", "per_dropped_s")
 _LEAST_S = 1e-9
 _BUBBLE_BOUNDS = (0.05, 3.0)
 
@@ -60,27 +60,18 @@ def fit_instance_costs(
 
 
 def fit_costs(
-    table: CostTable,
-    backbone: str,
-    gpu: str,
-    backward_over_forward: float = BACKWARD_OVER_FORWARD,
-    *,
-    unmeasured: bool = True,
+    table: CostTable, backbone: str, gpu: str, backward_over_forward: float = BACKWARD_OVER_FORWARD
 ) -> CostModel:
     """Fit times and memory of one backbone on one GPU type.
 
     A row's `time_per_step_s` is about `(grad_acc_steps + pp_size - 1)` slots of one micro-batch (forward and backward)
     on a stage, flush included (`fit_slot`). Where the table has `forward_time_s` and `backward_time_s`, these are
     fitted instead, for every stage count by itself; where it has the times of a decoder layer and of what first and
-    last stage have besides, stages of a count that nobody measured are put together from them (`StageParts`).
+    last stage have besides, every stage is put together from them (`StageParts`), so that the slowest of a measured
+    count takes what was measured.
 
     Rows of different recomputation are fitted apart: the first kind that has enough rows gives the model, further ones
     its alternatives.
-
-    Parameters
-    ----------
-    unmeasured
-        Whether stage counts that nobody measured are wanted: putting them together takes longer than all the rest.
 
     Raises
     ------
@@ -96,46 +87,51 @@ def fit_costs(
         problem = f'{few} of "{backbone}"{apart}'
         raise InputError(table.source, "status", problem, f"profile at least {FEWEST_ROWS} points")
     first, *others = (
-        replace(_fit(part, backbone, gpu, backward_over_forward, unmeasured), recompute=mode) for mode, part in enough
+        replace(_fit(part, backbone, gpu, backward_over_forward), recompute=mode) for mode, part in enough
     )
     return replace(first, alternatives=tuple(others))
 
 
-def _fit(rows: CostTable, backbone: str, gpu: str, backward_over_forward: float, unmeasured: bool) -> CostModel:
+def _fit(rows: CostTable, backbone: str, gpu: str, backward_over_forward: float) -> CostModel:
     ok = rows.ok.assign(**adapter_columns(rows.ok))
     spec = BACKBONES.get(backbone)
     layers = layer_count(ok)
     stage_forward: dict[int, SmoothMaximum] = {}
     stage_backward: dict[int, SmoothMaximum] = {}
-    splits: dict[int, tuple[int, ...]] = {}
+    parts: dict[int, StageParts] = {}
     mixed: dict[int, tuple[float, float]] = {}
     bubble = 1.0
+    by_count = {int(str(g)): group for g, group in ok.groupby("pp_size")}
+    splits = _splits(ok, layers) if layers is not None else {}
     if "forward_time_s" in ok and "backward_time_s" in ok:
-        forward = fit_smooth_maximum(ok, ok["forward_time_s"] * ok["pp_size"])
-        backward = fit_smooth_maximum(ok, ok["backward_time_s"] * ok["pp_size"])
-        for g, group in ok.groupby("pp_size"):
-            if len(group) >= FEWEST_ROWS:
-                stage_forward[int(str(g))] = fit_smooth_maximum(group, group["forward_time_s"])
-                stage_backward[int(str(g))] = fit_smooth_maximum(group, group["backward_time_s"])
-                if LAYERS in group:
-                    splits[int(str(g))] = group[LAYERS].iloc[0]
-            if set(MIXED) <= set(group):
-                mixed[int(str(g))] = float(group[MIXED[0]].iloc[0]), float(group[MIXED[1]].iloc[0])
-        if unmeasured and set(PARTS) <= set(ok) and layers is not None:
-            composed = compose_stages(ok, layers, [g for g in _composed_counts(ok, layers) if g not in stage_forward])
-            for g, (split, curves) in composed.items():
-                splits[g], (stage_forward[g], stage_backward[g]) = split, curves
-        if mixed:
-            every = {g: mixed.get(g, mixed[max(mixed)]) for g in stage_forward}
-            stage_forward = {g: curve.scaled(every[g][0]) for g, curve in stage_forward.items()}
-            stage_backward = {g: curve.scaled(every[g][1]) for g, curve in stage_backward.items()}
-            forward, backward = forward.scaled(mixed[max(mixed)][0]), backward.scaled(mixed[max(mixed)][1])
-            mixed = every
+        enough = {g: group for g, group in by_count.items() if len(group) >= FEWEST_ROWS}
+        if set(PARTS) <= set(ok) and layers is not None:
+            deepest = max(by_count)
+            parts = {g: fit_parts(group, splits[g]) for g, group in (enough or {deepest: ok}).items()}
+            forward, backward = (curve.scaled(layers) for curve in parts[max(parts)].layer)
+        else:
+            forward = fit_smooth_maximum(ok, ok["forward_time_s"] * ok["pp_size"])
+            backward = fit_smooth_maximum(ok, ok["backward_time_s"] * ok["pp_size"])
+            stage_forward = {g: fit_smooth_maximum(group, group["forward_time_s"]) for g, group in enough.items()}
+            stage_backward = {g: fit_smooth_maximum(group, group["backward_time_s"]) for g, group in enough.items()}
+        if set(MIXED) <= set(ok):
+            found = {g: (float(rows[MIXED[0]].iloc[0]), float(rows[MIXED[1]].iloc[0])) for g, rows in by_count.items()}
+            mixed = {g: found.get(g, found[max(found)]) for g in {*found, *stage_forward, *parts}}
+            stage_forward = {g: curve.scaled(mixed[g][0]) for g, curve in stage_forward.items()}
+            stage_backward = {g: curve.scaled(mixed[g][1]) for g, curve in stage_backward.items()}
+            parts = {g: part.scaled(*mixed[g]) for g, part in parts.items()}
+            forward, backward = (c.scaled(x) for c, x in zip((forward, backward), found[max(found)], strict=True))
     else:
         both, bubble = fit_slot(ok)
         forward = both.scaled(1 / (1 + backward_over_forward))
         backward = both.scaled(backward_over_forward / (1 + backward_over_forward))
     memory = fit_memory(ok)
+    largest = ok.loc[ok["tokens"].idxmax()]
+    balanced = {
+        g: parts[max(parts)].balanced(layers, g, float(largest["tokens"]), float(largest["squares"]))
+        for g in (range(1, min(layers, 2 * max(by_count)) + 1) if parts and layers is not None else ())
+        if g not in by_count
+    }
     return CostModel(
         backbone=backbone,
         gpu=gpu,
@@ -147,8 +143,11 @@ def _fit(rows: CostTable, backbone: str, gpu: str, backward_over_forward: float,
         bubble=bubble,
         optimizer_s=float(ok["optimizer_time_s"].median()) if "optimizer_time_s" in ok else 0.0,
         transfer=_fit_transfer(ok),
+        parts=parts,
         num_layers=layers,
-        splits=splits,
+        splits=splits | balanced,
+        measured_splits=splits,
+        kept=kept_memory(ok, splits, memory),
         mixed=mixed,
         layer_shape=layer_shape(ok),
         weights_gib=spec.parameters * 2 / 2**30 if spec else None,
@@ -214,51 +213,53 @@ def adapter_columns(rows: pd.DataFrame) -> dict[str, list[float]]:
     return columns
 
 
-def parts_of(rows: pd.DataFrame) -> StageParts:
+def _splits(rows: pd.DataFrame, num_layers: int) -> dict[int, tuple[int, ...]]:
+    """Return the decoder layers by stage that rows of a stage count are of."""
+    return {
+        int(str(g)): tuple(group[LAYERS].iloc[0]) if LAYERS in group else even_layers(num_layers, int(str(g)))
+        for g, group in rows.groupby("pp_size")
+    }
+
+
+def fit_parts(rows: pd.DataFrame, layers: tuple[int, ...]) -> StageParts:
     """Fit the parts of stages; rows of several adapters tell their share of a layer.
+
+    What the slowest stage takes as a whole, which the rows say too, corrects the parts by a factor: operations have
+    more to do than their parts, and these were measured on all stages.
 
     Parameters
     ----------
     rows
-        With the columns `PARTS`. The deepest pipelines among them count: their stages ran side by side.
+        With the columns `PARTS`.
+    layers
+        Decoder layers by stage.
     """
-    rows = rows[rows["pp_size"] == rows["pp_size"].max()]
     alike = rows.drop(columns=[name for name in ADAPTER_COLUMNS if name in rows])  # head and embedding know no adapters
 
     def curve(rows: pd.DataFrame, *parts: str) -> SmoothMaximum:
         seconds = sum((rows[f"{part}_time_s"] for part in parts), pd.Series(0.0, rows.index))
         return fit_smooth_maximum(rows, seconds.clip(lower=_LEAST_S))
 
-    return StageParts(
+    found = StageParts(
         layer=(curve(rows, "layer_forward"), curve(rows, "layer_backward")),
         last=(curve(alike, "head_forward", "loss_forward"), curve(alike, "head_backward", "loss_backward")),
         input_forward=curve(alike, "input_forward"),
     )
+    return found.scaled(*_whole_over_parts(rows, layers))
 
 
-def compose_stages(
-    rows: pd.DataFrame, num_layers: int, stage_counts: Sequence[int]
-) -> dict[int, tuple[tuple[int, ...], tuple[SmoothMaximum, SmoothMaximum]]]:
-    """Return layers by stage, and forward and backward of the slowest stage, of pipelines that nobody measured."""
-    parts = parts_of(rows)
-    shapes = rows[["tokens", "squares"]].drop_duplicates()
-    tokens, squares = shapes["tokens"].to_numpy(float), shapes["squares"].to_numpy(float)
-    largest = int(np.argmax(tokens))
-    result = {}
-    for g in stage_counts:
-        split = parts.balanced(num_layers, g, tokens[largest], squares[largest])
-        times = parts.slowest(split, tokens, squares)
-        curves = []
-        for layer, seconds in zip(parts.layer, times, strict=True):
-            curve = fit_smooth_maximum(shapes, pd.Series(seconds, shapes.index))
-            adapters = {name: getattr(layer, name) * max(split) for name in ADAPTER_RATES}
-            curves.append(replace(curve, **adapters))
-        result[g] = (split, (curves[0], curves[1]))
-    return result
-
-
-def _composed_counts(rows: pd.DataFrame, num_layers: int) -> range:
-    return range(1, min(num_layers, 2 * int(rows["pp_size"].max())) + 1)
+def _whole_over_parts(rows: pd.DataFrame, layers: tuple[int, ...]) -> tuple[float, float]:
+    """Return by how much forward and backward of the slowest stage take longer than their parts, in the median."""
+    stages = np.zeros((2, len(layers), len(rows)))
+    for k, kind in enumerate(("forward", "backward")):
+        stages[k] = np.outer(layers, rows[f"layer_{kind}_time_s"])
+        stages[k, -1] += rows[f"head_{kind}_time_s"] + rows[f"loss_{kind}_time_s"]
+    stages[0] += rows["input_forward_time_s"].to_numpy()
+    slowest = stages.sum(axis=0).argmax(axis=0)
+    measured = rows[["forward_time_s", "backward_time_s"]].to_numpy(float).T
+    together = stages[:, slowest, np.arange(len(rows))]
+    forward, backward = np.median(measured / np.maximum(together, _LEAST_S), axis=1)
+    return float(forward), float(backward)
 
 
 def fit_smooth_maximum(rows: pd.DataFrame, seconds: pd.Series) -> SmoothMaximum:
@@ -327,14 +328,10 @@ def _fit_transfer(rows: pd.DataFrame) -> tuple[float, float]:
 
 def predicted_step_time(model: CostModel, row: pd.Series) -> float:
     """Return what a model makes of a row's `time_per_step_s`, seconds."""
-    g, slot = int(row["pp_size"]), 0.0
-    factors = model.mixed.get(g, (1.0, 1.0))  # a row's micro-batches are all alike
-    for curve, factor in zip((model.forward_curve(g), model.backward_curve(g)), factors, strict=True):
-        floor, work = 0.0, 0.0
-        if model.layer_shape is not None and "target_modules" in row:
-            names = ALL_LINEAR if row["target_modules"] == [ALL_LINEAR] else row["target_modules"]
-            size = AdapterSize.of(model.layer_shape, int(row["rank"]), names, float(row.get(DROPOUT, 0.0)))
-            floor = curve.adapter_floor(size) * float(row.get("num_adapters", 1))
-            work = curve.adapter_work(size) * float(row["tokens"])
-        slot += float(curve(row["tokens"], row["squares"], floor, work)) / factor
-    return slot * (float(row["grad_acc_steps"]) + model.bubble * (g - 1))
+    g, size = int(row["pp_size"]), None
+    if model.layer_shape is not None and "target_modules" in row:
+        names = ALL_LINEAR if row["target_modules"] == [ALL_LINEAR] else row["target_modules"]
+        size = AdapterSize.of(model.layer_shape, int(row["rank"]), names, float(row.get(DROPOUT, 0.0)))
+    number = int(row.get("num_adapters", 1))
+    times = model.alike_times(g, float(row["tokens"]), float(row["squares"]), size, number)
+    return float(times.sum(axis=0).max()) * (float(row["grad_acc_steps"]) + model.bubble * (g - 1))

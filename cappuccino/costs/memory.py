@@ -3,6 +3,7 @@
 Legend: T tokens of a micro-batch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -47,6 +48,28 @@ class MemoryModel:
         tokens = np.divide(room, slope, out=np.full(room.shape, np.inf), where=slope > 0)
         # a hair more, or 0.3 GiB at 0.1 a token would be 2 tokens
         return np.where(room > 0, np.minimum(tokens * (1 + 1e-9), MOST_TOKENS), 0).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class KeptMemory:
+    """What parts of stages take of the memory."""
+
+    layer_gib: float
+    """Weights of a decoder layer."""
+    layer_token_gib: float
+    """What the forward of a decoder layer keeps of a token."""
+    head_token_gib: float
+    """What head and loss keep of it, on the last stage."""
+
+    def held_gib(self, layers: Sequence[int]) -> float:
+        """Return what the fullest stage keeps of a token between its forward and its backward."""
+        return max(max(layers) * self.layer_token_gib, layers[-1] * self.layer_token_gib + self.head_token_gib)
+
+    def moved(self, memory: MemoryModel, profiled: Sequence[int], layers: Sequence[int]) -> MemoryModel:
+        """Return the memory with other layers by stage than it was profiled with; never less of it stands there."""
+        more = max(0, max(layers) - max(profiled)) * self.layer_gib
+        held = max(0.0, memory.held_gib + self.held_gib(layers) - self.held_gib(profiled))
+        return replace(memory, static_gib=memory.static_gib + more, held_gib=held)
 
 
 def adapter_memory_gib(size: AdapterSize, layers: int, dtype: str | None) -> float:

@@ -1,17 +1,22 @@
 """Memory models fitted to the peaks that a cost table holds."""
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pandas as pd
 from scipy.optimize import nnls
 
 from cappuccino.backbone import ATTENTION_MODULES
 from cappuccino.costs.adapters import AdapterSize
-from cappuccino.costs.memory import MemoryModel, adapter_memory_gib, mask_memory_gib
+from cappuccino.costs.memory import KeptMemory, MemoryModel, adapter_memory_gib, mask_memory_gib
 from cappuccino.costs.model import CostModel
 from cappuccino.costs.table import ADAPTERS, HELD, LAYERS, RECOMPUTE, CostTable, adapter_sizes, layer_count, layer_shape
 from cappuccino.plan import even_layers
 
 _MIB_PER_GIB = 1024
+_WEIGHT_BYTES = defaultdict(lambda: 2, {"float32": 4, "float64": 8})
+"""Of a weight, by type; two where the table does not say."""
 _LEAST_PART = 0.01
 """Of a peak, what is left at least when its adapters are taken out: rows of other numbers do not fit."""
 
@@ -46,6 +51,33 @@ def fit_memory(rows: pd.DataFrame) -> dict[int, MemoryModel]:
         coefficients, _ = nnls(np.stack(columns, axis=1) / peak[:, None], np.ones_like(peak))
         static, *slopes = (float(c) for c in coefficients)
         result[int(str(g))] = MemoryModel(static, slopes[0] if separable else 0.0, slopes[-1])
+    return result
+
+
+def kept_memory(
+    rows: pd.DataFrame, splits: Mapping[int, Sequence[int]], memory: Mapping[int, MemoryModel]
+) -> dict[int, KeptMemory]:
+    """Return what parts of stages take of the memory, by stage count.
+
+    Where the table does not say what the forward keeps, all of it counts as kept by layers.
+
+    Parameters
+    ----------
+    splits
+        Decoder layers by stage of the counts in the table.
+    memory
+        Fitted to it.
+    """
+    shape, result = layer_shape(rows), {}
+    weight = _WEIGHT_BYTES[str(rows["dtype"].iloc[0]) if "dtype" in rows else ""]
+    layer = 0.0 if shape is None else sum(i * o for i, o in shape.modules.values()) * weight / 2**30
+    for g, layers in splits.items():
+        mine = rows[rows["pp_size"] == g]
+        if set(HELD) <= set(mine):
+            of_layer, of_head = (float(mine[column].median()) / 2**30 for column in HELD)
+        else:
+            of_layer, of_head = memory[g].held_gib / max(layers), 0.0
+        result[g] = KeptMemory(layer, of_layer, of_head)
     return result
 
 

@@ -4,152 +4,26 @@ Legend: T tokens of a micro-batch, Q its sum of squared sequence lengths, g pipe
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from cappuccino.backbone import LayerShape
+from cappuccino.costs.adapter_costs import AdapterCosts
 from cappuccino.costs.adapters import AdapterSize
-from cappuccino.costs.memory import Floats, MemoryModel, adapter_memory_gib, mask_memory_gib
+from cappuccino.costs.curves import SmoothMaximum
+from cappuccino.costs.memory import Floats, KeptMemory, MemoryModel, adapter_memory_gib, mask_memory_gib
+from cappuccino.costs.stages import PipelineCosts, StageParts
 from cappuccino.errors import InvalidPlanError
 from cappuccino.instance import Adapter
-from cappuccino.plan import Recompute, even_layers
+from cappuccino.plan import Recompute, Replica, even_layers
 
 EXTRAPOLATION_MEMORY_MARGIN = 1.1
 """Factor on the memory of stage counts that nobody profiled."""
 
 RESERVED_MEMORY = 0.05
 """Part of a GPU's memory that plans never fill."""
-
-
-@dataclass(frozen=True)
-class SmoothMaximum:
-    """`(floor^p + work^p)^(1/p)` with the work `a T + q Q`: flat while launch-bound, then linear; convex in the work.
-
-    Every adapter in the micro-batch adds to the floor by its modules, and to the work by its tokens, the widths of its
-    modules, its parameters and its dropout (per decoder layer, `AdapterSize`).
-    """
-
-    floor_s: float
-    per_token_s: float
-    per_square_s: float
-    power: float
-    per_module_s: float = 0.0
-    """Floor per module of an adapter in the micro-batch."""
-    per_width_s: float = 0.0
-    """Work per token of an adapter and unit of its modules' widths."""
-    per_parameter_s: float = 0.0
-    """Work per token of an adapter and parameter of it."""
-    per_dropped_s: float = 0.0
-    """Work per token of an adapter with dropout and unit of its modules' input widths."""
-
-    def adapter_floor(self, size: AdapterSize) -> float:
-        """Return what an adapter adds to the floor of the micro-batches that it is in, seconds."""
-        return self.per_module_s * size.modules
-
-    def adapter_work(self, size: AdapterSize) -> float:
-        """Return what an adapter adds to the work of each of its tokens, seconds."""
-        of_size = self.per_width_s * size.widths + self.per_parameter_s * size.parameters
-        return of_size + self.per_dropped_s * size.dropped
-
-    def work(self, tokens: ArrayLike, squares: ArrayLike) -> Floats:
-        """Return the asymptotic cost `a T + q Q`, seconds: additive over samples, never above the time."""
-        return self.per_token_s * np.asarray(tokens, dtype=float) + self.per_square_s * np.asarray(squares, dtype=float)
-
-    def of_work(self, work: ArrayLike, more_floor: ArrayLike = 0.0) -> Floats:
-        """Return the time of a micro-batch with this work, seconds.
-
-        Parameters
-        ----------
-        more_floor
-            What its adapters add to the floor.
-        """
-        work, floor = np.broadcast_arrays(np.asarray(work, dtype=float), self.floor_s + np.asarray(more_floor))
-        high, low = np.maximum(work, floor), np.minimum(work, floor)
-        part = np.divide(low, high, out=np.zeros(work.shape), where=high > 0)
-        return np.asarray(high * (1 + part**self.power) ** (1 / self.power))
-
-    def __call__(
-        self, tokens: ArrayLike, squares: ArrayLike, more_floor: ArrayLike = 0.0, more_work: ArrayLike = 0.0
-    ) -> Floats:
-        """Return the time, seconds; the last two are what the adapters in the micro-batch add."""
-        return self.of_work(self.work(tokens, squares) + np.asarray(more_work), more_floor)
-
-    def raised(self, floor_s: float) -> "SmoothMaximum":
-        """Return the curve with a floor that is higher by `floor_s`."""
-        return replace(self, floor_s=self.floor_s + floor_s)
-
-    def scaled(self, factor: float) -> "SmoothMaximum":
-        """Return the curve with every time multiplied by `factor`."""
-        values = {field.name: getattr(self, field.name) * factor for field in fields(self) if field.name != "power"}
-        return SmoothMaximum(power=self.power, **values)
-
-
-@dataclass(frozen=True)
-class AdapterCosts:
-    """All that times, memory and bounds depend on of adapters, beside their samples; arrays by adapter.
-
-    Whatever else comes to depend on an adapter's settings gets a field here: adapters are told apart by all of them.
-    """
-
-    forward_floor: Floats
-    """Added to every micro-batch that the adapter is in, seconds on one stage."""
-    forward_work: Floats
-    """Added for every token of the adapter, likewise."""
-    backward_floor: Floats
-    backward_work: Floats
-    clipped: NDArray[np.bool_]
-    """Whether the adapter's optimizer step waits for the gradient norm of all stages."""
-    memory_gib: Floats
-    """Weights, gradients and moments on the stage with the most layers, GiB, as long as the replica runs."""
-    masks_gib: Floats
-    """Dropout masks there of a token in flight, GiB."""
-
-    def beside(self, memory: MemoryModel) -> MemoryModel:
-        """Return the memory of a stage with all these adapters; every token counts as one of the most dropout."""
-        return memory.beside(float(self.memory_gib.sum()), float(self.masks_gib.max(initial=0.0)))
-
-    @property
-    def differ(self) -> bool:
-        """Whether adapters add any time that the curves do not have in them."""
-        return any(x.any() for x in (self.forward_floor, self.forward_work, self.backward_floor, self.backward_work))
-
-    def by_adapter(self) -> Floats:
-        """Return every number there is of an adapter, shape (adapters, fields): those with equal rows cost alike."""
-        return np.stack([np.asarray(getattr(self, f.name), dtype=float) for f in fields(self)], axis=1)
-
-    def of_micro_batch(self, adapters: Sequence[int], lengths: Sequence[int], *, padded: bool) -> Floats:
-        """Return what the adapters of a micro-batch add: forward floor and work, backward floor and work, seconds.
-
-        Parameters
-        ----------
-        adapters, lengths
-            Of its samples. In the padded layout the padding of an adapter's samples counts as its own.
-        """
-        members, tokens = np.array(adapters), np.array(lengths, dtype=float)
-        if padded:
-            tokens[:] = tokens.max()
-        present = np.unique(members)
-        return np.array(
-            [
-                self.forward_floor[present].sum(),
-                self.forward_work[members] @ tokens,
-                self.backward_floor[present].sum(),
-                self.backward_work[members] @ tokens,
-            ]
-        )
-
-
-def micro_batch_shape(lengths: Sequence[int], layout: str) -> tuple[int, int]:
-    """Return tokens and sum of squared lengths of a micro-batch of samples with these lengths.
-
-    In the padded layout every sample counts as long as the longest.
-    """
-    if layout == "padded":
-        longest = max(lengths)
-        return len(lengths) * longest, len(lengths) * longest * longest
-    return sum(lengths), sum(n * n for n in lengths)
 
 
 @dataclass(frozen=True)
@@ -171,6 +45,8 @@ class CostModel:
     """Measured per stage count, where the table has forward times; takes precedence over `forward` / g."""
     stage_backward: Mapping[int, SmoothMaximum] = field(default_factory=dict)
     """Likewise for the backward."""
+    parts: Mapping[int, StageParts] = field(default_factory=dict)
+    """By measured stage count, where the table has the times of parts; takes precedence over all curves above."""
     mixed: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     """By stage count, factors in forward and backward curves: times among other micro-batches over those alike."""
     optimizer_s: float = 0.0
@@ -182,7 +58,11 @@ class CostModel:
     num_layers: int | None = None
     """Decoder layers of the backbone, where known."""
     splits: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    """Decoder layers by stage that the curves of a stage count are of, where they are not even."""
+    """Decoder layers by stage of a stage count, where they are not even."""
+    measured_splits: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """Decoder layers by stage that the memory of a stage count is of, where the table says so."""
+    kept: Mapping[int, KeptMemory] = field(default_factory=dict)
+    """By measured stage count, what parts take of the memory, where the table says so."""
     layer_shape: LayerShape | None = None
     """Where known; without it all adapters cost alike."""
     weights_gib: float | None = None
@@ -203,6 +83,7 @@ class CostModel:
     """Activation recomputation that times and memory are of; None where nobody knows."""
     alternatives: tuple["CostModel", ...] = ()
     """The same backbone on the same GPU with other recomputation, where the table has it."""
+    _pipelines: dict[int, PipelineCosts] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def choices(self) -> tuple["CostModel", ...]:
@@ -246,20 +127,42 @@ class CostModel:
             counts |= set(range(1, 2 * max(counts) + 1))
         return tuple(sorted(g for g in counts if g <= most))
 
-    def forward_curve(self, num_stages: int) -> SmoothMaximum:
-        """Return the forward time of one of `num_stages` stages as a function of a micro-batch."""
-        return self._curve(self.stage_forward, self.forward, num_stages)
+    def pipeline(self, num_stages: int) -> PipelineCosts:
+        """Return the times of micro-batches on each of `num_stages` stages."""
+        if num_stages not in self._pipelines:
+            self._pipelines[num_stages] = self._pipeline(num_stages)
+        return self._pipelines[num_stages]
 
-    def backward_curve(self, num_stages: int) -> SmoothMaximum:
-        """Return the backward time of one of `num_stages` stages as a function of a micro-batch."""
-        return self._curve(self.stage_backward, self.backward, num_stages)
+    def _pipeline(self, num_stages: int) -> PipelineCosts:
+        layers = self.layers_per_stage(num_stages)
+        if self.parts and layers is not None:
+            return self.parts.get(num_stages, self.parts[max(self.parts)]).pipeline(layers)
+        curves = (
+            by_count.get(num_stages) or whole.scaled(1 / num_stages)
+            for by_count, whole in ((self.stage_forward, self.forward), (self.stage_backward, self.backward))
+        )
+        return PipelineCosts.alike((next(curves), next(curves)), num_stages)
+
+    def alike_times(
+        self, num_stages: int, tokens: float, squares: float, size: AdapterSize | None, number: int = 1
+    ) -> Floats:
+        """Return how long a micro-batch of `number` adapters of one size takes among others like it, seconds.
+
+        Shape (2, num_stages): forward and backward by stage.
+        """
+        pipeline, added = self.pipeline(num_stages), np.zeros(4)
+        if size is not None:
+            for k, (first, *_) in enumerate(pipeline.curves):
+                added[2 * k : 2 * k + 2] = number * first.adapter_floor(size), tokens * first.adapter_work(size)
+        factors = np.array(self.mixed.get(num_stages, (1.0, 1.0)))
+        return np.asarray(pipeline.times(tokens, squares, added) / factors[:, None])
 
     def adapter_costs(self, num_stages: int, adapters: Sequence[Adapter]) -> AdapterCosts:
-        """Return what costs depend on of each of these adapters on one of `num_stages` stages.
+        """Return what costs depend on of each of these adapters on `num_stages` stages.
 
         Without the widths of a layer all adapters cost alike, in time and memory as those that were profiled.
         """
-        curves = self.forward_curve(num_stages), self.backward_curve(num_stages)
+        curves = [first for first, *_ in self.pipeline(num_stages).curves]
         clipped = np.array([a.max_grad_norm is not None for a in adapters], dtype=bool)
         if self.layer_shape is None:
             nothing = np.zeros(len(adapters))
@@ -281,18 +184,50 @@ class CostModel:
             return self.splits[num_stages]
         return None if self.num_layers is None else even_layers(self.num_layers, num_stages)
 
-    @staticmethod
-    def _curve(by_count: Mapping[int, SmoothMaximum], whole: SmoothMaximum, num_stages: int) -> SmoothMaximum:
-        return by_count[num_stages] if num_stages in by_count else whole.scaled(1 / num_stages)
+    def of_layers(self, num_stages: int, layers: Sequence[int] | None) -> "CostModel":
+        """Return the costs with so many decoder layers by stage; split evenly for None.
+
+        Raises
+        ------
+        InvalidPlanError
+            When the cost table does not tell what stages with these layers take.
+        """
+        known = self.layers_per_stage(num_stages)
+        asked = tuple(layers) if layers is not None else known and even_layers(sum(known), num_stages)
+        if asked is None or asked == known:
+            return self
+        if self.parts and sum(asked) == self.num_layers:
+            return replace(self, splits={**self.splits, num_stages: asked})
+        if any(max(split) - min(split) > 1 for split in (asked, known) if split is not None):
+            raise InvalidPlanError(f"the costs are not those of layers {layers or 'split evenly'}")
+        return self
+
+    def of_replica(self, replica: Replica) -> "CostModel":
+        """Return the costs of a replica: with its recomputation, and its layers by stage.
+
+        Raises
+        ------
+        InvalidPlanError
+            When the cost table has none of this kind.
+        """
+        return self.of_recomputation(replica.recompute).of_layers(replica.num_stages, replica.layers_per_stage)
 
     def transfer_time(self, tokens: ArrayLike) -> Floats:
         """Return the time from the end of a micro-batch on a stage until its neighbour can start, seconds."""
         return self.transfer[0] + self.transfer[1] * np.asarray(tokens, dtype=float)
 
     def memory_model(self, num_stages: int) -> MemoryModel:
-        """Return the memory of a stage, extrapolated with a margin where the stage count was not profiled."""
+        """Return the memory of the fullest stage.
+
+        It is extrapolated with a margin where the stage count was not profiled. Where it was profiled with other layers
+        by stage, those that the fullest stage has more weigh and keep what a layer does, those that it has less nothing
+        less.
+        """
         if num_stages in self.memory:
-            return self.memory[num_stages]
+            profiled, layers = self.measured_splits.get(num_stages), self.layers_per_stage(num_stages)
+            if profiled is None or layers is None or layers == profiled:
+                return self.memory[num_stages]
+            return self.kept[num_stages].moved(self.memory[num_stages], profiled, layers)
         margin = EXTRAPOLATION_MEMORY_MARGIN
         static = self._extrapolated_static(num_stages)
         working = max(m.working_gib for m in self.memory.values())

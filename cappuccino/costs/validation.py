@@ -99,7 +99,7 @@ def validate(
         rows=rows,
         folds=_errors("rows left out", rows, (rows["time_predicted_s"], rows["memory_predicted_mb"])),
         configurations=_errors("configurations left out", rows, _left_out(chosen, backbone, gpu, configurations)),
-        stage_counts=_errors("stage counts left out", rows, _left_out(chosen, backbone, gpu, depths, True))
+        stage_counts=_errors("stage counts left out", rows, _left_out(chosen, backbone, gpu, depths))
         if several
         else None,
         by_stages=tuple(_part(stages(int(str(g))), group) for g, group in rows.groupby("pp_size", sort=True)),
@@ -150,7 +150,6 @@ def _left_out(
     backbone: str,
     gpu: str,
     labels: Sequence[Hashable],
-    unmeasured: bool = False,
     models: list[CostModel] | None = None,
 ) -> tuple[pd.Series, pd.Series]:
     """Predict step time and memory of every row by a fit without the rows of its label; NaN where none is possible.
@@ -166,7 +165,7 @@ def _left_out(
         out = pd.Series([x == label for x in labels], ok.index)
         try:
             left = CostTable(chosen.source, ok[~out].reset_index(drop=True), chosen.failed)
-            every = fit_costs(left, backbone, gpu, unmeasured=unmeasured)
+            every = fit_costs(left, backbone, gpu)
         except InputError:
             continue  # too few rows are left: said by the error's None
         by_mode = {model.recompute: model for model in every.choices}
@@ -229,7 +228,7 @@ def _warnings(model: CostModel, rows: pd.DataFrame) -> list[str]:
     ]
     for g in depths.index:
         mine = rows[rows["pp_size"] == g]
-        curve = model.forward_curve(int(g))
+        curve = model.pipeline(int(g)).curves[0][0]
         if float(curve.work(mine["tokens"], mine["squares"]).max()) < curve.floor_s:
             reach = f"micro-batches up to {int(mine['tokens'].max())} tokens all take about as long"
             found.append(f"{stages(int(g))}: {reach}: measure larger ones, the times of those are guessed")

@@ -35,13 +35,13 @@ def cost_probes(instance: Instance, costs: Mapping[str, CostModel]) -> dict[str,
 
 
 def _probe(model: CostModel, pool: GpuPool, num_stages: int) -> CostProbe:
-    forward, backward = model.forward_curve(num_stages), model.backward_curve(num_stages)
+    pipeline = model.pipeline(num_stages)
     adapters = model.adapter_costs(num_stages, PROBE_ADAPTERS)
     slots = []
     for adapter in range(len(PROBE_ADAPTERS)):
         for tokens in PROBE_TOKENS:
             more = adapters.of_micro_batch([adapter], [tokens], padded=False)
-            slot = forward(tokens, tokens**2, *more[:2]) + backward(tokens, tokens**2, *more[2:])
+            slot = pipeline.times(tokens, tokens**2, more).sum(axis=0).max()
             slots.append(float(slot + model.transfer_time(tokens)) + model.optimizer_s)
     return CostProbe(
         num_stages=num_stages, slots_s=tuple(slots), max_tokens=model.max_tokens(num_stages, pool.memory_gib)

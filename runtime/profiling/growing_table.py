@@ -85,8 +85,7 @@ class GrowingTable:
         return self._validated[1]
 
     def _seconds(self, model: CostModel, stages: int, points: Sequence[Point]) -> list[float]:
-        curves = model.forward_curve(stages), model.backward_curve(stages)
-        return [sum(predicted(curve, point, self._shape.layer) for curve in curves) for point in points]
+        return [float(predicted(model, stages, point, self._shape.layer).sum(axis=0).max()) for point in points]
 
     def finished(self, digest: str) -> pd.DataFrame:
         """Return the table with all its columns.
@@ -98,7 +97,7 @@ class GrowingTable:
         """
         rows = self.rows()
         if _that_ran(rows) >= FEWEST_ROWS:
-            costs = fit_costs(_read(rows), self._name, self._gpu, unmeasured=False)
+            costs = fit_costs(_read(rows), self._name, self._gpu)
             factors = self._measured.mixed_factors(costs, self._shape.layer)
             rows = [row | (factors.get(row["pp_size"], {}) if row["status"] == "OK" else {}) for row in rows]
         table = pd.DataFrame(rows).drop(columns=SETTINGS, errors="ignore").assign(**{SETTINGS: digest})

@@ -11,7 +11,6 @@ from cappuccino.backbone import ALL_LINEAR, LayerShape
 from cappuccino.costs import CostModel
 from cappuccino.costs.adapters import AdapterSize
 from cappuccino.costs.fit import fit_smooth_maximum
-from cappuccino.costs.model import SmoothMaximum
 from cappuccino.costs.table import MIXED
 from cappuccino.errors import InputError
 from cappuccino.files import Record, parse_model, read_json, write_atomically
@@ -195,28 +194,26 @@ class Measured:
             before = next((row for row in self.carried if row["pp_size"] == stages and row["status"] == "OK"), {})
             new = {point: samples for (g, point), samples in self.points.items() if g == stages}
             drift = self._drift([row for row in self.carried if row["pp_size"] == stages], new)
-            for name, curve, field in (
-                (MIXED[0], costs.forward_curve(stages), "forward_s"),
-                (MIXED[1], costs.backward_curve(stages), "backward_s"),
-            ):
+            for k, (name, field) in enumerate(zip(MIXED, ("forward_s", "backward_s"), strict=True)):
                 if before.get(name, 0) > 0:
                     factors[name].append(float(before[name]))
                 for one in self.rounds:
                     if one.num_stages == stages and one.mixed is not None and drift is not None:
                         slower = drift.factors(one.mixed.reference_s)
-                        expected = sum(predicted(curve, point, layer) for point in one.mixed.points)
+                        expected = sum(predicted(costs, stages, point, layer)[k] for point in one.mixed.points)
                         taken = np.array(getattr(one.mixed, field)) / np.array(slower)
-                        factors[name].append(float(taken.max() / (self._grid.grad_acc_steps * expected)))
+                        slowest = int(np.argmax(expected))
+                        alone = self._grid.grad_acc_steps * float(expected[slowest])
+                        factors[name].append(float(taken[slowest]) / alone)
             if all(factors.values()):
                 found[stages] = {name: float(np.median(values)) for name, values in factors.items()}
         return {g: found.get(g, found[max(found)]) for g in self._grid.num_stages} if found else {}
 
 
-def predicted(curve: SmoothMaximum, point: Point, layer: LayerShape) -> float:
-    """Return what a curve says of a point's micro-batches, seconds."""
+def predicted(costs: CostModel, num_stages: int, point: Point, layer: LayerShape) -> np.ndarray:
+    """Return what costs say of a point's micro-batches, seconds, shape (2, num_stages)."""
     size = AdapterSize.of(layer, point.rank, point.target_modules, point.dropout)
-    floor, work = curve.adapter_floor(size) * point.num_adapters, curve.adapter_work(size) * point.tokens
-    return float(curve(point.tokens, point.tokens * point.length, floor, work))
+    return costs.alike_times(num_stages, point.tokens, point.tokens * point.length, size, point.num_adapters)
 
 
 def _point_of(row: Mapping[str, Any]) -> Point:

@@ -61,6 +61,6 @@ def round_robin(problem: ReplicaProblem) -> BaselineReplica:
 
 
 def _busy_s(place: ReplicaShape, adapter: int) -> float:
-    """Return how long an adapter keeps a stage busy."""
+    """Return how long an adapter keeps the busiest stage busy."""
     batches = one_after_the_other(place.problem([adapter])).batches
-    return float((batches.forward_s + batches.backward_s).sum())
+    return float((batches.forward_s + batches.backward_s).sum(axis=0).max())

@@ -75,7 +75,7 @@ def packed_batches(problem: ReplicaProblem) -> OneFOneB:
 
 
 def group_times(problem: ReplicaProblem, batch: Contents) -> np.ndarray:
-    """Return the time of every group of consecutive micro-batches on one stage, seconds, shape (N, W).
+    """Return the time of every group of consecutive micro-batches on the slowest stage, seconds, shape (N, W).
 
     Parameters
     ----------
@@ -90,7 +90,6 @@ def group_times(problem: ReplicaProblem, batch: Contents) -> np.ndarray:
     """
     count = len(batch.tokens)
     sums = [np.concatenate([[0], np.cumsum(x)]) for x in (batch.samples, batch.tokens, batch.squares)]
-    forward, backward = (f(problem.num_stages) for f in (problem.costs.forward_curve, problem.costs.backward_curve))
     columns = []
     for width in range(1, count + 1):
         samples, tokens, squares = (x[width:] - x[:-width] for x in sums)
@@ -102,7 +101,7 @@ def group_times(problem: ReplicaProblem, batch: Contents) -> np.ndarray:
         if not fits.any():
             break
         column = np.full(count, np.inf)
-        column[: len(fits)][fits] = forward(tokens[fits], squares[fits]) + backward(tokens[fits], squares[fits])
+        column[: len(fits)][fits] = problem.pipeline.times(tokens[fits], squares[fits]).sum(axis=0).max(axis=0)
         columns.append(column)
     return np.stack(columns, axis=1)
 

@@ -167,7 +167,7 @@ def run_source(
     """
     count = len(source.length)
     open_first_steps(source)
-    state, jobs = empty_state(problem.num_stages, count), empty_jobs(count)
+    state, jobs = empty_state(problem.num_stages, count), empty_jobs(count, len(problem.pipeline.kind_shares))
     if run_pipeline(problem.machine(patience_s), jobs, count, count, cutoff_s, state, source) == INFINITY:
         return None
     formed = int(state.forwards[0])

@@ -64,12 +64,12 @@ class OrderArrays:
             np.array([a for a, _ in number], np.int64),
             problem.added[[a for a, _ in number]],
         )
-        room = len(order) + spare
+        room, kinds = len(order) + spare, len(problem.pipeline.kind_shares)
         packed = PackedOrder(
             batch_of=np.array([slot for _, slot in placed], np.int64),
             order=np.arange(room),
-            forward_s=np.zeros(room),
-            backward_s=np.zeros(room),
+            forward_s=np.zeros((room, kinds)),
+            backward_s=np.zeros((room, kinds)),
             transfer_s=np.zeros(room),
             tokens=np.zeros(room, np.int64),
             urgency_s=np.zeros(room),
@@ -92,7 +92,13 @@ class OrderArrays:
         for _ in range(2):
             copies.append(PackedOrder(*(np.empty_like(x) for x in self.packed)))
             copy_packed(self.packed, copies[-1])
-        return Scratch(self.links(), empty_jobs(room), empty_state(stages, room), NO_SOURCE, *copies)
+        return Scratch(
+            self.links(),
+            empty_jobs(room, self.packed.forward_s.shape[1]),
+            empty_state(stages, room),
+            NO_SOURCE,
+            *copies,
+        )
 
     def batches(self, problem: ReplicaProblem, packed: PackedOrder) -> list[Batch]:
         """Return the micro-batches of a packing and order of the same samples."""
@@ -149,7 +155,8 @@ class ScheduledOrder:
             How long a stage that could start an F waits for a B instead.
         """
         arrays, count, stages = OrderArrays.of(problem, order), len(order), problem.num_stages
-        machine, jobs, state = problem.machine(patience_s), empty_jobs(count), empty_state(stages, count)
+        jobs = empty_jobs(count, arrays.packed.forward_s.shape[1])
+        machine, state = problem.machine(patience_s), empty_state(stages, count)
         if not link(arrays.window, arrays.packed, arrays.links(), jobs):
             return None
         makespan = run_pipeline(machine, jobs, count, count, cutoff_s, state, NO_SOURCE)
@@ -209,5 +216,6 @@ class ScheduledOrder:
 
     def idle_time(self) -> np.ndarray:
         """Return how long the last stage has been idle until the B of each rank, seconds, shape (micro-batches,)."""
-        busy = np.cumsum(self.jobs.forward_s + self.jobs.backward_s)
+        last = self.machine.kinds[-1]
+        busy = np.cumsum(self.jobs.forward_s[:, last] + self.jobs.backward_s[:, last])
         return np.asarray(self.end.backward_end_s[-1] - busy)

@@ -77,7 +77,7 @@ def _graph(schedule: ReplicaSchedule) -> _Graph:
     scale = GRID / schedule.makespan_s
     durations: list[list[int]] = []
     step_s = schedule.problem.costs.optimizer_s
-    for program in schedule.programs:
+    for kind, program in zip(schedule.problem.kinds.tolist(), schedule.programs, strict=True):
         seconds: list[float] = []
         pending = 0.0
         for operation in program:
@@ -88,7 +88,8 @@ def _graph(schedule: ReplicaSchedule) -> _Graph:
                     pending += step_s
             else:
                 batch = order[operation[1]]
-                seconds.append((batch.forward_s if operation[0] == "F" else batch.backward_s) + pending)
+                times = batch.forward_s if operation[0] == "F" else batch.backward_s
+                seconds.append(times[kind] + pending)
                 pending = 0.0
         durations.append([round(x * scale) for x in seconds])
     lags = [round(b.transfer_s * scale) for b in order]

@@ -8,7 +8,7 @@ from itertools import accumulate
 import numpy as np
 
 from cappuccino.bounds.replica_bounds import ReplicaBounds
-from cappuccino.costs import AdapterCosts, CostModel, MemoryModel, micro_batch_shape
+from cappuccino.costs import AdapterCosts, CostModel, MemoryModel, PipelineCosts, micro_batch_shape
 from cappuccino.instance import Instance
 from cappuccino.plan import Sample
 from cappuccino.solvers.scheduling.kernels.arrays import Machine, StageCosts, StepTable
@@ -20,13 +20,15 @@ StepKey = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """A micro-batch with its costs on one stage. Compared by identity: two equal ones are still two."""
+    """A micro-batch with its costs. Compared by identity: two equal ones are still two."""
 
     samples: tuple[Sample, ...]
     steps: tuple[StepKey, ...]
     tokens: int
-    forward_s: float
-    backward_s: float
+    forward_s: tuple[float, ...]
+    """By kind of stage, as `ReplicaProblem.pipeline` tells them apart."""
+    backward_s: tuple[float, ...]
+    """Likewise."""
     transfer_s: float
     urgency_s: float = 0.0
     """How long a stage that could start something else waits for it."""
@@ -114,8 +116,8 @@ class ReplicaProblem:
         begins = np.array([0, len(ordered)])
         table = batch_table(self.stage_costs, self.added, begins, np.array(adapters), np.array(lengths))
         steps = dict.fromkeys((a, n // self.lengths[a].shape[1]) for a, n in ordered)
-        forward, backward, transfer, tokens = (column.item() for column in table)
-        return Batch(ordered, tuple(steps), tokens, forward, backward, transfer, urgency_s)
+        times = tuple(table.forward_s[0].tolist()), tuple(table.backward_s[0].tolist()), table.transfer_s.item()
+        return Batch(ordered, tuple(steps), table.tokens.item(), *times, urgency_s)
 
     def batches(self, groups: Sequence[Iterable[Sample]]) -> list[Batch]:
         """Return the micro-batches of several groups of samples."""
@@ -134,10 +136,23 @@ class ReplicaProblem:
 
     @cached_property
     def stage_costs(self) -> StageCosts:
-        """What micro-batches cost on a stage, as the kernels read it."""
-        numbers = [x for c in self._curves for x in (c.floor_s, c.per_token_s, c.per_square_s, c.power)]
-        limits = self.max_tokens, self.instance.layout == "padded"
-        return StageCosts._make((*numbers, *self.costs.transfer, *limits))
+        """What micro-batches cost on the stages, as the kernels read it."""
+        pipeline, limits = self.pipeline, (self.max_tokens, self.instance.layout == "padded")
+        curves = np.array(
+            [[(c.floor_s, c.per_token_s, c.per_square_s, c.power) for c in way] for way in pipeline.curves]
+        )
+        busiest = pipeline.kinds[pipeline.busiest]
+        return StageCosts(curves, pipeline.kind_shares, busiest, *self.costs.transfer, *limits)
+
+    @property
+    def pipeline(self) -> PipelineCosts:
+        """Times of micro-batches on the stages."""
+        return self.costs.pipeline(self.num_stages)
+
+    @cached_property
+    def kinds(self) -> np.ndarray:
+        """Kind of every stage, shape (num_stages,)."""
+        return np.array(self.pipeline.kinds)
 
     def machine(self, patience_s: float) -> Machine:
         """Return the stages as the kernels read them.
@@ -149,7 +164,7 @@ class ReplicaProblem:
         """
         memory = self.memory
         room = self.held_room_gib * (1 + 1e-9)
-        return Machine(self.num_stages, memory.working_gib, memory.held_gib, room, patience_s)
+        return Machine(self.kinds, memory.working_gib, memory.held_gib, room, patience_s)
 
     def step_table(self, batch_steps: Sequence[Sequence[StepKey]]) -> StepTable:
         """Return which steps micro-batches are of, as the kernels read it."""
@@ -171,23 +186,22 @@ class ReplicaProblem:
 
     @cached_property
     def sample_work(self) -> tuple[np.ndarray, ...]:
-        """Work (asymptotic forward plus backward seconds on one stage) of every sample, by position, as `lengths`."""
-        added = self.adapter_costs.forward_work + self.adapter_costs.backward_work
+        """Work (asymptotic forward plus backward seconds) of every sample on the busiest stage, by position."""
+        shares = self.pipeline.shares[self.pipeline.busiest].tolist()
+        added = shares[0] * (self.adapter_costs.forward_work + self.adapter_costs.backward_work)
+        weighted = [(n, c) for way in self.pipeline.curves for n, c in zip(shares, way, strict=True)]
         return tuple(
-            sum((c.work(x, x.astype(float) ** 2) for c in self._curves), more * x)
+            sum((n * c.work(x, x.astype(float) ** 2) for n, c in weighted), more * x)
             for x, more in zip(self.lengths, added, strict=True)
         )
 
     @cached_property
     def launch_bound_work(self) -> float:
-        """Work at which a micro-batch of one adapter leaves the launch-bound floor."""
-        forward, backward = self._curves
+        """Work at which a micro-batch of one adapter leaves the launch-bound floor on the busiest stage."""
+        shares = self.pipeline.shares[self.pipeline.busiest].tolist()
+        floors = [sum(n * c.floor_s for n, c in zip(shares, way, strict=True)) for way in self.pipeline.curves]
         adapter = float((self.adapter_costs.forward_floor + self.adapter_costs.backward_floor).mean())
-        return float(max(forward.floor_s + backward.floor_s + adapter, 1e-12))
-
-    @cached_property
-    def _curves(self) -> tuple:  # type: ignore[type-arg]
-        return self.costs.forward_curve(self.num_stages), self.costs.backward_curve(self.num_stages)
+        return float(max(sum(floors) + shares[0] * adapter, 1e-12))
 
     def _length(self, sample: Sample) -> int:
         lengths = self.lengths[sample[0]]

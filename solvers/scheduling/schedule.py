@@ -116,7 +116,8 @@ def time_operations(
     """
     memory, optimizer_s = problem.memory, problem.costs.optimizer_s
     programs = add_steps(operations, steps)
-    makespan, held = time_programs(programs, steps, batches, optimizer_s, memory.working_gib, memory.held_gib)
+    limits = optimizer_s, memory.working_gib, memory.held_gib
+    makespan, held = time_programs(programs, steps, batches, problem.kinds, *limits)
     return float(makespan), held
 
 

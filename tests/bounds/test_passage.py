@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from helpers.builders import make_costs, make_instance, make_problem
+from helpers.builders import make_costs, make_instance, make_problem, with_unlike_stages
 from helpers.drawn import seeds
 
 from cappuccino.bounds.passage import combinations, membership, packings, passage_bounds
@@ -30,7 +30,8 @@ def bound(lengths, stages, max_tokens=10**9):
     """Return the bound of one step; a token takes 1 s forward and 2 s backward on every stage."""
     held = membership(len(lengths))
     tokens = (held @ np.array(lengths)).astype(float)[None]
-    found, _ = passage_bounds(tokens, 2 * tokens, tokens <= max_tokens, packings(len(lengths)), combinations(), stages)
+    ways = np.stack([tokens, (stages - 1) * tokens, tokens], axis=1)
+    found, _ = passage_bounds(ways, 2 * ways, tokens <= max_tokens, packings(len(lengths)), combinations(), stages)
     return float(found[0])
 
 
@@ -66,6 +67,19 @@ def test_no_schedule_is_faster(seed):
     least = bound(lengths, stages)
     assert least <= found.makespan_s * (1 + 1e-9)
     assert least >= 0.9 * found.makespan_s  # and it is worth something
+
+
+@seeds(30)
+def test_no_schedule_on_stages_that_differ_is_faster(seed):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 12, int(rng.integers(1, 6))).tolist()
+    stages = int(rng.integers(2, 5))
+    problem = make_problem(make_instance((lengths, len(lengths))), with_unlike_stages(make_costs(), seed), stages)
+    assert len(set(problem.kinds)) > 1
+    found = schedule_replica(problem, Budget(None, constructions=12, moves=3000, windows=3), seed)
+    path = float(ReplicaBounds(problem.instance, problem.costs, stages, problem.memory_gib).paths[0])
+    assert path <= found.makespan_s * (1 + 1e-9)
+    assert path >= 0.8 * found.makespan_s
 
 
 @seeds(12)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers.builders import make_costs, make_instance, make_problem, with_adapters
+from helpers.builders import make_costs, make_instance, make_problem, with_adapters, with_unlike_stages
 from helpers.exhaustive import least_makespan
 
 from cappuccino.bounds.replica_bounds import ReplicaBounds
@@ -34,6 +34,8 @@ def random_case(seed: int) -> tuple[Instance, CostModel, int]:
     instance = make_instance(*jobs, layout="padded" if rng.random() < 0.2 else "packed")
     if seed % 3 == 1:
         instance, costs = with_adapters(instance, costs, seed)
+    if seed % 5 >= 3:
+        costs = with_unlike_stages(costs, seed)
     return instance, costs, 1 + int(seed // len(SHAPES)) % 2
 
 
@@ -129,6 +131,8 @@ def random_space(seed: int) -> tuple[ReplicaBounds, np.random.Generator]:
     stages = int(rng.integers(1, 5))
     if seed % 3 == 1:
         instance, costs = with_adapters(instance, costs, seed)
+    if seed % 5 >= 3:
+        costs = with_unlike_stages(costs, seed)
     return ReplicaBounds(instance, costs, stages, 1e6), rng
 
 

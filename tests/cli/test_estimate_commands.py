@@ -108,7 +108,7 @@ def test_catalogued_backbone(tmp_path):
     expected = pd.read_csv(tmp_path / "expected.csv")
     pd.testing.assert_frame_equal(table.drop(columns="tasknum"), expected.drop(columns="tasknum"))
     costs = read_cost_table(tmp_path / "t.csv")
-    assert fit_costs(costs, "Llama-3.1-8B", "h100-80gb", unmeasured=False).analytic
+    assert fit_costs(costs, "Llama-3.1-8B", "h100-80gb").analytic
 
 
 @pytest.mark.parametrize("engine", ["fused", "eager"])
@@ -157,7 +157,7 @@ def test_backbone_of_a_configuration(folder, form):
     assert found["efficiency"]["compute_share"] == FUSED.compute_share
     assert "h200-141gb" in done.err  # measured on another GPU
     costs = read_cost_table(folder / "t.csv")
-    assert fit_costs(costs, "small-model", "h200-141gb", unmeasured=False).num_layers == 36
+    assert fit_costs(costs, "small-model", "h200-141gb").num_layers == 36
 
 
 def test_defaults_of_a_configuration(folder):

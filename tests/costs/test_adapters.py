@@ -96,7 +96,7 @@ KINDS = [
 
 def test_rows_of_several_adapters_tell_what_each_adds() -> None:
     found = fit_costs(table(KINDS), "b", "x")
-    curve = found.forward_curve(1)
+    curve = found.pipeline(1).curves[0][0]
     assert curve.per_token_s + curve.per_square_s == pytest.approx(CURVE.per_token_s, rel=0.02)  # Q is T in these rows
     for name in ("floor_s", "per_module_s", "per_width_s", "per_parameter_s"):
         assert getattr(curve, name) == pytest.approx(getattr(CURVE, name), rel=0.02), name

@@ -53,10 +53,9 @@ def test_recovers_times_of_a_synthetic_law(tmp_path):
     for micro, length in itertools.product((1, 2, 3, 4), (64, 300, 700, 2048)):
         tokens, squares = micro * length, micro * length**2
         for g in (1, 2, 4):
-            found = model.forward_curve(g)(tokens, squares) + model.backward_curve(g)(tokens, squares)
-            assert found == pytest.approx(law(tokens, squares) / g, rel=0.01)
-            # the default ratio of backward to forward
-            assert model.backward_curve(g)(tokens, squares) == pytest.approx(found * 2 / 3)
+            forward, backward = model.pipeline(g).times(tokens, squares)
+            assert forward + backward == pytest.approx(law(tokens, squares) / g, rel=0.01)
+            assert backward == pytest.approx(2 * forward)  # the default ratio
 
 
 def test_backward_over_forward_is_a_parameter(tmp_path):
@@ -100,9 +99,9 @@ def test_measured_forward_and_backward_are_fitted_themselves(tmp_path):
     rows["num_layers"] = 32
     model = fit_costs(read(rows, tmp_path), "b", "x")
     for g in (1, 2, 4):
-        found = model.forward_curve(g)(4096, 4096 * 1024)
-        assert found == pytest.approx(0.01 * g + 0.4096, rel=0.03)
-        assert model.backward_curve(g)(4096, 4096 * 1024) == pytest.approx(2.5 * float(found), rel=0.01)
+        forward, backward = model.pipeline(g).times(4096, 4096 * 1024)
+        assert forward == pytest.approx(0.01 * g + 0.4096, rel=0.03)
+        assert backward == pytest.approx(2.5 * forward, rel=0.01)
     assert model.optimizer_s == 0.25
     assert model.transfer == (pytest.approx(0.002, rel=0.01), pytest.approx(1e-6, rel=0.01))
     assert model.num_layers == 32
@@ -170,7 +169,7 @@ def test_what_a_flush_costs_is_told_from_the_slots(bubble, tmp_path):
     rows["time_per_step_s"] *= (rows["grad_acc_steps"] + bubble * (rows["pp_size"] - 1)) / theory
     model = fit_costs(read(rows, tmp_path), "b", "x")
     assert model.bubble == pytest.approx(bubble, rel=0.02)
-    found = model.forward_curve(4)(1024, 1024**2) + model.backward_curve(4)(1024, 1024**2)
+    found = model.pipeline(4).times(1024, 1024**2).sum(axis=0)
     assert found == pytest.approx(law(1024, 1024**2) / 4, rel=0.01)
 
 

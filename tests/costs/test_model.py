@@ -71,11 +71,12 @@ def test_memory_model():
 
 
 def test_stages_share_the_backbone_unless_measured():
-    assert MODEL.forward_curve(3)(30, 0) == pytest.approx(float(MODEL.forward(30, 0)) / 3)
+    forward, backward = float(MODEL.forward(30, 0)), float(MODEL.backward(30, 0))
+    assert MODEL.pipeline(3).times(30, 0).tolist() == [pytest.approx([t / 3] * 3) for t in (forward, backward)]
     measured = replace(MODEL, stage_forward={3: CURVE})
-    assert measured.forward_curve(3) is CURVE
-    assert measured.forward_curve(2)(30, 0) == pytest.approx(float(MODEL.forward(30, 0)) / 2)
-    assert measured.backward_curve(3)(30, 0) == pytest.approx(float(MODEL.backward(30, 0)) / 3)
+    assert measured.pipeline(3).times(30, 0)[0].tolist() == [float(CURVE(30, 0))] * 3
+    assert measured.pipeline(2).times(30, 0)[0].tolist() == pytest.approx([forward / 2] * 2)
+    assert measured.pipeline(3).times(30, 0)[1].tolist() == pytest.approx([backward / 3] * 3)
 
 
 def test_transfer_time():

@@ -31,15 +31,18 @@ def test_stages_with_layers_only_are_even(stages: int) -> None:
     assert balanced_layers(7, 1.0, [0.0] * stages) == even_layers(7, stages)
 
 
-def test_the_slowest_stage_by_hand() -> None:
+def test_every_stage_by_hand() -> None:
     # a layer takes 1 s and 2 s, the head a second per 10 tokens each way, laying out 0.5 s
     def constant(seconds: float) -> SmoothMaximum:
         return SmoothMaximum(seconds, 0.0, 0.0, 1.0)
 
     head = SmoothMaximum(0.0, 0.1, 0.0, 1.0)
     parts = StageParts((constant(1.0), constant(2.0)), (head, head), constant(0.5))
-    forward, backward = parts.slowest((3, 2), np.array([10.0, 50.0]), np.array([0.0, 0.0]))
-    np.testing.assert_allclose(forward, [3.5, 2 + 5 + 0.5])  # 9.5 against 6 + 2 + 0.5 s; then 6 + 10 + 0.5 s
-    np.testing.assert_allclose(backward, [6.0, 4 + 5])
+    found = parts.pipeline((3, 2))
+    forward, backward = found.times(np.array([10.0, 50.0]), np.array([0.0, 0.0]))
+    np.testing.assert_allclose(forward, [[3.5, 3.5], [2 + 1 + 0.5, 2 + 5 + 0.5]])
+    np.testing.assert_allclose(backward, [[6.0, 6.0], [4 + 1, 4 + 5]])
+    assert found.kinds == (0, 1)
+    assert found.busiest == 1  # only the head takes longer with more tokens
     assert parts.balanced(5, 2, 10.0, 0.0) == (3, 2)
     assert parts.balanced(5, 2, 50.0, 0.0) == (4, 1)

@@ -20,7 +20,7 @@ def best_schedule(
 
     `cautious` counts the largest micro-batch as running at every moment, whatever runs.
     """
-    best, programs = float("inf"), list[Program]()
+    best, programs, kinds = float("inf"), list[Program](), problem.kinds.tolist()
     numbers = range(len(batches))
     for forwards in permutations(numbers):
         for backwards in permutations(numbers):
@@ -30,7 +30,7 @@ def best_schedule(
                 if keeps_steps(batches, program) and fits(problem, batches, program, cautious)
             ]
             for candidate in product(allowed, repeat=problem.num_stages):
-                time = makespan(batches, candidate)
+                time = makespan(batches, candidate, kinds)
                 if time < best:
                     best, programs = time, list(candidate)
     return best, programs
@@ -77,8 +77,11 @@ def fits(problem: ReplicaProblem, batches: Sequence[Batch], program: Program, ca
     return True
 
 
-def makespan(batches: Sequence[Batch], programs: Sequence[Program]) -> float:
-    """Return when the last operation ends; infinite where the programs wait for each other."""
+def makespan(batches: Sequence[Batch], programs: Sequence[Program], kinds: Sequence[int]) -> float:
+    """Return when the last operation ends; infinite where the programs wait for each other.
+
+    `kinds` are those of the stages.
+    """
     ends: list[dict[int, float]] = [{} for _ in programs]
     free = [0.0] * len(programs)
     going = True
@@ -95,8 +98,8 @@ def makespan(batches: Sequence[Batch], programs: Sequence[Program]) -> float:
                     arrival = ends[source][operation] + batch.transfer_s
                 else:
                     break
-                duration = batch.forward_s if operation >= 0 else batch.backward_s
-                free[s] = ends[s][operation] = max(free[s], arrival) + duration
+                durations = batch.forward_s if operation >= 0 else batch.backward_s
+                free[s] = ends[s][operation] = max(free[s], arrival) + durations[kinds[s]]
                 going = True
     done = all(len(e) == len(p) for e, p in zip(ends, programs, strict=True))
     return max(free) if done else float("inf")

@@ -9,6 +9,7 @@ import numpy as np
 
 from cappuccino.backbone import LayerShape
 from cappuccino.costs import CostModel, MemoryModel, SmoothMaximum
+from cappuccino.costs.stages import StageParts
 from cappuccino.instance import Adapter, GpuPool, Instance
 from cappuccino.plan import InstanceReference, MicroBatch, Objective, Operation, Plan, Replica, Status
 from cappuccino.simulator import simulate
@@ -116,6 +117,29 @@ def with_adapters(instance: Instance, costs: CostModel, seed: int) -> tuple[Inst
     # so many layers that the largest adapter takes as much memory as a token
     charged = replace(costs, stage_forward=forward, stage_backward=backward, layer_shape=shape, num_layers=2**16)
     return replace(instance, adapters=adapters), charged
+
+
+def with_unlike_stages(costs: CostModel, seed: int) -> CostModel:
+    """Return the costs with stages of drawn layers, the last with a head besides, each with an input.
+
+    A stage of an even number of layers takes as long as before.
+    """
+    rng = np.random.default_rng(seed)
+    head, entry = float(rng.choice([0.1, 0.5, 2.0])), float(rng.choice([0.0, 0.2]))
+    layers = costs.num_layers or 12
+    plain = dict.fromkeys(("per_module_s", "per_width_s", "per_parameter_s", "per_dropped_s"), 0.0)
+    parts, splits = {}, {}
+    for g in costs.memory:
+        cuts = np.sort(rng.choice(np.arange(1, layers), g - 1, replace=False))
+        splits[g] = tuple(np.diff([0, *cuts, layers]).tolist())
+        stage = costs.stage_forward[g], costs.stage_backward[g]
+        alone = replace(stage[0], **plain), replace(stage[1], **plain)
+        parts[g] = StageParts(
+            layer=(stage[0].scaled(g / layers), stage[1].scaled(g / layers)),
+            last=(alone[0].scaled(head), alone[1].scaled(head)),
+            input_forward=alone[0].scaled(entry),
+        )
+    return replace(costs, parts=parts, splits=splits, num_layers=layers)
 
 
 def make_problem(instance: Instance, costs: CostModel, num_stages: int) -> ReplicaProblem:

@@ -57,7 +57,7 @@ def best_programs(work: Workload, costs: CostModel, stages: int, limit: float, b
     stepped: list[set[tuple[int, int]]] = [set() for _ in range(stages)]
     programs: list[list[tuple]] = [[] for _ in range(stages)]
     free = [0.0] * stages
-    rest = [sum(forward) + sum(backward) + work.optimizer_s * len(keys)] * stages
+    rest = [sum(forward[s]) + sum(backward[s]) + work.optimizer_s * len(keys) for s in range(stages)]
     found: list[tuple[float, list[list[tuple]]]] = []
 
     def choices(s: int) -> Iterator[tuple[tuple, float, float]]:
@@ -73,13 +73,13 @@ def best_programs(work: Workload, costs: CostModel, stages: int, limit: float, b
                 if memory.static_gib + memory.working_gib * tokens + memory.held_gib * (held + tokens) > limit + 1e-9:
                     continue
                 arrival = f_end[s - 1][m] + transfer[m] if s else 0.0
-                yield ("F", m), arrival, forward[m]
+                yield ("F", m), arrival, forward[s][m]
             elif m not in b_end[s]:
                 if s < last and (len(b_end[s + 1]) <= len(b_end[s]) or list(b_end[s + 1])[len(b_end[s])] != m):
                     continue
                 if memory.static_gib + memory.working_gib * int(work.tokens[m]) + memory.held_gib * held > limit + 1e-9:
                     continue
-                yield ("B", m), (b_end[s + 1][m] + transfer[m] if s < last else f_end[s][m]), backward[m]
+                yield ("B", m), (b_end[s + 1][m] + transfer[m] if s < last else f_end[s][m]), backward[s][m]
         for a, j in keys:
             stages_waited_for = range(stages) if a in work.clipped else (s,)
             batches = [(r, m) for m in range(count) if (a, j) in work.steps[m] for r in stages_waited_for]

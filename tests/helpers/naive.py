@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from cappuccino.costs import CostModel
+from cappuccino.costs import CostModel, SmoothMaximum
 from cappuccino.instance import Instance
 from cappuccino.plan import Plan, Replica
 
@@ -32,16 +32,35 @@ class Naive:
             sizes = [max(sizes)] * len(sizes)
         return sum(sizes), sum(x * x for x in sizes)
 
-    def duration(self, operation) -> float:
+    def duration(self, operation, stage: int) -> float:
         if operation[0] == "S":
             return self.costs.optimizer_s
-        g = self.replica.num_stages
-        curve = self.costs.forward_curve(g) if operation[0] == "F" else self.costs.backward_curve(g)
-        tokens, squares = self.shape(operation[1])
+        g, way = self.replica.num_stages, "FB".index(operation[0])
+        if not self.costs.parts:
+            curves = (self.costs.stage_forward, self.costs.stage_backward)[way]
+            whole = (self.costs.forward, self.costs.backward)[way]
+            return self.time(curves[g] if g in curves else whole.scaled(1 / g), operation[1], adapters=True)
+        parts = self.costs.parts.get(g, self.costs.parts[max(self.costs.parts)])
+        seconds = self.layers()[stage] * self.time(parts.layer[way], operation[1], adapters=True)
+        if way == 0:
+            seconds += self.time(parts.input_forward, operation[1], adapters=False)
+        if stage == g - 1:
+            seconds += self.time(parts.last[way], operation[1], adapters=False)
+        return seconds
+
+    def layers(self) -> tuple[int, ...] | None:
+        """Decoder layers by stage."""
+        number, g = self.costs.num_layers, self.replica.num_stages
+        if self.replica.layers_per_stage is not None or number is None:
+            return self.replica.layers_per_stage
+        return tuple(number // g + (s < number % g) for s in range(g))
+
+    def time(self, curve: SmoothMaximum, m: int, *, adapters: bool) -> float:
+        tokens, squares = self.shape(m)
         work = curve.per_token_s * tokens + curve.per_square_s * squares
         floor = curve.floor_s
-        if self.costs.layer_shape is not None:
-            samples = self.replica.micro_batches[operation[1]].samples
+        if adapters and self.costs.layer_shape is not None:
+            samples = self.replica.micro_batches[m].samples
             longest = max(self.length(a, n) for a, n in samples)
             for a in {a for a, _ in samples}:
                 modules, widths, parameters = self.adapter(a)
@@ -97,7 +116,7 @@ class Naive:
                 return None
             for s, i in ready:
                 start = max((done[y][1] + lag for y, lag in inputs[s, i]), default=0.0)
-                done[s, i] = start, start + self.duration(self.replica.programs[s][i])
+                done[s, i] = start, start + self.duration(self.replica.programs[s][i], s)
         return done
 
     def dropped(self, a: int) -> int:
@@ -110,7 +129,7 @@ class Naive:
 
     def masks_gib(self) -> float:
         """A byte a value, of the adapter with the most: of all layers, or of one where they are recomputed."""
-        layers = self.costs.layers_per_stage(self.replica.num_stages)
+        layers = self.layers()
         if self.costs.layer_shape is None or layers is None:
             return 0.0
         there = 1 if self.costs.recompute == "full" else max(layers)
@@ -118,7 +137,7 @@ class Naive:
 
     def adapters_gib(self) -> float:
         """Weight, gradient and two moments of 4 bytes each, on the stage with the most layers."""
-        layers = self.costs.layers_per_stage(self.replica.num_stages)
+        layers = self.layers()
         if self.costs.layer_shape is None or layers is None:
             return 0.0
         return sum(16 * self.adapter(a)[2] * max(layers) / 2**30 for a in range(len(self.jobs)))

@@ -35,7 +35,8 @@ class NaivePipeline:
             start, s, operation = min(candidates)
             batch = self.order[operation if operation >= 0 else ~operation]
             self.operations[s].append(operation)
-            self.ends[s][operation] = start + (batch.forward_s if operation >= 0 else batch.backward_s)
+            durations = batch.forward_s if operation >= 0 else batch.backward_s
+            self.ends[s][operation] = start + durations[self.problem.kinds[s]]
         makespan = max(max(ends.values(), default=0.0) for ends in self.ends)
         return tuple(map(tuple, self.operations)), makespan
 

@@ -21,6 +21,7 @@ from helpers.builders import (
     make_plan,
     make_problem,
     with_adapters,
+    with_unlike_stages,
 )
 from helpers.plans import random_plan
 
@@ -70,6 +71,8 @@ def random_replica(
         costs = replace(costs, forward=FORWARD, backward=BACKWARD, stage_forward=stages[0], stage_backward=stages[1])
     elif seed % 3 == 1:
         instance, costs = with_adapters(instance, costs, seed)
+    if not linear and seed % 4 >= 2:
+        costs = with_unlike_stages(costs, seed)
     problem = make_problem(instance, costs, 1 + seed % 3)
     if costs.usable_memory_gib is not None:  # what is tight is so beside the adapters
         longest = max(int(lengths.max()) for lengths in problem.lengths)

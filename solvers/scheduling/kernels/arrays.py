@@ -1,7 +1,7 @@
 """What the compiled searches work on: every array of a schedule under way.
 
 Legend: A adapters, K optimizer steps, N samples, M micro-batches, C slots for micro-batches (more than there are, for
-splits), G stages, P the most parts of a step.
+splits), G stages, D kinds of stages (those of one kind take equally long), J curves, P the most parts of a step.
 """
 
 from typing import NamedTuple
@@ -10,16 +10,15 @@ import numpy as np
 
 
 class StageCosts(NamedTuple):
-    """The cost model of one stage as numbers: curves, transfer and limits."""
+    """The cost model of a pipeline's stages as numbers: curves, transfer and limits."""
 
-    forward_floor_s: float
-    forward_token_s: float
-    forward_square_s: float
-    forward_power: float
-    backward_floor_s: float
-    backward_token_s: float
-    backward_square_s: float
-    backward_power: float
+    curves: np.ndarray
+    """Floor (s), work per token (s), work per square (s) and power of the curves of forward and backward, shape
+    (2, J, 4); adapters add to the first."""
+    shares: np.ndarray
+    """How many times stages of a kind have what a curve is of, shape (D, J)."""
+    busiest: int
+    """The kind that a token of a large micro-batch keeps busy longest: what works are of."""
     transfer_s: float
     transfer_token_s: float
     max_tokens: int
@@ -27,7 +26,7 @@ class StageCosts(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What a micro-batch holds, and what its adapters add to its floors and works, seconds."""
+    """What a micro-batch holds, and what its adapters add to floors and works of the first curves, seconds."""
 
     size: int
     """Samples."""
@@ -49,10 +48,12 @@ EMPTY = Shape(0, 0, 0.0, 0, 0.0, 0.0, 0.0, 0.0)
 
 
 class BatchTable(NamedTuple):
-    """The micro-batches of a replica; arrays of shape (M,), times in seconds on one stage."""
+    """The micro-batches of a replica; arrays of shape (M,) but where they say otherwise."""
 
     forward_s: np.ndarray
+    """By kind of stage, shape (M, D)."""
     backward_s: np.ndarray
+    """Likewise."""
     transfer_s: np.ndarray
     tokens: np.ndarray
 
@@ -73,9 +74,10 @@ class StepTable(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """What every stage of a replica has in common."""
+    """The stages of a replica."""
 
-    stages: int
+    kinds: np.ndarray
+    """By stage, which kind it is, shape (G,)."""
     working_gib: float
     """Per token of the running micro-batch."""
     held_gib: float
@@ -87,10 +89,12 @@ class Machine(NamedTuple):
 
 
 class Jobs(NamedTuple):
-    """Micro-batches by rank, arrays of shape (M,) or longer."""
+    """Micro-batches by rank, arrays of shape (M,) or longer but where they say otherwise."""
 
     forward_s: np.ndarray
+    """By kind of stage, shape (M, D) or longer."""
     backward_s: np.ndarray
+    """Likewise."""
     transfer_s: np.ndarray
     tokens: np.ndarray
     needed: np.ndarray
@@ -160,7 +164,7 @@ class Source(NamedTuple):
     length: np.ndarray
     """Tokens by sample, shape (N,)."""
     work_s: np.ndarray
-    """Forward plus backward work by sample, shape (N,)."""
+    """Forward plus backward work by sample on a stage of the busiest kind, shape (N,)."""
     heaviest: np.ndarray
     """Places in a step by falling work, step by step, shape (N,)."""
     place: np.ndarray
@@ -225,9 +229,11 @@ class PackedOrder(NamedTuple):
     order: np.ndarray
     """Slot by rank, shape (C,)."""
     forward_s: np.ndarray
-    """By slot, shape (C,), as the following ones."""
+    """By slot and kind of stage, shape (C, D)."""
     backward_s: np.ndarray
+    """Likewise."""
     transfer_s: np.ndarray
+    """By slot, shape (C,), as the following ones."""
     tokens: np.ndarray
     urgency_s: np.ndarray
     """How long a stage that could start something else waits for the micro-batch."""
@@ -279,10 +285,10 @@ def empty_state(stages: int, count: int) -> State:
     return State._make((np.zeros(stages), *counters, *ends, np.zeros((stages, 2 * count), np.int64)))
 
 
-def empty_jobs(count: int) -> Jobs:
-    """Return room for micro-batches by rank."""
-    reals, integers = (np.zeros(count) for _ in range(5)), (np.zeros(count, np.int64) for _ in range(2))
-    return Jobs(*(next(reals) for _ in range(3)), *integers, *reals)
+def empty_jobs(count: int, kinds: int) -> Jobs:
+    """Return room for micro-batches by rank, on stages of so many kinds."""
+    times, reals = (np.zeros((count, kinds)) for _ in range(2)), (np.zeros(count) for _ in range(3))
+    return Jobs(*times, next(reals), *(np.zeros(count, np.int64) for _ in range(2)), *reals)
 
 
 def new_source(
@@ -330,7 +336,7 @@ def new_source(
 
 _INTEGERS, _REALS = np.zeros(0, np.int64), np.zeros(0)
 NO_SOURCE = new_source(
-    PackingRule(1.0), StageCosts(*(0.0,) * 10, 0, False), np.zeros((0, 4)), 0.0, 0,
+    PackingRule(1.0), StageCosts(np.zeros((2, 1, 4)), np.ones((1, 1)), 0, 0.0, 0.0, 0, False), np.zeros((0, 4)), 0.0, 0,
     _INTEGERS, _INTEGERS, _INTEGERS, _INTEGERS, _REALS, _INTEGERS, _INTEGERS, np.zeros((0, 0)), active=False,
 )  # fmt: skip
 """The source of schedules whose micro-batches are known."""

@@ -1,4 +1,7 @@
-"""What a micro-batch costs on a stage: the cost model, compiled."""
+"""What a micro-batch costs on stages: the cost model, compiled.
+
+Legend: D kinds of stages.
+"""
 
 import numpy as np
 
@@ -41,8 +44,14 @@ def add_sample(shape: Shape, length: int, padded: bool, added: np.ndarray, opens
 
 
 @compiled
-def batch_times(costs: StageCosts, shape: Shape) -> tuple[int, float, float, float]:
-    """Return tokens (padding included), and forward, backward and transfer time of a micro-batch, seconds."""
+def batch_times(costs: StageCosts, shape: Shape, forward_s: np.ndarray, backward_s: np.ndarray) -> tuple[int, float]:
+    """Return tokens (padding included) and transfer time of a micro-batch, seconds.
+
+    Parameters
+    ----------
+    forward_s, backward_s
+        Where its times by kind of stage are written, shape (D,).
+    """
     tokens, squares = shape.tokens, shape.squares
     forward_added, backward_added = shape.forward_work_s, shape.backward_work_s
     if costs.padded:
@@ -50,23 +59,46 @@ def batch_times(costs: StageCosts, shape: Shape) -> tuple[int, float, float, flo
         squares = float(tokens) * shape.longest
         forward_added *= shape.longest
         backward_added *= shape.longest
-    forward = costs.forward_token_s * tokens + costs.forward_square_s * squares + forward_added
-    backward = costs.backward_token_s * tokens + costs.backward_square_s * squares + backward_added
-    return (
-        tokens,
-        curve_time(costs.forward_floor_s + shape.forward_floor_s, forward, costs.forward_power),
-        curve_time(costs.backward_floor_s + shape.backward_floor_s, backward, costs.backward_power),
-        costs.transfer_s + costs.transfer_token_s * tokens,
-    )
+    _stage_times(costs, 0, tokens, squares, shape.forward_floor_s, forward_added, forward_s)
+    _stage_times(costs, 1, tokens, squares, shape.backward_floor_s, backward_added, backward_s)
+    return tokens, costs.transfer_s + costs.transfer_token_s * tokens
+
+
+@compiled
+def _stage_times(
+    costs: StageCosts, way: int, tokens: int, squares: float, more_floor: float, more_work: float, seconds: np.ndarray
+) -> None:
+    """Write the times of a micro-batch by kind of stage: forward (0) or backward (1)."""
+    seconds[:] = 0.0
+    for j in range(costs.curves.shape[1]):
+        floor, per_token, per_square, power = costs.curves[way, j]
+        work = per_token * tokens + per_square * squares
+        if j == 0:
+            floor += more_floor
+            work += more_work
+        time = curve_time(floor, work, power)
+        for kind in range(len(seconds)):
+            seconds[kind] += costs.shares[kind, j] * time
 
 
 @compiled
 def time_of_work(costs: StageCosts, work_s: float) -> float:
-    """Return forward plus backward time of a micro-batch with this forward plus backward work, seconds."""
-    total = costs.forward_token_s + costs.backward_token_s
-    share = costs.forward_token_s / total if total > 0 else 0.5
-    forward = curve_time(costs.forward_floor_s, work_s * share, costs.forward_power)
-    return forward + curve_time(costs.backward_floor_s, work_s * (1.0 - share), costs.backward_power)
+    """Return forward plus backward time of a micro-batch with this forward plus backward work, seconds.
+
+    Both are of the busiest stage.
+    """
+    shares = costs.shares[costs.busiest]
+    total = 0.0
+    for way in range(2):
+        for j in range(len(shares)):
+            total += shares[j] * costs.curves[way, j, 1]
+    time = 0.0
+    for way in range(2):
+        for j in range(len(shares)):
+            floor, per_token, _, power = costs.curves[way, j]
+            work = work_s * per_token / total if total > 0 else 0.5 * work_s / len(shares)
+            time += shares[j] * curve_time(floor, work, power)
+    return time
 
 
 @compiled
@@ -85,14 +117,13 @@ def batch_table(
         By sample, micro-batch by micro-batch, the samples of an adapter next to each other; shape (N,).
     """
     count = len(begins) - 1
-    table = BatchTable(np.empty(count), np.empty(count), np.empty(count), np.empty(count, np.int64))
+    kinds = len(costs.shares)
+    table = BatchTable(np.empty((count, kinds)), np.empty((count, kinds)), np.empty(count), np.empty(count, np.int64))
     for k in range(count):
         shape, last = EMPTY, -1
         for n in range(begins[k], begins[k + 1]):
             a = adapter[n]
             shape = add_sample(shape, length[n], costs.padded, added[a], a != last)
             last = a
-        tokens, forward, backward, transfer = batch_times(costs, shape)
-        table.tokens[k] = tokens
-        table.forward_s[k], table.backward_s[k], table.transfer_s[k] = forward, backward, transfer
+        table.tokens[k], table.transfer_s[k] = batch_times(costs, shape, table.forward_s[k], table.backward_s[k])
     return table

@@ -55,29 +55,18 @@ def run_pipeline(  # noqa: C901, PLR0915
     float
         The makespan; infinite when the order blocks itself, or as soon as the makespan is known to exceed `cutoff_s`.
     """
-    stages, last = machine.stages, machine.stages - 1
+    kinds = machine.kinds
+    stages, last = len(kinds), len(kinds) - 1
     working, held, room, patience = machine.working_gib, machine.held_gib, machine.room_gib, machine.patience_s
     forward, backward, transfer, tokens, needed, waits, urgency = jobs
     free, forwards, backwards, held_tokens, forward_end, backward_end, operations = state
     limited = working > 0 or held > 0
-    heaviest = 0.0
-    quickest = INFINITY
-    total = 0.0
-    if source.active:
-        heaviest = quickest = INFINITY
+    heaviest = INFINITY if source.active else 0.0
     for k in range(0 if source.active else count):
         heaviest = max(heaviest, working * tokens[k])
-        quickest = min(quickest, backward[k])
-        total += forward[k] + backward[k]
-    rest = np.empty(stages)  # what each stage has still to do, and the way of the last B up to the first stage
+    rest = _rest(machine, jobs, 0 if source.active else count, state)
     ready = np.empty(stages)
     is_backward = np.zeros(stages, np.bool_)
-    for s in range(stages):
-        rest[s] = 0.0 if source.active else total + s * quickest
-        for k in range(0 if source.active else forwards[s]):
-            rest[s] -= forward[k]
-        for k in range(0 if source.active else backwards[s]):
-            rest[s] -= backward[k]
     low, high = 0, stages  # stages whose candidates are stale
     while forwards[0] < pause or pause >= count:
         for s in range(low, high):
@@ -125,12 +114,12 @@ def run_pipeline(  # noqa: C901, PLR0915
         done = forwards[s] + backwards[s]
         if is_backward[s]:
             k = backwards[s]
-            end = start + backward[k]
+            end = start + backward[k, kinds[s]]
             if source.active:
                 if s == 0:
                     backward_done(source, k)
             else:
-                rest[s] -= backward[k]
+                rest[s] -= backward[k, kinds[s]]
             backward_end[s, k] = end
             backwards[s] = k + 1
             held_tokens[s] -= tokens[k]
@@ -138,12 +127,12 @@ def run_pipeline(  # noqa: C901, PLR0915
             low, high = max(0, s - 1), s + 1
         else:
             k = forwards[s]
-            end = start + forward[k]
+            end = start + forward[k, kinds[s]]
             if source.active:
                 if s == 0:
                     take(source, k)
             else:
-                rest[s] -= forward[k]
+                rest[s] -= forward[k, kinds[s]]
             forward_end[s, k] = end
             forwards[s] = k + 1
             held_tokens[s] += tokens[k]
@@ -166,15 +155,34 @@ def run_pipeline(  # noqa: C901, PLR0915
 
 
 @compiled
+def _rest(machine: Machine, jobs: Jobs, count: int, state: State) -> np.ndarray:
+    """Return what each stage has still to do, and the way of the last B up to the first stage at least, shape (G,)."""
+    rest = np.zeros(len(machine.kinds))
+    up = 0.0
+    for s in range(len(rest) if count > 0 else 0):
+        kind = machine.kinds[s]
+        rest[s] = up
+        quickest = INFINITY
+        for k in range(count):
+            rest[s] += jobs.forward_s[k, kind] + jobs.backward_s[k, kind]
+            quickest = min(quickest, jobs.backward_s[k, kind])
+        for k in range(state.forwards[s]):
+            rest[s] -= jobs.forward_s[k, kind]
+        for k in range(state.backwards[s]):
+            rest[s] -= jobs.backward_s[k, kind]
+        up += quickest
+    return rest
+
+
+@compiled
 def _learn(source: Source, jobs: Jobs, rank: int) -> bool:
     """Write the micro-batch that the source would hand out next; return whether there is one."""
     if source.formed[0]:
         return True
     if not peek(source):
         return False
-    tokens, forward, backward, transfer = batch_times(source.costs, shape_of_next(source))
-    jobs.forward_s[rank], jobs.backward_s[rank], jobs.transfer_s[rank] = forward, backward, transfer
-    jobs.tokens[rank] = tokens
+    times = batch_times(source.costs, shape_of_next(source), jobs.forward_s[rank], jobs.backward_s[rank])
+    jobs.tokens[rank], jobs.transfer_s[rank] = times
     jobs.needed[rank] = -1  # only open steps are handed out
     jobs.waits_s[rank] = wait_of_next(source)
     critical = source.chosen[source.critical[0]] >= 0

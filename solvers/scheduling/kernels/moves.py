@@ -38,9 +38,8 @@ def price(costs: StageCosts, window: Window, packed: PackedOrder, slot: int) -> 
             opens = window.adapter[step] != last
             shape = add_sample(shape, window.length[n], costs.padded, window.added[step], opens)
             last = window.adapter[step]
-    tokens, forward, backward, transfer = batch_times(costs, shape)
+    tokens, packed.transfer_s[slot] = batch_times(costs, shape, packed.forward_s[slot], packed.backward_s[slot])
     packed.tokens[slot] = tokens
-    packed.forward_s[slot], packed.backward_s[slot], packed.transfer_s[slot] = forward, backward, transfer
     return shape.size > 0 and tokens <= costs.max_tokens
 
 
@@ -52,8 +51,9 @@ def link(window: Window, packed: PackedOrder, links: Links, jobs: Jobs) -> bool:
     for k in range(count):
         slot = packed.order[k]
         rank[slot] = k
-        jobs.forward_s[k] = packed.forward_s[slot]
-        jobs.backward_s[k] = packed.backward_s[slot]
+        for kind in range(packed.forward_s.shape[1]):
+            jobs.forward_s[k, kind] = packed.forward_s[slot, kind]
+            jobs.backward_s[k, kind] = packed.backward_s[slot, kind]
         jobs.transfer_s[k] = packed.transfer_s[slot]
         jobs.tokens[k] = packed.tokens[slot]
         jobs.urgency_s[k] = packed.urgency_s[slot]
@@ -183,8 +183,9 @@ def _accept(source: PackedOrder, goal: PackedOrder, touched: tuple[int, int, int
 
 @compiled
 def _copy_slot(source: PackedOrder, goal: PackedOrder, slot: int) -> None:
-    goal.forward_s[slot] = source.forward_s[slot]
-    goal.backward_s[slot] = source.backward_s[slot]
+    for kind in range(source.forward_s.shape[1]):
+        goal.forward_s[slot, kind] = source.forward_s[slot, kind]
+        goal.backward_s[slot, kind] = source.backward_s[slot, kind]
     goal.transfer_s[slot] = source.transfer_s[slot]
     goal.tokens[slot] = source.tokens[slot]
     goal.urgency_s[slot] = source.urgency_s[slot]

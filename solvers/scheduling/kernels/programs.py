@@ -69,6 +69,7 @@ def time_programs(  # noqa: C901
     programs: np.ndarray,
     steps: StepTable,
     batches: BatchTable,
+    kinds: np.ndarray,
     optimizer_s: float,
     working_gib: float,
     held_gib: float,
@@ -79,6 +80,8 @@ def time_programs(  # noqa: C901
     ----------
     programs
         Codes by stage, optimizer steps included, shape (G, 2 M + K).
+    kinds
+        By stage, the kind that times are of, shape (G,).
     optimizer_s
         One optimizer step of one adapter on one stage.
     working_gib, held_gib
@@ -123,7 +126,7 @@ def time_programs(  # noqa: C901
                         if end < 0:
                             break
                         start = max(start, end + transfer[code])
-                    free[s] = start + forward[code]
+                    free[s] = start + forward[code, kinds[s]]
                     forward_end[s, code] = free[s]
                     in_flight[s] += tokens[code]
                     most[s] = max(most[s], working_gib * tokens[code] + held_gib * in_flight[s])
@@ -138,7 +141,7 @@ def time_programs(  # noqa: C901
                         if end < 0:
                             break
                         start = max(start, end + transfer[k])
-                    free[s] = start + backward[k]
+                    free[s] = start + backward[k, kinds[s]]
                     backward_end[s, k] = free[s]
                     for step in steps.steps[steps.begins[k] : steps.begins[k + 1]]:
                         missing[step] -= 1

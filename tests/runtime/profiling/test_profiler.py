@@ -96,9 +96,9 @@ def test_the_costs_of_a_simulated_machine_are_found_again(machine: Machine, back
     np.testing.assert_allclose(list(costs.mixed.values()), 1.0, atol=0.05)  # what is left of the fit's own error
     # adapters: seven modules at a micro-batch far below the launch-bound work cost what the machine charges for them
     small, large = (AdapterSize.of(machine.shape, 16, x) for x in (("q_proj",), "all-linear"))
-    curve = costs.forward_curve(1)
-    added = curve.adapter_floor(large) - curve.adapter_floor(small)
-    assert added == pytest.approx(2 * 2e-4 * (large.modules - small.modules), rel=0.35)  # two layers
+    layer = costs.pipeline(1).curves[0][0]
+    added = layer.adapter_floor(large) - layer.adapter_floor(small)
+    assert added == pytest.approx(2e-4 * (large.modules - small.modules), rel=0.35)
 
 
 def test_what_mixing_adds_is_in_the_costs_and_not_in_the_rows(machine: Machine, backbone: Path, tmp_path: Path) -> None:
@@ -108,9 +108,9 @@ def test_what_mixing_adds_is_in_the_costs_and_not_in_the_rows(machine: Machine, 
     mixed = fit_costs_of(table, tmp_path / "mixed.csv")
     for stages in (1, 2):
         np.testing.assert_allclose(mixed.mixed[stages], 1.25, rtol=0.05)  # the fit's own error is in it
-        for kind, curve in enumerate(("forward_curve", "backward_curve")):
-            ratio = getattr(mixed, curve)(stages)(64, 64 * 16) / getattr(alike, curve)(stages)(64, 64 * 16)
-            assert ratio == pytest.approx(mixed.mixed[stages][kind] / alike.mixed[stages][kind], rel=1e-3)
+        ratios = mixed.pipeline(stages).times(64, 64 * 16) / alike.pipeline(stages).times(64, 64 * 16)
+        for ratio, *factors in zip(ratios, mixed.mixed[stages], alike.mixed[stages], strict=True):
+            np.testing.assert_allclose(ratio, factors[0] / factors[1], rtol=1e-3)
     row = read_cost_table(tmp_path / "mixed.csv").ok.iloc[3]
     assert predicted_step_time(mixed, row) == pytest.approx(predicted_step_time(alike, row), rel=1e-3)
 
@@ -129,7 +129,7 @@ def test_head_and_layers_are_balanced_by_what_was_measured(machine: Machine, bac
     assert deeper is not None
     assert sum(deeper) == 8
     assert deeper[-1] == 1
-    slowest = max(
+    others = max(
         sum(layer_seconds(256, [AdapterSize.of(machine.shape, 16, ("q_proj", "k_proj", "v_proj", "o_proj"))])) * n
         + (INPUT if n else 0)
         for n in deeper[:-1]
@@ -138,8 +138,9 @@ def test_head_and_layers_are_balanced_by_what_was_measured(machine: Machine, bac
     shape = (256.0, 256.0 * 16)
     added = costs.adapter_costs(4, [])
     assert added.forward_floor.size == 0
-    found = float(costs.forward_curve(4)(*shape) + costs.backward_curve(4)(*shape))
-    assert 0.7 * max(slowest, head) < found < 1.3 * max(slowest, head)
+    found = costs.pipeline(4).times(*shape).sum(axis=0)
+    assert found[:-1].max() == pytest.approx(others, rel=0.3)
+    assert found[-1] == pytest.approx(head, rel=0.3)
 
 
 @pytest.mark.parametrize("warms_up", [False, True])
@@ -298,7 +299,7 @@ def test_the_table_can_be_read_and_fitted(profiled: tuple[Path, pd.DataFrame, li
     assert (costs.num_layers, costs.device, costs.dtype) == (2, "cpu", "float32")
     assert costs.profiled_tokens == (16, 32)
     assert costs.optimizer_s == pytest.approx(table["optimizer_time_s"].median(), rel=1e-4)
-    assert float(costs.forward_curve(2)(32, 32 * 16)) > 0
+    assert costs.pipeline(2).times(32, 32 * 16).min() > 0
     assert costs.memory_model(2).static_gib > 0
 
 

@@ -84,7 +84,7 @@ def _costs_alone(instance, costs, adapter):
         problem = ReplicaProblem(instance, costs, (adapter,), g, 1e6)
         for n in range(problem.lengths[0].size):
             batch = problem.batch([(0, n)])
-            figures += [batch.tokens, batch.forward_s, batch.backward_s, batch.transfer_s]
+            figures += [batch.tokens, *batch.forward_s, *batch.backward_s, batch.transfer_s]
         one_by_one = [op for k in range(problem.lengths[0].size) for op in (k, ~k)]
         order = [problem.batch([(0, n)]) for n in range(problem.lengths[0].size)]
         schedule = build_schedule(problem, order, [one_by_one] * g)

@@ -11,7 +11,7 @@ from cappuccino.solvers.scheduling.order import OrderArrays
 
 def linked(problem, order, begun=frozenset()):
     """Return the micro-batches by rank with their dependencies, None when the order contradicts the steps."""
-    arrays, jobs = OrderArrays.of(problem, order, begun), empty_jobs(len(order))
+    arrays, jobs = OrderArrays.of(problem, order, begun), empty_jobs(len(order), len(set(problem.kinds)))
     return jobs if link(arrays.window, arrays.packed, arrays.links(), jobs) else None
 
 
@@ -45,8 +45,8 @@ def test_what_a_micro_batch_waits_for():
     # step 1 of a0 begins with rank 2, of a1 with rank 3; step 2 of a0 with rank 4
     assert jobs.waits_s.tolist() == [0.0, 0.0, 0.5, 0.5, 0.5, 0.0]
     assert jobs.tokens.tolist() == [2, 8, 3, 12, 6, 5]
-    assert jobs.forward_s.tolist() == [2, 8, 3, 12, 6, 5]
-    assert jobs.backward_s.tolist() == [4, 16, 6, 24, 12, 10]
+    assert jobs.forward_s.tolist() == [[2], [8], [3], [12], [6], [5]]
+    assert jobs.backward_s.tolist() == [[4], [16], [6], [24], [12], [10]]
     # both begin with one micro-batch: the optimizer works twice
     both = linked(problem, problem.batches([[(0, 0), (0, 1), (1, 0)], [(0, 2), (0, 3), (1, 1)], [(0, 4), (0, 5)]]))
     assert both.waits_s.tolist() == [0.0, 1.0, 0.5]

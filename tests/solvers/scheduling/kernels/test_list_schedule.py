@@ -15,7 +15,7 @@ INFINITY = float("inf")
 
 
 def linked(problem, order):
-    arrays, jobs = OrderArrays.of(problem, order), empty_jobs(len(order))
+    arrays, jobs = OrderArrays.of(problem, order), empty_jobs(len(order), len(set(problem.kinds)))
     assert link(arrays.window, arrays.packed, arrays.links(), jobs)
     return jobs
 
