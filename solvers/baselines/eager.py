@@ -14,7 +14,7 @@ from cappuccino.errors import CappuccinoError
 from cappuccino.solvers.baselines.replica import BaselineReplica
 from cappuccino.solvers.baselines.samples import Samples
 from cappuccino.solvers.scheduling.construction import run_source, source_of
-from cappuccino.solvers.scheduling.kernels.arrays import PackingRule
+from cappuccino.solvers.scheduling.kernels.source import PackingRule
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 
 

@@ -7,9 +7,10 @@ import numpy as np
 
 from cappuccino.plan import Sample
 from cappuccino.solvers.budget import Clock
-from cappuccino.solvers.scheduling.kernels.arrays import PackingRule, Source, empty_jobs, empty_state, new_source
+from cappuccino.solvers.scheduling.kernels.arrays import empty_jobs, empty_state
 from cappuccino.solvers.scheduling.kernels.list_schedule import run_pipeline
 from cappuccino.solvers.scheduling.kernels.packing import open_first_steps
+from cappuccino.solvers.scheduling.kernels.source import PackingRule, Source, new_source
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 from cappuccino.solvers.scheduling.schedule import ReplicaSchedule, build_schedule
 from cappuccino.solvers.settings import DEFAULT, SchedulingSettings
@@ -128,7 +129,7 @@ def list_schedule(
     for a, (begin, end) in enumerate(zip(first, [*first[1:], len(source.length)], strict=True)):
         for n, rank in enumerate(source.batch_of[begin:end].tolist()):
             groups[rank].append((a, n))
-    order = [problem.batch(group, urgency) for group, urgency in zip(groups, urgencies.tolist(), strict=True)]
+    order = problem.batches(groups, urgencies.tolist())
     return build_schedule(problem, order, operations.tolist())
 
 
@@ -138,6 +139,7 @@ def source_of(problem: ReplicaProblem, rule: PackingRule) -> Source:
     first = np.concatenate([[0], np.cumsum([x.size for x in problem.lengths])])
     return new_source(
         rule,
+        problem.busiest,
         problem.stage_costs,
         problem.added,
         problem.costs.optimizer_s,

@@ -7,7 +7,6 @@ import numpy as np
 
 from cappuccino.plan import Sample
 from cappuccino.solvers.scheduling.kernels.arrays import (
-    NO_SOURCE,
     Jobs,
     Links,
     Machine,
@@ -20,6 +19,7 @@ from cappuccino.solvers.scheduling.kernels.arrays import (
 )
 from cappuccino.solvers.scheduling.kernels.list_schedule import run_pipeline
 from cappuccino.solvers.scheduling.kernels.moves import copy_packed, evaluate, link
+from cappuccino.solvers.scheduling.kernels.source import NO_SOURCE
 from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem, StepKey
 from cappuccino.solvers.scheduling.schedule import ReplicaSchedule, build_schedule
 
@@ -106,7 +106,7 @@ class OrderArrays:
         for sample, slot in zip(self.samples, packed.batch_of.tolist(), strict=True):
             groups.setdefault(slot, []).append(sample)
         slots = packed.order[: packed.number[0]].tolist()
-        return [problem.batch(groups[slot], float(packed.urgency_s[slot])) for slot in slots]
+        return problem.batches([groups[slot] for slot in slots], packed.urgency_s[slots].tolist())
 
 
 @dataclass(frozen=True)

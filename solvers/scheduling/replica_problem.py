@@ -11,7 +11,7 @@ from cappuccino.bounds.replica_bounds import ReplicaBounds
 from cappuccino.costs import AdapterCosts, CostModel, MemoryModel, PipelineCosts, micro_batch_shape
 from cappuccino.instance import Instance
 from cappuccino.plan import Sample
-from cappuccino.solvers.scheduling.kernels.arrays import Machine, StageCosts, StepTable
+from cappuccino.solvers.scheduling.kernels.arrays import BusiestStage, Machine, StageCosts, StepTable
 from cappuccino.solvers.scheduling.kernels.costs import batch_table, time_of_work
 
 StepKey = tuple[int, int]
@@ -111,17 +111,29 @@ class ReplicaProblem:
 
     def batch(self, samples: Iterable[Sample], urgency_s: float = 0.0) -> Batch:
         """Return the micro-batch of these samples, sorted adapter by adapter."""
-        ordered = tuple(sorted(samples))
-        lengths, adapters = [self._length(s) for s in ordered], [a for a, _ in ordered]
-        begins = np.array([0, len(ordered)])
-        table = batch_table(self.stage_costs, self.added, begins, np.array(adapters), np.array(lengths))
-        steps = dict.fromkeys((a, n // self.lengths[a].shape[1]) for a, n in ordered)
-        times = tuple(table.forward_s[0].tolist()), tuple(table.backward_s[0].tolist()), table.transfer_s.item()
-        return Batch(ordered, tuple(steps), table.tokens.item(), *times, urgency_s)
+        return self.batches([samples], [urgency_s])[0]
 
-    def batches(self, groups: Sequence[Iterable[Sample]]) -> list[Batch]:
+    def batches(self, groups: Sequence[Iterable[Sample]], urgencies_s: Sequence[float] | None = None) -> list[Batch]:
         """Return the micro-batches of several groups of samples."""
-        return [self.batch(group) for group in groups]
+        ordered = [tuple(sorted(group)) for group in groups]
+        begins = np.array([0, *accumulate(map(len, ordered))])
+        adapters = np.array([a for samples in ordered for a, _ in samples], np.int64)
+        lengths = np.array([self._length(s) for samples in ordered for s in samples], np.int64)
+        table = batch_table(self.stage_costs, self.added, begins, adapters, lengths)
+        forward, backward, transfer, tokens = (column.tolist() for column in table)
+        sizes = [x.shape[1] for x in self.lengths]
+        return [
+            Batch(
+                samples=samples,
+                steps=tuple(dict.fromkeys((a, n // sizes[a]) for a, n in samples)),
+                tokens=tokens[k],
+                forward_s=tuple(forward[k]),
+                backward_s=tuple(backward[k]),
+                transfer_s=transfer[k],
+                urgency_s=0.0 if urgencies_s is None else urgencies_s[k],
+            )
+            for k, samples in enumerate(ordered)
+        ]
 
     @cached_property
     def adapter_costs(self) -> AdapterCosts:
@@ -141,8 +153,23 @@ class ReplicaProblem:
         curves = np.array(
             [[(c.floor_s, c.per_token_s, c.per_square_s, c.power) for c in way] for way in pipeline.curves]
         )
-        busiest = pipeline.kinds[pipeline.busiest]
-        return StageCosts(curves, pipeline.kind_shares, busiest, *self.costs.transfer, *limits)
+        return StageCosts(curves, pipeline.kind_shares, *self.costs.transfer, *limits)
+
+    @cached_property
+    def busiest(self) -> BusiestStage:
+        """The stage that a token of a large micro-batch keeps busy longest, as the kernels read it."""
+        shares = self._busiest_shares
+        floors, works = (
+            [sum(n * getattr(c, name) for n, c in zip(shares, way, strict=True)) for way in self.pipeline.curves]
+            for name in ("floor_s", "per_token_s")
+        )
+        powers = [way[0].power for way in self.pipeline.curves]
+        part = works[0] / sum(works) if sum(works) > 0 else 0.5
+        return BusiestStage(floors[0], powers[0], part, floors[1], powers[1])
+
+    @cached_property
+    def _busiest_shares(self) -> list[float]:
+        return self.pipeline.shares[self.pipeline.busiest].tolist()
 
     @property
     def pipeline(self) -> PipelineCosts:
@@ -181,13 +208,13 @@ class ReplicaProblem:
         return first, last, np.repeat(self.adapter_costs.clipped, self.num_steps)
 
     def time_of_work(self, work: float) -> float:
-        """Return forward plus backward time of a micro-batch with this work, seconds."""
-        return float(time_of_work(self.stage_costs, work))
+        """Return about the forward plus backward time of a micro-batch with this work, seconds."""
+        return float(time_of_work(self.busiest, work))
 
     @cached_property
     def sample_work(self) -> tuple[np.ndarray, ...]:
         """Work (asymptotic forward plus backward seconds) of every sample on the busiest stage, by position."""
-        shares = self.pipeline.shares[self.pipeline.busiest].tolist()
+        shares = self._busiest_shares
         added = shares[0] * (self.adapter_costs.forward_work + self.adapter_costs.backward_work)
         weighted = [(n, c) for way in self.pipeline.curves for n, c in zip(shares, way, strict=True)]
         return tuple(
@@ -198,10 +225,9 @@ class ReplicaProblem:
     @cached_property
     def launch_bound_work(self) -> float:
         """Work at which a micro-batch of one adapter leaves the launch-bound floor on the busiest stage."""
-        shares = self.pipeline.shares[self.pipeline.busiest].tolist()
-        floors = [sum(n * c.floor_s for n, c in zip(shares, way, strict=True)) for way in self.pipeline.curves]
         adapter = float((self.adapter_costs.forward_floor + self.adapter_costs.backward_floor).mean())
-        return float(max(sum(floors) + shares[0] * adapter, 1e-12))
+        floors = self.busiest.forward_floor_s + self.busiest.backward_floor_s
+        return float(max(floors + self._busiest_shares[0] * adapter, 1e-12))
 
     def _length(self, sample: Sample) -> int:
         lengths = self.lengths[sample[0]]

@@ -7,7 +7,7 @@ from cappuccino.bounds.passage import combinations, membership, packings, passag
 from cappuccino.bounds.replica_bounds import ReplicaBounds
 from cappuccino.solvers.budget import Budget
 from cappuccino.solvers.scheduling.construction import list_schedule
-from cappuccino.solvers.scheduling.kernels.arrays import PackingRule
+from cappuccino.solvers.scheduling.kernels.source import PackingRule
 from cappuccino.solvers.scheduling.scheduler import schedule_replica
 
 

@@ -6,7 +6,7 @@ Legend: D kinds of stages.
 import numpy as np
 
 from cappuccino.compiled import compiled
-from cappuccino.solvers.scheduling.kernels.arrays import EMPTY, BatchTable, Shape, StageCosts
+from cappuccino.solvers.scheduling.kernels.arrays import EMPTY, BatchTable, BusiestStage, Shape, StageCosts
 
 
 @compiled
@@ -69,36 +69,23 @@ def _stage_times(
     costs: StageCosts, way: int, tokens: int, squares: float, more_floor: float, more_work: float, seconds: np.ndarray
 ) -> None:
     """Write the times of a micro-batch by kind of stage: forward (0) or backward (1)."""
-    seconds[:] = 0.0
-    for j in range(costs.curves.shape[1]):
-        floor, per_token, per_square, power = costs.curves[way, j]
-        work = per_token * tokens + per_square * squares
+    curves, shares = costs.curves, costs.shares
+    for j in range(curves.shape[1]):
+        floor, work = curves[way, j, 0], curves[way, j, 1] * tokens + curves[way, j, 2] * squares
         if j == 0:
             floor += more_floor
             work += more_work
-        time = curve_time(floor, work, power)
-        for kind in range(len(seconds)):
-            seconds[kind] += costs.shares[kind, j] * time
+        time = curve_time(floor, work, curves[way, j, 3])
+        for kind in range(shares.shape[0]):
+            seconds[kind] = (seconds[kind] if j else 0.0) + shares[kind, j] * time
 
 
 @compiled
-def time_of_work(costs: StageCosts, work_s: float) -> float:
-    """Return forward plus backward time of a micro-batch with this forward plus backward work, seconds.
-
-    Both are of the busiest stage.
-    """
-    shares = costs.shares[costs.busiest]
-    total = 0.0
-    for way in range(2):
-        for j in range(len(shares)):
-            total += shares[j] * costs.curves[way, j, 1]
-    time = 0.0
-    for way in range(2):
-        for j in range(len(shares)):
-            floor, per_token, _, power = costs.curves[way, j]
-            work = work_s * per_token / total if total > 0 else 0.5 * work_s / len(shares)
-            time += shares[j] * curve_time(floor, work, power)
-    return time
+def time_of_work(busiest: BusiestStage, work_s: float) -> float:
+    """Return about the forward plus backward time of a micro-batch with this forward plus backward work, seconds."""
+    part = busiest.forward_part
+    forward = curve_time(busiest.forward_floor_s, work_s * part, busiest.forward_power)
+    return forward + curve_time(busiest.backward_floor_s, work_s * (1.0 - part), busiest.backward_power)
 
 
 @compiled

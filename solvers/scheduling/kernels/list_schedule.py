@@ -8,9 +8,10 @@ Legend: G stages, M micro-batches.
 import numpy as np
 
 from cappuccino.compiled import compiled
-from cappuccino.solvers.scheduling.kernels.arrays import Jobs, Machine, Source, State
+from cappuccino.solvers.scheduling.kernels.arrays import Jobs, Machine, State
 from cappuccino.solvers.scheduling.kernels.costs import batch_times
 from cappuccino.solvers.scheduling.kernels.packing import backward_done, peek, shape_of_next, take, wait_of_next
+from cappuccino.solvers.scheduling.kernels.source import Source
 
 INFINITY = float("inf")
 

@@ -9,8 +9,9 @@ Legend: A adapters, N samples (adapter by adapter, in training order), P the mos
 import numpy as np
 
 from cappuccino.compiled import compiled
-from cappuccino.solvers.scheduling.kernels.arrays import EMPTY, Shape, Source
+from cappuccino.solvers.scheduling.kernels.arrays import EMPTY, BusiestStage, Shape
 from cappuccino.solvers.scheduling.kernels.costs import add_sample, time_of_work
+from cappuccino.solvers.scheduling.kernels.source import PackingRule, Source
 
 
 @compiled
@@ -21,12 +22,11 @@ def _target(source: Source, a: int) -> float:
 
 
 @compiled
-def _passage(source: Source, work_s: float) -> float:
-    """Return about how long a step of this work takes on its own."""
-    rule, behind = source.rule, source.stages - 1
+def _passage(rule: PackingRule, busiest: BusiestStage, behind: int, work_s: float) -> float:
+    """Return about how long a step of this work takes on its own, `behind` stages being behind the first."""
     n = max(1, int(work_s / rule.target_work_s + 0.5))
-    own = (n + behind) * time_of_work(source.costs, work_s / n)
-    return own + behind * rule.load * time_of_work(source.costs, rule.target_work_s)
+    own = (n + behind) * time_of_work(busiest, work_s / n)
+    return own + behind * rule.load * time_of_work(busiest, rule.target_work_s)
 
 
 @compiled
@@ -67,14 +67,14 @@ def _open_step(source: Source, a: int, j: int) -> None:
             source.part_work_s[a, lightest] += source.work_s[i]
             source.part_size[a, lightest] += 1
             source.part_longest[a, lightest] = max(source.part_longest[a, lightest], source.length[i])
-            if source.costs.padded:
+            if source.padded:
                 source.part_tokens[a, lightest] = source.part_longest[a, lightest] * source.part_size[a, lightest]
             else:
                 source.part_tokens[a, lightest] += source.length[i]
         largest = 0
         for p in range(count):
             largest = max(largest, source.part_tokens[a, p])
-        if given or count == size or largest <= source.costs.max_tokens:
+        if given or count == size or largest <= source.max_tokens:
             break
         count += 1
     source.step[a] = j
@@ -89,7 +89,9 @@ def open_first_steps(source: Source) -> None:
         steps = source.num_steps[a]
         source.rest_s[a, steps] = 0.0
         for j in range(steps - 1, -1, -1):
-            source.rest_s[a, j] = source.rest_s[a, j + 1] + _passage(source, _step_work(source, a, j))
+            source.rest_s[a, j] = source.rest_s[a, j + 1] + _passage(
+                source.rule, source.busiest, source.stages - 1, _step_work(source, a, j)
+            )
         if source.rest_s[a, 0] > source.rest_s[source.critical[0], 0]:
             source.critical[0] = a
     for a in range(len(source.step)):
@@ -126,7 +128,7 @@ def peek(source: Source) -> bool:
             work += source.part_work_s[lead, part]
             size += source.part_size[lead, part]
             longest = max(longest, source.part_longest[lead, part])
-            tokens = longest * size if source.costs.padded else tokens + source.part_tokens[lead, part]
+            tokens = longest * size if source.padded else tokens + source.part_tokens[lead, part]
     source.formed[0] = 1
     return True
 
@@ -135,6 +137,7 @@ def peek(source: Source) -> bool:
 def _longest_path(source: Source) -> int:
     """Return the adapter whose open step leads, and write the priorities of all; -1: none waits."""
     priority, lead = source.priority, -1
+    rule, busiest, behind = source.rule, source.busiest, source.stages - 1
     for a in range(len(source.step)):
         priority[a] = -1.0
         if source.waiting[a]:
@@ -142,7 +145,7 @@ def _longest_path(source: Source) -> int:
             for p in range(source.parts[a]):
                 if source.part_rank[a, p] < 0:
                     pending += source.part_work_s[a, p]
-            priority[a] = source.rest_s[a, source.step[a] + 1] + _passage(source, pending)
+            priority[a] = source.rest_s[a, source.step[a] + 1] + _passage(rule, busiest, behind, pending)
             priority[a] *= source.bias[a, source.step[a]]
             if lead < 0 or priority[a] > priority[lead]:
                 lead = a
@@ -179,9 +182,9 @@ def _heaviest(source: Source, a: int, most_s: float, tokens: int, size: int, lon
         if source.part_rank[a, p] >= 0 or source.part_work_s[a, p] > most_s:
             continue
         total = tokens + source.part_tokens[a, p]
-        if source.costs.padded:
+        if source.padded:
             total = max(longest, source.part_longest[a, p]) * (size + source.part_size[a, p])
-        if size and total > source.costs.max_tokens:
+        if size and total > source.max_tokens:
             continue
         if best < 0 or source.part_work_s[a, p] > source.part_work_s[a, best]:
             best = p
@@ -199,7 +202,7 @@ def shape_of_next(source: Source) -> Shape:
         first, opens = source.first_sample[a] + source.step[a] * source.batch_size[a], True
         for n in range(first, first + source.batch_size[a]):
             if source.part_of[n] == part:
-                shape = add_sample(shape, source.length[n], source.costs.padded, source.added[a], opens)
+                shape = add_sample(shape, source.length[n], source.padded, source.added[a], opens)
                 opens = False
     return shape
 

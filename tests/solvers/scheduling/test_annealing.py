@@ -6,7 +6,7 @@ from helpers.schedules import contents, one_by_one, random_replica, violations
 from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.scheduling.annealing import _windows, anneal
 from cappuccino.solvers.scheduling.construction import list_schedule
-from cappuccino.solvers.scheduling.kernels.arrays import PackingRule
+from cappuccino.solvers.scheduling.kernels.source import PackingRule
 from cappuccino.solvers.scheduling.order import ScheduledOrder
 from cappuccino.solvers.settings import SchedulingSettings
 

@@ -4,7 +4,7 @@ from helpers.drawn import seeds
 from helpers.schedules import contents, random_replica, violations
 
 from cappuccino.solvers.scheduling.construction import list_schedule
-from cappuccino.solvers.scheduling.kernels.arrays import PackingRule
+from cappuccino.solvers.scheduling.kernels.source import PackingRule
 from cappuccino.solvers.scheduling.order import ScheduledOrder
 from cappuccino.solvers.scheduling.schedule import build_schedule
 

@@ -4,7 +4,7 @@ from helpers.schedules import built, random_replica, violations
 
 from cappuccino.costs import SmoothMaximum
 from cappuccino.solvers.scheduling.construction import list_schedule
-from cappuccino.solvers.scheduling.kernels.arrays import PackingRule
+from cappuccino.solvers.scheduling.kernels.source import PackingRule
 from cappuccino.solvers.scheduling.order import ScheduledOrder
 from cappuccino.solvers.scheduling.packing_windows import repack
 

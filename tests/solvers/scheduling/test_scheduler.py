@@ -7,7 +7,7 @@ from cappuccino.costs import SmoothMaximum
 from cappuccino.solvers.budget import Budget, Clock
 from cappuccino.solvers.scheduling import construction, scheduler
 from cappuccino.solvers.scheduling.construction import construct, list_schedule
-from cappuccino.solvers.scheduling.kernels.arrays import PackingRule
+from cappuccino.solvers.scheduling.kernels.source import PackingRule
 from cappuccino.solvers.scheduling.schedule import ReplicaSchedule
 from cappuccino.solvers.scheduling.scheduler import schedule_replica
 from cappuccino.solvers.settings import DEFAULT

@@ -6,9 +6,10 @@ from helpers.drawn import seeds
 from helpers.naive_list_scheduling import NaivePipeline
 from helpers.schedules import random_order, random_replica
 
-from cappuccino.solvers.scheduling.kernels.arrays import NO_SOURCE, empty_jobs, empty_state
+from cappuccino.solvers.scheduling.kernels.arrays import empty_jobs, empty_state
 from cappuccino.solvers.scheduling.kernels.list_schedule import copy_state, run_pipeline
 from cappuccino.solvers.scheduling.kernels.moves import link
+from cappuccino.solvers.scheduling.kernels.source import NO_SOURCE
 from cappuccino.solvers.scheduling.order import OrderArrays, ScheduledOrder
 
 INFINITY = float("inf")
