@@ -209,4 +209,5 @@ def _chain_bound(forward: np.ndarray, backward: np.ndarray, count: int, weights:
 def _least_case(u: float, v: float, w: float, f: np.ndarray, b: np.ndarray) -> float:
     """Return the least that a micro-batch other than L adds: in X and V, in X only, in neither, in V only."""
     both = f[2] + b[2]
-    return min((u + w) * f[0] + v * both, (u + w) * f[0] + (v + w) * b[0], u * both + (v + w) * b[0], both)
+    result: float = min((u + w) * f[0] + v * both, (u + w) * f[0] + (v + w) * b[0], u * both + (v + w) * b[0], both)
+    return result

@@ -63,12 +63,13 @@ class StageTimes:
     @cached_property
     def last(self) -> np.ndarray:
         """Weights of the last stage."""
-        return self.pipeline.shares[-1]
+        return np.asarray(self.pipeline.shares[-1])
 
     @cached_property
     def first(self) -> np.ndarray:
         """Weights that neither the first stage nor the last but one is below."""
-        return np.minimum(self.pipeline.shares[0], self.pipeline.shares[max(0, self.pipeline.num_stages - 2)])
+        shares = self.pipeline.shares
+        return np.asarray(np.minimum(shares[0], shares[max(0, len(shares) - 2)]))
 
     @cached_property
     def kinds(self) -> tuple[int, ...]:

@@ -126,12 +126,12 @@ def _fit(rows: CostTable, backbone: str, gpu: str, backward_over_forward: float)
         forward = both.scaled(1 / (1 + backward_over_forward))
         backward = both.scaled(backward_over_forward / (1 + backward_over_forward))
     memory = fit_memory(ok)
-    largest = ok.loc[ok["tokens"].idxmax()]
-    balanced = {
-        g: parts[max(parts)].balanced(layers, g, float(largest["tokens"]), float(largest["squares"]))
-        for g in (range(1, min(layers, 2 * max(by_count)) + 1) if parts and layers is not None else ())
-        if g not in by_count
-    }
+    balanced: dict[int, tuple[int, ...]] = {}
+    if parts and layers is not None:
+        largest = int(np.argmax(ok["tokens"]))
+        shape = float(ok["tokens"].iloc[largest]), float(ok["squares"].iloc[largest])
+        counts = [g for g in range(1, min(layers, 2 * max(by_count)) + 1) if g not in by_count]
+        balanced = {g: parts[max(parts)].balanced(layers, g, *shape) for g in counts}
     return CostModel(
         backbone=backbone,
         gpu=gpu,

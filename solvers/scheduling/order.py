@@ -11,14 +11,13 @@ from cappuccino.solvers.scheduling.kernels.arrays import (
     Links,
     Machine,
     PackedOrder,
-    Scratch,
     State,
     Window,
     empty_jobs,
     empty_state,
 )
 from cappuccino.solvers.scheduling.kernels.list_schedule import run_pipeline
-from cappuccino.solvers.scheduling.kernels.moves import copy_packed, evaluate, link
+from cappuccino.solvers.scheduling.kernels.moves import Scratch, copy_packed, evaluate, link
 from cappuccino.solvers.scheduling.kernels.source import NO_SOURCE
 from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem, StepKey
 from cappuccino.solvers.scheduling.schedule import ReplicaSchedule, build_schedule

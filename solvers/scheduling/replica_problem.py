@@ -169,7 +169,7 @@ class ReplicaProblem:
 
     @cached_property
     def _busiest_shares(self) -> list[float]:
-        return self.pipeline.shares[self.pipeline.busiest].tolist()
+        return [float(x) for x in self.pipeline.shares[self.pipeline.busiest]]
 
     @property
     def pipeline(self) -> PipelineCosts:

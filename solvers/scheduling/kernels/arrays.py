@@ -181,19 +181,6 @@ class Links(NamedTuple):
     """Last rank by step, shape (K,)."""
 
 
-class Scratch(NamedTuple):
-    """Room for candidates of the annealing."""
-
-    links: Links
-    jobs: Jobs
-    state: State
-    source: Source
-    """An inactive one."""
-    candidate: PackedOrder
-    best: PackedOrder
-    """The best met so far."""
-
-
 class MoveRule(NamedTuple):
     """What guides the annealing's moves."""
 
@@ -216,5 +203,6 @@ def empty_state(stages: int, count: int) -> State:
 
 def empty_jobs(count: int, kinds: int) -> Jobs:
     """Return room for micro-batches by rank, on stages of so many kinds."""
-    times, reals = (np.zeros((count, kinds)) for _ in range(2)), (np.zeros(count) for _ in range(3))
-    return Jobs(*times, next(reals), *(np.zeros(count, np.int64) for _ in range(2)), *reals)
+    forward, backward = np.zeros((count, kinds)), np.zeros((count, kinds))
+    reals, integers = (np.zeros(count) for _ in range(3)), (np.zeros(count, np.int64) for _ in range(2))
+    return Jobs._make((forward, backward, next(reals), *integers, *reals))

@@ -4,6 +4,7 @@ Legend: K optimizer steps, N samples, C slots for micro-batches.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,13 +16,27 @@ from cappuccino.solvers.scheduling.kernels.arrays import (
     Machine,
     MoveRule,
     PackedOrder,
-    Scratch,
     StageCosts,
     State,
     Window,
 )
 from cappuccino.solvers.scheduling.kernels.costs import add_sample, batch_times
 from cappuccino.solvers.scheduling.kernels.list_schedule import copy_state, run_pipeline
+from cappuccino.solvers.scheduling.kernels.source import Source
+
+
+class Scratch(NamedTuple):
+    """Room for candidates of the annealing."""
+
+    links: Links
+    jobs: Jobs
+    state: State
+    source: Source
+    """An inactive one."""
+    candidate: PackedOrder
+    best: PackedOrder
+    """The best met so far."""
+
 
 _SHIFT, _SWAP, _MOVE, _EXCHANGE, _SPLIT, _MERGE, _HURRY = range(7)
 """A micro-batch is shifted or swapped, samples are moved or exchanged, a micro-batch is split or merged, or its urgency
