@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cappuccino.costs import CostModel, fit_instance_costs
-from cappuccino.errors import InfeasibleError, InputError, NoPlanFoundError
+from cappuccino.errors import InfeasibleError, InputError, InvalidPlanError, NoPlanFoundError
 from cappuccino.instance import Instance
 from cappuccino.plan import AdapterSaving, Objective, Plan, Recompute
 from cappuccino.solvers.allocation.allocator import Allocator
@@ -17,6 +17,7 @@ from cappuccino.solvers.allocation.milp import TimeUpError
 from cappuccino.solvers.assembly import assemble_plan
 from cappuccino.solvers.budget import Budget, Clock
 from cappuccino.solvers.improvement import improve
+from cappuccino.solvers.layer_split import LayerSplit, with_layers
 from cappuccino.solvers.savings import SharingEvaluator, with_savings
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 from cappuccino.solvers.scheduling.scheduler import schedule_replica
@@ -41,6 +42,8 @@ class PlanOptions:
     """Forbids stage counts that the cost table does not hold."""
     recompute: Recompute | None = None
     """Fixes the activation recomputation of every replica; None: the planner chooses among what the table has."""
+    layers: LayerSplit = LayerSplit.AUTO
+    """How many decoder layers each stage gets."""
     compare_separate: bool = True
     """Work out, adapter by adapter, what sharing saves against separate runs, and separate those that gain by it."""
     seed: int = 0
@@ -85,7 +88,7 @@ def make_plan(
     """
     options = options or PlanOptions()
     _check_options(instance, options)
-    costs = _allowed_costs(instance, costs if costs is not None else fit_instance_costs(instance), options.recompute)
+    costs = _allowed_costs(instance, costs if costs is not None else fit_instance_costs(instance), options)
     space = _space(instance, costs, options)
     _compile(space)
     clock = Clock(options.time_limit_s)
@@ -108,10 +111,19 @@ def make_plan(
     return verified(with_savings(plan, found.savings), instance, costs, "planner")
 
 
-def _allowed_costs(
+def _allowed_costs(instance: Instance, costs: Mapping[str, CostModel], options: PlanOptions) -> Mapping[str, CostModel]:
+    """Return the costs with the recomputation asked for alone, and the layers by stage that are asked for."""
+    costs = _with_recomputation(instance, costs, options.recompute)
+    try:
+        return with_layers(instance, costs, options.layers)
+    except InvalidPlanError as error:
+        remedy = "profile again, with the columns that `profile` writes, or leave the layers to the planner"
+        raise InputError(instance.cost_table, "layers_per_stage", str(error), remedy) from error
+
+
+def _with_recomputation(
     instance: Instance, costs: Mapping[str, CostModel], recompute: Recompute | None
 ) -> Mapping[str, CostModel]:
-    """Return the costs with the recomputation asked for alone."""
     if recompute is None:
         return costs
     for gpu, model in costs.items():

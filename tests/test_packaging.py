@@ -37,14 +37,16 @@ MAY_IMPORT = {
     "solvers.scheduling.kernels",
     "solvers.allocation": "errors compiled plan instance costs bounds models.partition_relaxation "
     "models.set_partitioning solvers.budget solvers.settings solvers.scheduling",
+    "solvers.layer_split": "plan instance costs bounds",
     "solvers.assembly": "plan instance costs solvers.scheduling",
     "solvers.verification": "errors plan instance costs checker",
     "solvers.baselines": "errors compiled plan instance costs bounds solvers.scheduling.kernels solvers.scheduling "
-    "solvers.allocation solvers.assembly solvers.verification",
+    "solvers.allocation solvers.layer_split solvers.assembly solvers.verification",
     "solvers.improvement": "plan solvers.budget solvers.scheduling solvers.allocation",
     "solvers.savings": "plan instance bounds solvers.budget solvers.scheduling solvers.allocation",
     "solvers.planning": "errors plan instance costs solvers.budget solvers.settings solvers.scheduling "
-    "solvers.allocation solvers.assembly solvers.verification solvers.improvement solvers.savings",
+    "solvers.allocation solvers.layer_split solvers.assembly solvers.verification solvers.improvement "
+    "solvers.savings",
     "solvers.pareto": "errors plan instance costs solvers.budget solvers.allocation solvers.verification "
     "solvers.planning",
     "runtime.backbone": "errors files backbone",
@@ -63,7 +65,7 @@ MAY_IMPORT = {
     "library": "errors files plan instance costs simulator checker solvers.baselines solvers.planning",
     "instances.generate_index": "instance library",
     "cli": "errors files lengths backbone plan instance costs timeline workload simulator analytic prototype checker "
-    "reports solvers.budget solvers.baselines solvers.planning solvers.pareto runtime.backbone runtime.data "
+    "reports solvers.budget solvers.layer_split solvers.baselines solvers.planning solvers.pareto runtime.backbone runtime.data "
     "runtime.launch runtime.profiling instances.generate_tiny library",
 }
 """Who imports whom, a package (or a module at the root of a floor) a line; each only from those above it."""

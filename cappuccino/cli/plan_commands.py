@@ -31,6 +31,13 @@ class RecomputeChoice(StrEnum):
     FULL = "full"
 
 
+class LayersChoice(StrEnum):
+    """Layers by stage as the command line asks for them."""
+
+    AUTO = "auto"
+    EVEN = "even"
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(plan)
@@ -50,6 +57,9 @@ def plan(
     recompute: Annotated[
         RecomputeChoice, typer.Option(help="Activation recomputation; auto: by replica, of what the cost table has.")
     ] = RecomputeChoice.AUTO,
+    layers: Annotated[
+        LayersChoice, typer.Option(help="Decoder layers by stage; auto: as suits the instance, where the table tells.")
+    ] = LayersChoice.AUTO,
     json: JsonFlag = False,
 ) -> None:
     """Plan an instance: replicas, micro-batches and the order of all operations, with a proven bound.
@@ -66,6 +76,7 @@ def plan(
     loaded = Instance.load(instance)
     costs = fit_instance_costs(loaded)
     from cappuccino.solvers.budget import interruptible  # noqa: PLC0415
+    from cappuccino.solvers.layer_split import LayerSplit  # noqa: PLC0415
     from cappuccino.solvers.planning import PlanOptions, Progress, make_plan  # noqa: PLC0415
 
     options = PlanOptions(
@@ -76,6 +87,7 @@ def plan(
         num_stages=num_stages,
         profiled_only=profiled_only,
         recompute=None if recompute is RecomputeChoice.AUTO else Recompute(recompute.value),
+        layers=LayerSplit(layers.value),
         seed=seed,
     )
     unit = console.objective_unit(options.objective.value)

@@ -13,6 +13,7 @@ from cappuccino.solvers.baselines.layout import Layout
 from cappuccino.solvers.baselines.mlora import mlora
 from cappuccino.solvers.baselines.reference import reference
 from cappuccino.solvers.baselines.sequential import sequential
+from cappuccino.solvers.layer_split import LayerSplit, with_layers
 from cappuccino.solvers.scheduling.schedule import PlacedReplica
 from cappuccino.solvers.verification import verified
 
@@ -61,6 +62,7 @@ def baseline_plan(name: Baseline | str, instance: Instance, costs: Mapping[str, 
     """
     baseline = Baseline(name)
     begin = time.monotonic()
+    costs = with_layers(instance, costs, LayerSplit.AUTO)
     layout = _MAKERS[baseline](instance, costs)
     plan = assemble_plan(
         instance,

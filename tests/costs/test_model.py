@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from cappuccino.costs import CostModel, MemoryModel, SmoothMaximum, micro_batch_shape
+from cappuccino.costs.memory import KeptMemory
 from cappuccino.costs.model import EXTRAPOLATION_MEMORY_MARGIN, RESERVED_MEMORY
+from cappuccino.costs.stages import StageParts
+from cappuccino.errors import InvalidPlanError
 
 CURVE = SmoothMaximum(floor_s=3.0, per_token_s=0.5, per_square_s=0.25, power=2.0)
 MODEL = CostModel(
@@ -77,6 +80,52 @@ def test_stages_share_the_backbone_unless_measured():
     assert measured.pipeline(3).times(30, 0)[0].tolist() == [float(CURVE(30, 0))] * 3
     assert measured.pipeline(2).times(30, 0)[0].tolist() == pytest.approx([forward / 2] * 2)
     assert measured.pipeline(3).times(30, 0)[1].tolist() == pytest.approx([backward / 3] * 3)
+
+
+def with_parts() -> CostModel:
+    """Seven layers of 1 s a token forward and 2 s backward, a head that takes twice as long as a layer."""
+    layer = SmoothMaximum(0.0, 1.0, 0.0, 1.0), SmoothMaximum(0.0, 2.0, 0.0, 1.0)
+    head = layer[0].scaled(2.0), layer[1].scaled(2.0)
+    parts = StageParts(layer, head, SmoothMaximum(0.0, 0.0, 0.0, 1.0))
+    measured = {2: (5, 2), 4: (2, 2, 2, 1)}
+    kept = dict.fromkeys(measured, KeptMemory(layer_gib=3.0, layer_token_gib=0.0625, head_token_gib=0.25))
+    return replace(
+        MODEL, parts={2: parts, 4: parts}, num_layers=7, splits=measured, measured_splits=measured, kept=kept
+    )
+
+
+def test_stages_take_what_their_layers_and_the_head_take():
+    model = with_parts()
+    assert model.pipeline(2).times(1, 0).tolist() == [[5, 4], [10, 8]]
+    other = model.of_layers(2, (4, 3))
+    assert other.layers_per_stage(2) == (4, 3)
+    assert other.pipeline(2).times(1, 0).tolist() == [[4, 5], [8, 10]]
+    assert other.pipeline(4).times(1, 0)[0].tolist() == [2, 2, 2, 3]
+    assert model.of_layers(2, (5, 2)) is model
+    assert model.of_layers(2, None).layers_per_stage(2) == (4, 3)  # none said: even
+    assert model.pipeline(3).times(1, 0)[0].tolist() == [3, 2, 4]  # nobody measured three: the deepest's parts
+
+
+def test_memory_follows_the_layers():
+    model = with_parts()
+    profiled = MODEL.memory[2]
+    assert model.memory_model(2) == profiled
+    # a layer more on the fullest stage weighs 3 GiB; a token held: 6 layers against 5, the last stage has less
+    assert model.of_layers(2, (6, 1)).memory_model(2) == MemoryModel(33.0, 0.25, 0.5 + 0.0625)
+    # a layer less weighs nothing less; held by the last stage: 3 layers and the head, 0.4375 against 5 layers, 0.375
+    held = 0.5 + (3 * 0.0625 + 0.25) - max(5 * 0.0625, 2 * 0.0625 + 0.25)
+    assert model.of_layers(2, (4, 3)).memory_model(2) == MemoryModel(30.0, 0.25, held)
+
+
+def test_layers_that_nobody_can_cost_are_refused():
+    measured = replace(MODEL, num_layers=7, splits={2: (5, 2)})
+    with pytest.raises(InvalidPlanError, match=r"not those of layers \(4, 3\)"):
+        measured.of_layers(2, (4, 3))
+    with pytest.raises(InvalidPlanError, match="split evenly"):
+        measured.of_layers(2, None)
+    assert measured.of_layers(3, (2, 2, 3)) is measured  # as even as (3, 2, 2)
+    with pytest.raises(InvalidPlanError):
+        with_parts().of_layers(2, (5, 5))
 
 
 def test_transfer_time():

@@ -143,7 +143,7 @@ class Naive:
         return sum(16 * self.adapter(a)[2] * max(layers) / 2**30 for a in range(len(self.jobs)))
 
     def peaks(self) -> list[float]:
-        memory = self.costs.memory_model(self.replica.num_stages)
+        memory = self.costs.of_replica(self.replica).memory_model(self.replica.num_stages)
         static, token = memory.static_gib + self.adapters_gib(), memory.held_gib + self.masks_gib()
         result = []
         for program in self.replica.programs:

@@ -19,6 +19,7 @@ from cappuccino.errors import InfeasibleError, NoPlanFoundError
 from cappuccino.instance import Instance
 from cappuccino.plan import Objective, Plan
 from cappuccino.solvers.allocation.columns import ReplicaSpace
+from cappuccino.solvers.layer_split import LayerSplit, with_layers
 from cappuccino.solvers.planning import PlanOptions, make_plan
 
 Costs = Mapping[str, CostModel]
@@ -116,6 +117,7 @@ def no_plan_beats_the_bound(machine: Machine, sweep: Sweep, options: PlanOptions
         instance, costs = problem_of(machine, sweep, Path(folder))
         try:
             options = with_deadline(options, factor, instance, costs)
+            costs = with_layers(instance, costs, LayerSplit.AUTO)  # the bound is one for layers that are split so
             plan = make_plan(instance, options, costs)
         except NoPlanFoundError:
             return
