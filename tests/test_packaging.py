@@ -65,8 +65,8 @@ MAY_IMPORT = {
     "library": "errors files plan instance costs simulator checker solvers.baselines solvers.planning",
     "instances.generate_index": "instance library",
     "cli": "errors files lengths backbone plan instance costs timeline workload simulator analytic prototype checker "
-    "reports solvers.budget solvers.layer_split solvers.baselines solvers.planning solvers.pareto runtime.backbone runtime.data "
-    "runtime.launch runtime.profiling instances.generate_tiny library",
+    "reports solvers.budget solvers.layer_split solvers.baselines solvers.planning solvers.pareto runtime.backbone "
+    "runtime.data runtime.launch runtime.profiling instances.generate_tiny library",
 }
 """Who imports whom, a package (or a module at the root of a floor) a line; each only from those above it."""
 LARGE = {

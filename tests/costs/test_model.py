@@ -88,7 +88,7 @@ def with_parts() -> CostModel:
     head = layer[0].scaled(2.0), layer[1].scaled(2.0)
     parts = StageParts(layer, head, SmoothMaximum(0.0, 0.0, 0.0, 1.0))
     measured = {2: (5, 2), 4: (2, 2, 2, 1)}
-    kept = dict.fromkeys(measured, KeptMemory(layer_gib=3.0, layer_token_gib=0.0625, head_token_gib=0.25))
+    kept = dict.fromkeys(measured, KeptMemory(layer_gib=3.0, layer_token_gib=0.0625, head_token_gib=0.125))
     return replace(
         MODEL, parts={2: parts, 4: parts}, num_layers=7, splits=measured, measured_splits=measured, kept=kept
     )
@@ -110,11 +110,12 @@ def test_memory_follows_the_layers():
     model = with_parts()
     profiled = MODEL.memory[2]
     assert model.memory_model(2) == profiled
-    # a layer more on the fullest stage weighs 3 GiB; a token held: 6 layers against 5, the last stage has less
+    # a layer more on the fullest stage weighs 3 GiB; a token is held by 6 layers instead of 5, by the last stage less
     assert model.of_layers(2, (6, 1)).memory_model(2) == MemoryModel(33.0, 0.25, 0.5 + 0.0625)
-    # a layer less weighs nothing less; held by the last stage: 3 layers and the head, 0.4375 against 5 layers, 0.375
-    held = 0.5 + (3 * 0.0625 + 0.25) - max(5 * 0.0625, 2 * 0.0625 + 0.25)
-    assert model.of_layers(2, (4, 3)).memory_model(2) == MemoryModel(30.0, 0.25, held)
+    # a layer less weighs nothing less; 3 layers and the head hold as much of a token as 5 layers
+    assert model.of_layers(2, (4, 3)).memory_model(2) == profiled
+    # 6 layers and the head, as much as 8 layers
+    assert model.of_layers(2, (1, 6)).memory_model(2) == MemoryModel(33.0, 0.25, 0.5 + 3 * 0.0625)
 
 
 def test_layers_that_nobody_can_cost_are_refused():

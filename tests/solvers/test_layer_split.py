@@ -38,8 +38,8 @@ def test_a_plan_names_its_layers_and_is_better_than_one_of_even_stages() -> None
     even = make_plan(INSTANCE, replace(OPTIONS, layers=LayerSplit.EVEN), costs)
     assert [r.layers_per_stage for r in free.replicas] == [(6, 2)]
     assert [r.layers_per_stage for r in even.replicas] == [(4, 4)]
-    # the busiest stage has 6 layers to run instead of 8, and the rest is filled as well
-    assert free.objective_value == pytest.approx(even.objective_value * 6 / 8, rel=0.03)
+    # the busiest stage has as much as 6 layers to run instead of 8; the ways down and up make the rest
+    assert 6 / 8 < free.objective_value / even.objective_value < 0.8
     for plan in (free, even):
         assert check(plan, INSTANCE, costs).violations == ()
     other = free.model_copy(
