@@ -4,8 +4,11 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,6 +48,37 @@ def write_atomically(path: Path, text: str) -> None:
                 path, "", f"cannot be written ({error.strerror})", "free the path or name another"
             ) from error
         raise
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder that becomes `path` when the block ends without an error, and is gone otherwise.
+
+    Raises
+    ------
+    InputError
+        When there is something at `path` already, or no folder can be made there.
+    """
+    _require_short_parts(path)
+    if os.path.lexists(path):
+        raise InputError(path, "", "is there already", "name another folder, or remove it first")
+    parent = path.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=parent, prefix=f".{path.name[:100]}."))
+    except OSError as error:
+        raise InputError(path, "", f"cannot be written ({error.strerror})", "name another folder") from error
+    try:
+        folder = temporary / "new"  # with the rights that folders get here; those of the temporary one are narrower
+        folder.mkdir()
+        yield folder
+        folder.rename(path)
+    except OSError as error:
+        raise InputError(
+            path, "", f"cannot be written ({error.strerror or error})", "free space, or name another folder"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def require_writable(path: Path) -> None:

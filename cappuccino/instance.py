@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,19 +11,16 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from cappuccino.adapter import MOST_NAME_LENGTH, MOST_STEPS, Adapter, NonNegativeFloat, PositiveFloat, PositiveInt
+from cappuccino.documents import read_document
 from cappuccino.errors import InputError
-from cappuccino.files import Record, parse_model, read_json, write_atomically
+from cappuccino.files import Record, parse_model, write_atomically
 from cappuccino.lengths import read_length_distribution
+from cappuccino.sweep import expand_sweeps
+
+__all__ = ["FORMAT", "Adapter", "DatasetSource", "GpuPool", "Instance", "InstanceFile", "name_problem", "save_instance"]
 
 FORMAT = "cappuccino.instance/1"
-
-PositiveInt = Annotated[int, Field(gt=0, lt=2**31, strict=True)]
-NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-MOST_NAME_LENGTH = 200
-"""Bytes of a name: file systems take 255, and suffixes are added."""
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]*$", max_length=MOST_NAME_LENGTH)]
 
 
 def name_problem(name: str) -> str | None:
@@ -52,47 +49,6 @@ class GpuPool(Record):
     """Memory of one GPU, GiB."""
     price_per_hour: NonNegativeFloat | None = None
     """Money per GPU-hour; needed by the objective `cost` only."""
-
-
-class Adapter(Record):
-    """One LoRA job: what is trained, on which data, in which steps."""
-
-    name: Name
-    """Unique name; PEFT's adapter name and the name of the output folder."""
-    dataset: str
-    """Key of `datasets`."""
-    global_batch_size: PositiveInt
-    """Samples per optimizer step."""
-    micro_batch_size: PositiveInt = 1
-    """Samples per micro-batch when the job runs on its own; baselines use it, the planner packs freely."""
-    num_steps: PositiveInt | None = None
-    """Optimizer steps; by default one pass over the dataset, the incomplete last batch dropped."""
-    rank: PositiveInt = 16
-    """LoRA rank."""
-    alpha: PositiveFloat = 32
-    """LoRA alpha."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """LoRA dropout probability."""
-    target_modules: tuple[str, ...] | Literal["all-linear"] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    """Module names that get the adapter, as PEFT understands them."""
-    learning_rate: PositiveFloat = 1e-4
-    """AdamW's peak learning rate."""
-    weight_decay: NonNegativeFloat = 0.0
-    """AdamW's weight decay."""
-    lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
-    """Shape of the learning rate after the warm-up; `linear` and `cosine` reach 0 at the last step."""
-    warmup_steps: NonNegativeInt = 0
-    """Steps over which the learning rate rises linearly from 0."""
-    max_grad_norm: PositiveFloat | None = None
-    """Gradients of a step are clipped to this global norm; null: no clipping."""
-    seed: NonNegativeInt = 0
-    """Seed of the initial weights and of dropout."""
-
-    @model_validator(mode="after")
-    def _targets_named(self) -> "Adapter":
-        if not self.target_modules:
-            raise ValueError("Name at least one target module")
-        return self
 
 
 class DatasetSource(Record):
@@ -145,6 +101,22 @@ class InstanceFile(Record):
         return datasets
 
 
+def _with_steps(adapter: Adapter, at: str, lengths: Mapping[str, np.ndarray], source: str) -> Adapter:
+    """Return an adapter whose epochs are steps; InputError at the field `at` where it cannot be trained on the data."""
+    if adapter.dataset not in lengths:
+        remedy = f"name one of the datasets: {', '.join(lengths) or 'none'}"
+        raise InputError(source, f"{at}.dataset", f'"{adapter.dataset}" is not a dataset', remedy)
+    size = len(lengths[adapter.dataset])
+    if adapter.num_steps is None and adapter.epochs is None and size < adapter.global_batch_size:
+        problem = f"one pass over {size} samples holds no batch of {adapter.global_batch_size}"
+        raise InputError(source, f"{at}.num_steps", problem, "set num_steps or a smaller global_batch_size")
+    resolved = adapter.with_steps(size)
+    if resolved.num_steps is not None and resolved.num_steps > MOST_STEPS:
+        problem = f"{adapter.epochs} passes over {size} samples are {resolved.num_steps} steps"
+        raise InputError(source, f"{at}.epochs", problem, f"give fewer; there may be {MOST_STEPS} steps")
+    return resolved
+
+
 @dataclass(frozen=True)
 class Instance:
     """A resolved instance: every dataset's lengths are at hand, every reference is known to be good.
@@ -169,18 +141,10 @@ class Instance:
     def __post_init__(self) -> None:
         self._no_duplicates("adapters", [a.name for a in self.adapters])
         self._no_duplicates("gpu_pools", [p.gpu for p in self.gpu_pools])
-        for i, adapter in enumerate(self.adapters):
-            at = f"adapters[{i}]"
-            if adapter.dataset not in self.dataset_lengths:
-                known = ", ".join(self.dataset_lengths) or "none"
-                remedy = f"name one of the datasets: {known}"
-                raise InputError(self.source, f"{at}.dataset", f'"{adapter.dataset}" is not a dataset', remedy)
-            if adapter.num_steps is None and len(self.dataset_lengths[adapter.dataset]) < adapter.global_batch_size:
-                size = len(self.dataset_lengths[adapter.dataset])
-                problem = f"one pass over {size} samples holds no batch of {adapter.global_batch_size}"
-                raise InputError(
-                    self.source, f"{at}.num_steps", problem, "set num_steps or a smaller global_batch_size"
-                )
+        resolved = tuple(
+            _with_steps(a, f"adapters[{i}]", self.dataset_lengths, self.source) for i, a in enumerate(self.adapters)
+        )
+        object.__setattr__(self, "adapters", resolved)  # once: nothing below this knows of epochs
 
     def _no_duplicates(self, name: str, values: list[str]) -> None:
         seen: set[str] = set()
@@ -191,7 +155,7 @@ class Instance:
 
     @classmethod
     def load(cls, path: Path | str) -> "Instance":
-        """Read and validate an instance file.
+        """Read and validate an instance file, JSON or, by its suffix, YAML; sweeps in it are expanded.
 
         Raises
         ------
@@ -199,11 +163,22 @@ class Instance:
             Naming file, field, value and remedy.
         """
         path = Path(path)
-        return cls.from_file_model(parse_model(InstanceFile, read_json(path), path), path)
+        document, entries = expand_sweeps(read_document(path), path)
+        return cls.from_file_model(parse_model(InstanceFile, document, path), path, entries)
 
     @classmethod
-    def from_file_model(cls, data: InstanceFile, path: Path) -> "Instance":
-        """Resolve an instance schema; relative paths in it are relative to the folder of `path`."""
+    def from_file_model(cls, data: InstanceFile, path: Path, entries: Sequence[str] = ()) -> "Instance":
+        """Resolve an instance schema.
+
+        Parameters
+        ----------
+        data
+            The schema.
+        path
+            Where it stands; relative paths in it are relative to its folder.
+        entries
+            By adapter, the field of the file that it is from; by default they are as in `data`.
+        """
         lengths = {}
         for name, source in data.datasets.items():
             if source.lengths is not None:
@@ -213,6 +188,10 @@ class Instance:
                 file = path.parent / source.file
                 values = read_length_distribution(file).lengths(source.key, source.seed, source.permutation)
             lengths[name] = np.minimum(values, data.max_sequence_length)
+        adapters = data.adapters
+        if entries:  # so that errors name these
+            pairs = zip(adapters, entries, strict=True)
+            adapters = tuple(_with_steps(adapter, at, lengths, str(path)) for adapter, at in pairs)
         return cls(
             name=data.name,
             backbone=data.backbone,
@@ -220,7 +199,7 @@ class Instance:
             gpu_pools=data.gpu_pools,
             max_sequence_length=data.max_sequence_length,
             dataset_lengths=lengths,
-            adapters=data.adapters,
+            adapters=adapters,
             layout=data.layout,
             source=str(path),
         )
@@ -275,7 +254,7 @@ class Instance:
             "max_sequence_length": self.max_sequence_length,
             "layout": self.layout,
             "lengths": {k: v.tolist() for k, v in sorted(self.dataset_lengths.items()) if k in used},
-            "adapters": [a.model_dump() for a in self.adapters],
+            "adapters": [a.model_dump(exclude={"epochs"}) for a in self.adapters],  # they are in num_steps
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -24,8 +24,9 @@ from helpers import imports  # noqa: E402 -- the tests read imports by the same 
 FOLDERS, ROOT = imports.FOLDERS, imports.ROOT
 modules, room_imports = cache(imports.modules), cache(imports.room_imports)
 FORMATS, CHECKING, TOOLS = "formats", "checking", "solvers: tools"
+_FORMAT_MODULES = ("errors", "compiled", "files", "documents", "adapter", "sweep", "lengths", "backbone", "plan")
 GROUPS = {
-    **dict.fromkeys(("errors", "compiled", "files", "lengths", "backbone", "plan", "instance", "timeline"), FORMATS),
+    **dict.fromkeys((*_FORMAT_MODULES, "instance", "timeline"), FORMATS),
     **dict.fromkeys(("workload", "simulator", "checker"), CHECKING),
     **dict.fromkeys(("solvers.budget", "solvers.settings"), TOOLS),
 }
@@ -117,7 +118,7 @@ def draw_packages() -> str:
 
 
 def _height(name: str) -> float:
-    return 0.72 if "\n" in wrapped(contents(name)) else 0.56
+    return 0.56 + 0.16 * wrapped(contents(name)).count("\n")
 
 
 def _width(name: str) -> float:

@@ -98,11 +98,12 @@ def box(  # type: ignore[no-untyped-def]
     axes.add_patch(rounded(x, y, wide, high, fill, LINE))
     lines = small.count("\n") + 1 if small else 0
     weight = "bold" if bold else "normal"
-    axes.text(x, y + (0.0, 0.1, 0.2)[lines], name, ha="center", va="center", fontsize=12, color=INK, weight=weight)
+    top = y + (0.0, 0.1, 0.2, 0.27)[lines]
+    axes.text(x, top, name, ha="center", va="center", fontsize=12, color=INK, weight=weight)
     if small:
         axes.text(
             x,
-            y - (0.0, 0.16, 0.12)[lines],
+            y - (0.0, 0.16, 0.12, 0.1)[lines],
             small,
             ha="center",
             va="center",

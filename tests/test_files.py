@@ -5,7 +5,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from cappuccino.errors import CappuccinoError, InputError
-from cappuccino.files import parse_model, read_json, read_text, sha256, write_atomically
+from cappuccino.files import new_folder, parse_model, read_json, read_text, sha256, write_atomically
 
 
 class _Inner(BaseModel):
@@ -158,3 +158,22 @@ def test_model_errors_name_file_field_and_value():
 def test_sha256(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_a_new_folder_is_there_whole_or_not_at_all(tmp_path):
+    with new_folder(tmp_path / "a" / "b") as folder:
+        (folder / "file").write_text("text")
+        assert not (tmp_path / "a" / "b").exists()
+    assert (tmp_path / "a" / "b" / "file").read_text() == "text"
+    assert (tmp_path / "a" / "b").stat().st_mode == (tmp_path / "a").stat().st_mode
+    with pytest.raises(KeyError), new_folder(tmp_path / "a" / "c") as folder:
+        (folder / "file").write_text("text")
+        raise KeyError
+    with pytest.raises(InputError, match=r"b: is there already; name another"), new_folder(tmp_path / "a" / "b"):
+        raise AssertionError("begun in vain")
+    with (
+        pytest.raises(InputError, match=r"file/c: cannot be written .*; name another folder"),
+        new_folder(tmp_path / "a" / "b" / "file" / "c"),
+    ):
+        raise AssertionError("begun in vain")
+    assert os.listdir(tmp_path / "a") == ["b"]

@@ -1,10 +1,12 @@
 import copy
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 
 from cappuccino.errors import InputError
-from cappuccino.instance import Instance
+from cappuccino.instance import Instance, save_instance
 
 GOOD = {
     "format": "cappuccino.instance/1",
@@ -161,6 +163,13 @@ def test_digest_does_not_change_with_paths_names_and_unused_data(save, tmp_path)
         ("adapters.0.global_batch_size", 2.5, r"i\.json: adapters\[0\]\.global_batch_size: 2\.5 is not allowed; "),
         ("adapters.0.global_batch_size", "2", r"i\.json: adapters\[0\]\.global_batch_size: \"2\" is not allowed; "),
         ("adapters.0.global_batch_size", ..., r"i\.json: adapters\[0\]\.global_batch_size: is missing; add it"),
+        ("adapters.0.epochs", 0, r"i\.json: adapters\[0\]\.epochs: 0 is not allowed; .*greater than 0"),
+        ("adapters.1.epochs", 1.5, r"i\.json: adapters\[1\]: .*give either `num_steps` or `epochs`"),
+        (
+            "adapters.0.epochs",
+            1e10,
+            r"adapters\[0\]\.epochs: 1.* passes over 5 samples are 25000000000 steps; give",
+        ),
         ("adapters.0.num_steps", 0, r"i\.json: adapters\[0\]\.num_steps: 0 is not allowed; "),
         ("adapters.0.name", "../evil", r"i\.json: adapters\[0\]\.name: \"\.\./evil\" is not allowed; "),
         ("adapters.0.dropout", 1.0, r"i\.json: adapters\[0\]\.dropout: 1\.0 is not allowed; "),
@@ -265,3 +274,93 @@ def test_json_that_is_no_object(save, value):
 def test_lengths_beyond_64_bits_are_a_clear_error(save):
     with pytest.raises(InputError, match=r"datasets\.d"):
         Instance.load(save(edited("datasets.d.lengths", [10**20, 5])))
+
+
+@pytest.mark.parametrize(
+    ("samples", "batch", "epochs", "steps"),
+    [
+        (5, 2, 1, 2),  # as one pass: the incomplete last batch is dropped
+        (5, 2, 2, 5),  # 10 samples: a batch may reach into the next pass
+        (5, 2, 1.5, 3),  # 7.5 samples
+        (5, 2, 0.1, 1),  # half a sample: one step at least
+        (3, 4, 1, 1),
+        (1000, 3, 0.3, 100),  # 300 samples; in binary 0.3 * 1000 / 3 falls short of 100
+    ],
+)
+def test_epochs_are_steps(save, samples, batch, epochs, steps):
+    data = edited("datasets.d.lengths", [10] * samples)
+    data["adapters"][0] |= {"global_batch_size": batch, "epochs": epochs}
+    instance = Instance.load(save(data))
+    assert (instance.num_steps(0), len(instance.step_lengths[0])) == (steps, steps)
+    assert (instance.adapters[0].num_steps, instance.adapters[0].epochs) == (steps, None)
+    assert instance.subset([0]).num_steps(0) == steps
+    data["adapters"][0] = {"name": "a", "dataset": "d", "global_batch_size": batch, "num_steps": steps}
+    assert Instance.load(save(data)).digest == instance.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("seed4-qwen32b", "1b80ae7b66edfdaa410cbae978b94e5d64db2893d1b557697f122ddbfafcf301"),
+        ("full4-llama7b", "3dc3c8ad12bbd183d488aaaa8962a707a30136b8f8da8b44fcd4be19d7448290"),  # one pass each
+    ],
+)
+def test_digests_of_shipped_instances_stay(name, digest):
+    # plans made with any version carry them
+    assert Instance.load(Path(__file__).parents[1] / "instances" / f"{name}.json").digest == digest
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "yml", "YAML"])
+def test_yaml_is_read_as_json_is(save, tmp_path, suffix):
+    expected = Instance.load(save())
+    (tmp_path / f"i.{suffix}").write_text(yaml.safe_dump(GOOD))
+    found = Instance.load(tmp_path / f"i.{suffix}")
+    assert (found.name, found.digest, found.cost_table) == (expected.name, expected.digest, expected.cost_table)
+
+
+def test_errors_in_yaml_name_file_and_field(save, tmp_path):
+    save()
+    (tmp_path / "i.yaml").write_text(yaml.safe_dump(edited("adapters.1.rank", 2.5)))
+    with pytest.raises(InputError, match=r"i\.yaml: adapters\[1\]\.rank: 2\.5 is not allowed; "):
+        Instance.load(tmp_path / "i.yaml")
+    (tmp_path / "i.yaml").write_text("")
+    with pytest.raises(InputError, match=r"i\.yaml: null is not allowed; give an object with the fields of docs"):
+        Instance.load(tmp_path / "i.yaml")
+
+
+S = {"dataset": "d", "global_batch_size": 2, "alpha": 16.0}
+SWEEP = S | {"name": "s", "sweep": {"learning_rate": [1e-3, 2e-3], "rank": [4, 8]}}
+
+
+def test_a_sweep_is_one_adapter_a_combination(save, tmp_path):
+    instance = Instance.load(save(edited("adapters.0", SWEEP)))
+    found = [(a.name, a.rank, a.learning_rate) for a in instance.adapters[:-1]]
+    assert found == [
+        ("s-r4-lr1e-3", 4, 1e-3),
+        ("s-r4-lr2e-3", 4, 2e-3),
+        ("s-r8-lr1e-3", 8, 1e-3),
+        ("s-r8-lr2e-3", 8, 2e-3),
+    ]
+    assert instance.adapters[-1].name == "b"
+    written = edited("adapters.0", S | {"name": "s-r4-lr1e-3", "rank": 4, "learning_rate": 1e-3})
+    assert Instance.load(save(written)).subset([0, 1]).digest == instance.subset([0, 4]).digest
+    save_instance(instance, tmp_path / "saved.json")
+    again = json.loads((tmp_path / "saved.json").read_text())
+    assert [a["name"] for a in again["adapters"]] == [a.name for a in instance.adapters]
+    assert not any("sweep" in a for a in again["adapters"])
+    swept = list(range(4))
+    assert Instance.load(tmp_path / "saved.json").subset(swept).digest == instance.subset(swept).digest
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dataset": "nope"}, r"i\.json: adapters\[1\]\.dataset: \"nope\" is not a dataset"),
+        ({"global_batch_size": 6}, r"i\.json: adapters\[1\]\.num_steps: one pass over 5 samples holds no batch of 6"),
+    ],
+)
+def test_errors_after_a_sweep_name_the_entry_of_the_file(save, change, message):
+    data = edited("adapters.0", SWEEP)
+    data["adapters"][1] = {"name": "b", "dataset": "d", "global_batch_size": 2} | change
+    with pytest.raises(InputError, match=message):
+        Instance.load(save(data))

@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cappuccino.cli import (
+    adapter_commands,
     bench_commands,
     compare_commands,
     estimate_commands,
@@ -31,6 +32,7 @@ RUNTIME_PACKAGES = {
     "pyarrow",
     "safetensors",
     "tokenizers",
+    "huggingface_hub",
 }
 """Of the extra `runtime`, which planning does without."""
 
@@ -45,6 +47,7 @@ app = typer.Typer(
 )
 for commands in (
     run_commands,
+    adapter_commands,
     profile_commands,
     plan_commands,
     compare_commands,

@@ -57,6 +57,17 @@ def warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
+def quiet_transformers() -> None:
+    """Leave the progress bars to this program."""
+    import warnings  # noqa: PLC0415
+
+    from transformers.utils import logging  # noqa: PLC0415
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
 def end_invalid(path: Path, report: "CheckReport") -> None:
     """Say on stderr that the plan just reported is invalid, and exit 1; return when it is valid."""
     try:

@@ -41,7 +41,7 @@ def run_demo(output: Path, time_limit_s: float) -> dict[str, Any]:
 
     require_folder(output)
     output.mkdir(parents=True, exist_ok=True)
-    _quiet_transformers()
+    console.quiet_transformers()
     backbone, data = output / "backbone", output / "data"
     with console.progress_bar("1/4 backbone and text") as show:
         show(0.1, "a random tiny Llama, and text that ships with Python")
@@ -103,17 +103,6 @@ def run_demo(output: Path, time_limit_s: float) -> dict[str, Any]:
         "cost_table": str(table),
         "trace": str(result.trace),
     }
-
-
-def _quiet_transformers() -> None:
-    """Leave the progress bars to this program."""
-    import warnings  # noqa: PLC0415
-
-    from transformers.utils import logging  # noqa: PLC0415
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def _load_with_peft(backbone: Path, adapter: Path) -> int:

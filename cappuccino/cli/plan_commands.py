@@ -10,7 +10,9 @@ from cappuccino.cli import console
 from cappuccino.cli.console import JsonFlag
 from cappuccino.files import require_writable
 
-InstanceArgument = Annotated[Path, typer.Argument(metavar="INSTANCE", help="Instance file (cappuccino.instance/1).")]
+InstanceArgument = Annotated[
+    Path, typer.Argument(metavar="INSTANCE", help="Instance file (cappuccino.instance/1), JSON or YAML.")
+]
 PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan file (cappuccino.plan/1).")]
 InstanceOption = Annotated[Path, typer.Option("--instance", help="The instance that the plan was made for.")]
 

@@ -108,6 +108,10 @@ def run(
     recompute: Annotated[
         RecomputeChoice, typer.Option(help="Activation recomputation; auto: as planned.")
     ] = RecomputeChoice.AUTO,
+    base_model_name: Annotated[
+        str | None,
+        typer.Option(help="What the adapters call their backbone; by default its name on the hub, or the path given."),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Train the adapters of a plan, one process per pipeline stage, exactly as planned."""
@@ -115,7 +119,7 @@ def run(
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415
     from cappuccino.plan import Plan, Recompute  # noqa: PLC0415
-    from cappuccino.runtime.backbone.hub import find_backbone  # noqa: PLC0415
+    from cappuccino.runtime.backbone.hub import backbone_name, find_backbone  # noqa: PLC0415
     from cappuccino.runtime.launch.local import run_plan  # noqa: PLC0415
 
     loaded, stated = Instance.load(instance), Plan.load(plan)
@@ -128,15 +132,17 @@ def run(
     warnings = [w for r in planned.replicas for w in _no_prediction(r, costs[r.gpu], device, used, asked)]
     for warning in dict.fromkeys(warnings):
         console.warn(f"{loaded.cost_table}: {warning}: its times and memory are no prediction for this run")
+    folder = find_backbone(backbone)
     with console.progress_bar("training") as show:
         result = run_plan(
             stated,
             loaded,
-            find_backbone(backbone),
+            folder,
             data,
             output,
             device=device,
             dtype=used,
+            backbone_name=base_model_name or backbone_name(backbone, folder),
             on_progress=lambda done, total: show(done / total, f"{done} of {total} operations"),
             on_note=console.warn,
         )

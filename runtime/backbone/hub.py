@@ -6,6 +6,7 @@ from pathlib import Path
 from cappuccino.errors import InputError
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/")
 _FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
 
 
@@ -31,3 +32,24 @@ def find_backbone(name: str) -> Path:
         raise InputError(
             "--backbone", name, problem, "name a folder, or a model of the hub that you may read"
         ) from error
+
+
+def backbone_name(given: str, folder: Path) -> str:
+    """Return the name by which an adapter refers to its backbone: on the hub where it is from there, else the path.
+
+    What `config.json` says of itself (`_name_or_path`) is not asked: there stands what the checkpoint was made from.
+
+    Parameters
+    ----------
+    given
+        Name or path, as the user gave it.
+    folder
+        Where the backbone was found.
+    """
+    cached = _CACHED.search(folder.absolute().as_posix())
+    return f"{cached[1]}/{cached[2]}" if cached else given
+
+
+def is_hub_name(name: str) -> bool:
+    """Return whether a backbone's name is that of a model of the hub, as far as one can tell here."""
+    return _NAME.fullmatch(name) is not None and not Path(name).exists()

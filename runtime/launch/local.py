@@ -21,9 +21,11 @@ from cappuccino.instance import Instance
 from cappuccino.plan import Plan, Replica, even_layers
 from cappuccino.runtime.backbone.config import read_trainable_shape
 from cappuccino.runtime.data.samples import load_datasets
+from cappuccino.runtime.launch.model_card import model_card
 from cappuccino.runtime.launch.processes import ReplicaProcesses
 from cappuccino.runtime.launch.results import measured_timeline, read_reports, step_losses
 from cappuccino.runtime.launch.specification import JobSpecification, ReplicaSpecification
+from cappuccino.runtime.lora.adapter_folder import CARD
 from cappuccino.runtime.lora.export import join_parts
 from cappuccino.runtime.pipeline.part_costs import PartCost
 from cappuccino.timeline import Timeline, write_trace
@@ -85,6 +87,7 @@ def run_plan(
     dtype: str = "float32",
     measure_parts: bool = False,
     watch: Watch | None = None,
+    backbone_name: str | None = None,
     on_progress: Progress | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> RunResult:
@@ -112,6 +115,8 @@ def run_plan(
         Whether the parts of operations are measured too, which costs a little time.
     watch
         How a run of one replica, whose parts are measured, is followed.
+    backbone_name
+        What the adapters say that they belong to; by default the path of the backbone as given.
     on_progress
         Called with the operations done and the operations in all.
     on_note
@@ -139,6 +144,7 @@ def run_plan(
     shape = read_trainable_shape(backbone)
     layers = [_layers(replica, shape, backbone) for replica in plan.replicas]
     capacity = _capacity(device, plan)
+    called = backbone_name or str(backbone)
     used = instance.subset([instance.adapter_index(name) for r in plan.replicas for name in r.adapters])
     _require_modules(used, shape)
     datasets = load_datasets(used, data, backbone, shape.vocab, on_note)
@@ -187,7 +193,10 @@ def run_plan(
             memory[replica.id] = tuple(np.array(report.memory_gib) for report in reports)
             parts[replica.id] = tuple(report.parts for report in reports)
             for position, name in enumerate(replica.adapters):
-                join_parts(specification.results, position, replica.num_stages, results / name)
+                join_parts(specification.results, position, replica.num_stages, results / name, called)
+                job = specification.jobs[position]
+                card = model_card(job.adapter, job.num_steps, losses[name], plan, replica, called)
+                write_atomically(results / name / CARD, card)
         write_atomically(results / LOSSES, _as_json(losses))
         write_trace(results / TRACE, timelines, "measured", plan.instance.sha256)
     return RunResult({name: out / name for name in losses}, timelines, losses, out / TRACE, memory, parts)

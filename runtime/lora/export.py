@@ -8,12 +8,10 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 
 from cappuccino.files import read_json, write_atomically
+from cappuccino.runtime.lora.adapter_folder import CONFIG, WEIGHTS
 
 if TYPE_CHECKING:
     from cappuccino.runtime.lora.multi_lora import MultiLora
-
-_WEIGHTS = "adapter_model.safetensors"
-_CONFIG = "adapter_config.json"
 
 
 def write_parts(lora: "MultiLora", stage: int, folder: Path) -> None:
@@ -38,7 +36,7 @@ def write_parts(lora: "MultiLora", stage: int, folder: Path) -> None:
             write_atomically(folder / f"adapter-{position}.json", text + "\n")
 
 
-def join_parts(folder: Path, position: int, num_stages: int, target: Path) -> None:
+def join_parts(folder: Path, position: int, num_stages: int, target: Path, backbone: str) -> None:
     """Write one adapter as a folder that `PeftModel.from_pretrained` loads.
 
     Parameters
@@ -51,6 +49,8 @@ def join_parts(folder: Path, position: int, num_stages: int, target: Path) -> No
         Of the replica.
     target
         Folder to create.
+    backbone
+        Name of the backbone, which PEFT looks it up by.
     """
     weights: dict[str, Any] = {}
     for stage in range(num_stages):
@@ -60,9 +60,9 @@ def join_parts(folder: Path, position: int, num_stages: int, target: Path) -> No
             raise RuntimeError(f"stage {stage} holds {sorted(twice)[0]}, which an earlier stage holds too")
         weights.update(part)
     target.mkdir()
-    save_arrays(dict(sorted(weights.items())), target / _WEIGHTS, metadata={"format": "pt"})
-    text = json.dumps(read_json(folder / f"adapter-{position}.json"), indent=2)
-    write_atomically(target / _CONFIG, text + "\n")
+    save_arrays(dict(sorted(weights.items())), target / WEIGHTS, metadata={"format": "pt"})
+    fields = read_json(folder / f"adapter-{position}.json") | {"base_model_name_or_path": backbone}
+    write_atomically(target / CONFIG, json.dumps(fields, indent=2) + "\n")
 
 
 def _part(folder: Path, position: int, stage: int) -> Path:

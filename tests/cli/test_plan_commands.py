@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from cli.conftest import cappuccino, one_clear_error, read_instance, write_instance
 
 
@@ -35,6 +36,27 @@ def test_plan_as_text_names_the_same(workspace):
     assert done.code == 0
     for word in ("objective", "bound", "gap", "checked: valid", "plan.json"):
         assert word in done.out
+
+
+def test_sweeps_in_yaml_are_planned_and_checked_under_their_names(workspace):
+    data = read_instance(workspace)
+    data["adapters"][0] = {
+        "name": "a",
+        "dataset": "short",
+        "global_batch_size": 4,
+        "epochs": 2,
+        "sweep": {"rank": [4, 8]},
+    }
+    instance, plan = workspace / "instance.yaml", workspace / "plan.json"
+    instance.write_text(yaml.safe_dump(data))
+    done = cappuccino("plan", instance, "-o", plan, "--time-limit", 1, "--json")
+    assert done.code == 0, done.err
+    assert sorted(name for r in done.json["replicas"] for name in r["adapters"]) == ["a-r4", "a-r8", "b"]
+    checked = cappuccino("check", plan, "--instance", instance, "--json")
+    assert (checked.code, checked.json["violations"]) == (0, [])
+    data["adapters"][0]["epochs"] = 3  # another plan's instance
+    instance.write_text(yaml.safe_dump(data))
+    assert cappuccino("check", plan, "--instance", instance).code == 1
 
 
 def test_check_and_simulate_accept_a_plan(planned):

@@ -76,6 +76,7 @@ def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_planned_instance_is_trained_and_peft_loads_the_adapters(planned: Path, tmp_path: Path) -> None:
+    import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -99,11 +100,20 @@ def test_a_planned_instance_is_trained_and_peft_loads_the_adapters(planned: Path
         assert (entry["first_loss"], entry["last_loss"]) == (losses[name][0], losses[name][-1])
         assert all(math.isfinite(loss) for loss in losses[name])
         backbone = AutoModelForCausalLM.from_pretrained(planned / "backbone")
+        config = json.loads((out / name / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == str(planned / "backbone")
+        assert f"A LoRA adapter of `{planned / 'backbone'}`" in (out / name / "README.md").read_text()
         loaded = PeftModel.from_pretrained(backbone, entry["path"])
         assert loaded.peft_config["default"].r == rank
         trained = [p for n, p in loaded.named_parameters() if "lora_B" in n]
         assert trained
         assert all(p.any() for p in trained)  # zero before training
+        merged = cappuccino("merge", out / name, "--backbone", planned / "backbone", "-o", tmp_path / name)
+        assert merged.code == 0, merged.err
+        ids = torch.arange(3, 20).reshape(1, -1)
+        plain = AutoModelForCausalLM.from_pretrained(tmp_path / name)
+        with torch.no_grad():
+            torch.testing.assert_close(plain(ids).logits, loaded.eval()(ids).logits)
     events = [e for e in json.loads(Path(said["trace"]).read_text())["traceEvents"] if e["ph"] == "X"]
     assert len(events) == sum(len(p) for r in plan["replicas"] for p in r["programs"])
     assert "training: " in done.err
@@ -208,6 +218,22 @@ def with_columns(planned: Path, folder: Path, columns: str, values: str) -> Path
 
 def ending(*arguments: object, **options: object) -> None:
     raise InputError("test", "", "ends here", "nothing")
+
+
+def test_adapters_name_their_backbone_as_told(planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+
+    def end(*arguments: object, **options: object) -> None:
+        names.append(options["backbone_name"])
+        ending()
+
+    monkeypatch.setattr(local, "run_plan", end)
+    cached = tmp_path / "models--org--tiny" / "snapshots" / "abc"
+    monkeypatch.chdir(planned)
+    for options in ({}, {"backbone": Path("backbone")}, {"backbone": cached}):
+        run(planned, tmp_path / "out", **options)
+    run(planned, tmp_path / "out", "--base-model-name", "org/other")
+    assert names == [str(planned / "backbone"), "backbone", "org/tiny", "org/other"]
 
 
 def test_a_type_that_was_not_profiled_is_a_warning(
