@@ -17,6 +17,7 @@ from cappuccino.errors import InputError
 from cappuccino.files import Record, parse_model, write_atomically
 from cappuccino.lengths import read_length_distribution
 from cappuccino.sweep import expand_sweeps
+from cappuccino.training_data import FormName, LossRule, TooLong, TrainingData, find_place
 
 __all__ = ["FORMAT", "Adapter", "DatasetSource", "GpuPool", "Instance", "InstanceFile", "name_problem", "save_instance"]
 
@@ -52,7 +53,7 @@ class GpuPool(Record):
 
 
 class DatasetSource(Record):
-    """Sample lengths of a dataset in training order: given here, or by reference to a seed distribution file."""
+    """A dataset: its sample lengths in training order, given here or by reference, and where its samples are."""
 
     lengths: tuple[PositiveInt, ...] | None = None
     """Tokens of every sample."""
@@ -64,6 +65,14 @@ class DatasetSource(Record):
     """Sampling seed inside the file; by default the only one there, 42 where there are several."""
     permutation: PositiveInt | None = None
     """Permutation inside the file; by default the only one there, 1 where there are several."""
+    source: str | None = None
+    """Samples: a file or folder, relative to the instance file, or a name on the hub; by default given to `run`."""
+    form: FormName | None = None
+    """What its rows are; by default recognised by their columns."""
+    loss_on: LossRule | None = None
+    """Which tokens are learnt; by default the assistant's or the completion's, where the form knows them."""
+    too_long: TooLong = "cut"
+    """Whether samples longer than `max_sequence_length` are cut to it or dropped."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "DatasetSource":
@@ -135,6 +144,8 @@ class Instance:
     dataset_lengths: Mapping[str, np.ndarray] = field(repr=False)
     adapters: tuple[Adapter, ...]
     layout: Literal["packed", "padded"] = "packed"
+    training_data: Mapping[str, TrainingData] = field(default_factory=dict)
+    """By dataset; one that says nothing of its samples may be missing."""
     source: str = "instance"
     """File the instance came from, for messages."""
 
@@ -179,7 +190,7 @@ class Instance:
         entries
             By adapter, the field of the file that it is from; by default they are as in `data`.
         """
-        lengths = {}
+        lengths, samples = {}, {}
         for name, source in data.datasets.items():
             if source.lengths is not None:
                 values = np.asarray(source.lengths, dtype=np.int64)
@@ -187,7 +198,14 @@ class Instance:
                 assert source.file is not None and source.key is not None  # the schema guarantees it
                 file = path.parent / source.file
                 values = read_length_distribution(file).lengths(source.key, source.seed, source.permutation)
-            lengths[name] = np.minimum(values, data.max_sequence_length)
+            fitting = values[values <= data.max_sequence_length]
+            dropping = source.too_long == "drop"
+            if dropping and not len(fitting):
+                problem = f"all {len(values)} lengths are above max_sequence_length {data.max_sequence_length}"
+                raise InputError(path, f"datasets.{name}.too_long", problem, 'raise it, or set too_long to "cut"')
+            lengths[name] = fitting if dropping else np.minimum(values, data.max_sequence_length)
+            place = None if source.source is None else find_place(source.source, path.parent)
+            samples[name] = TrainingData(place, source.form, source.loss_on, source.too_long)
         adapters = data.adapters
         if entries:  # so that errors name these
             pairs = zip(adapters, entries, strict=True)
@@ -201,8 +219,13 @@ class Instance:
             dataset_lengths=lengths,
             adapters=adapters,
             layout=data.layout,
+            training_data=samples,
             source=str(path),
         )
+
+    def data_of(self, dataset: str) -> TrainingData:
+        """Return where the samples of a dataset are and what is made of them."""
+        return self.training_data.get(dataset, TrainingData())
 
     def num_steps(self, adapter: int) -> int:
         """Return the number of optimizer steps of an adapter."""
@@ -256,6 +279,9 @@ class Instance:
             "lengths": {k: v.tolist() for k, v in sorted(self.dataset_lengths.items()) if k in used},
             "adapters": [a.model_dump(exclude={"epochs"}) for a in self.adapters],  # they are in num_steps
         }
+        rules = {name: self.data_of(name).rules for name in sorted(used)}
+        if any(rules.values()):  # else as it always was
+            content["training_data"] = {name: found for name, found in rules.items() if found}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -271,7 +297,10 @@ def save_instance(instance: Instance, path: Path) -> None:
         "gpu_pools": [p.model_dump(exclude_none=True) for p in instance.gpu_pools],
         "max_sequence_length": instance.max_sequence_length,
         "layout": instance.layout,
-        "datasets": {name: {"lengths": lengths.tolist()} for name, lengths in instance.dataset_lengths.items()},
+        "datasets": {
+            name: {"lengths": lengths.tolist()} | instance.data_of(name).fields(folder)
+            for name, lengths in instance.dataset_lengths.items()
+        },
         "adapters": [a.model_dump(mode="json", exclude_none=True) for a in instance.adapters],
     }
     write_atomically(path, json.dumps(document, indent=1) + "\n")

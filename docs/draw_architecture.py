@@ -26,7 +26,7 @@ modules, room_imports = cache(imports.modules), cache(imports.room_imports)
 FORMATS, CHECKING, TOOLS = "formats", "checking", "solvers: tools"
 _FORMAT_MODULES = ("errors", "compiled", "files", "documents", "adapter", "sweep", "lengths", "backbone", "plan")
 GROUPS = {
-    **dict.fromkeys((*_FORMAT_MODULES, "instance", "timeline"), FORMATS),
+    **dict.fromkeys((*_FORMAT_MODULES, "training_data", "instance", "timeline"), FORMATS),
     **dict.fromkeys(("workload", "simulator", "checker"), CHECKING),
     **dict.fromkeys(("solvers.budget", "solvers.settings"), TOOLS),
 }
@@ -182,7 +182,7 @@ def _known(module: str) -> str:
 def way_of_the_data() -> tuple[list[Step], list[tuple[str, str]]]:
     """Return the boxes from data and backbone to adapters, and the arrows between them."""
     boxes = [
-        file("samples", 1.3, 6.6, "JSONL or Parquet"),
+        file("samples", 1.3, 6.6, "rows, texts, chats"),
         file("backbone", 1.3, 5.0, "transformers folder"),
         command("lengths", 4.2, 6.6, "runtime.data.lengths"),
         command("profile", 4.2, 5.0, "runtime.profiling.profiler"),

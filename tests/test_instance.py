@@ -1,5 +1,6 @@
 import copy
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 
 from cappuccino.errors import InputError
 from cappuccino.instance import Instance, save_instance
+from cappuccino.training_data import TrainingData
 
 GOOD = {
     "format": "cappuccino.instance/1",
@@ -109,6 +111,34 @@ def test_lookups(save):
         instance.pool("y")
 
 
+def test_digests_of_instances_without_training_data_stay(save):
+    # as it was before there were such fields: plans of that time name it
+    assert Instance.load(save()).digest == "77f37d73a5dbe23708a4f9bf8a32e25ae4b48745f01fdf3206c13d51396f699a"
+
+
+def test_training_data_are_found_from_the_instance_file(save, tmp_path):
+    (tmp_path / "saved").mkdir()
+    for source, found in [
+        ("raw/chat.jsonl", tmp_path / "raw" / "chat.jsonl"),  # by its ending, there or not
+        ("saved", tmp_path / "saved"),  # because it is there
+        ("../saved", tmp_path / ".." / "saved"),
+        ("org/chat", "org/chat"),  # a name on the hub
+    ]:
+        data = edited("datasets.d", {**GOOD["datasets"]["d"], "source": source, "form": "alpaca", "loss_on": "all"})
+        instance = Instance.load(save(data))
+        assert instance.data_of("d") == TrainingData(str(found), "alpaca", "all", "cut")
+        save_instance(instance, tmp_path / "copies" / "i.json")
+        again = Instance.load(tmp_path / "copies" / "i.json").data_of("d")
+        places = [d.source if d.source == source else os.path.abspath(d.source) for d in (again, instance.data_of("d"))]
+        assert places[0] == places[1]
+        assert (again.form, again.loss_on, again.too_long) == ("alpaca", "all", "cut")
+    assert Instance.load(save()).data_of("e") == TrainingData()
+
+
+def test_lengths_above_the_longest_are_dropped_where_samples_are(save):
+    assert Instance.load(save(edited("datasets.d.too_long", "drop"))).dataset_lengths["d"].tolist() == [10, 20, 30, 40]
+
+
 def test_subset_renumbers(save):
     part = Instance.load(save()).subset([1])
     assert part.adapter_index("b") == 0
@@ -128,6 +158,9 @@ def test_subset_renumbers(save):
         ("adapters.0.learning_rate", 1e-3),
         ("adapters.0.name", "c"),
         ("max_sequence_length", 99),
+        ("datasets.d.form", "messages"),
+        ("datasets.d.loss_on", "all"),
+        ("datasets.d.too_long", "drop"),
     ],
 )
 def test_digest_changes_with_what_matters(save, path, value):
@@ -148,6 +181,8 @@ def test_digest_does_not_change_with_paths_names_and_unused_data(save, tmp_path)
     unused = copy.deepcopy(GOOD)
     unused["datasets"]["unused"] = {"lengths": [1]}
     assert Instance.load(save(unused)).digest == before
+    assert Instance.load(save(edited("datasets.d.source", "chat.jsonl"))).digest == before
+    assert Instance.load(save(edited("datasets.d.too_long", "cut"))).digest == before
     inline = edited("datasets.e", {"lengths": [7, 8, 9, 600]})  # the same lengths by another way
     assert Instance.load(save(inline)).digest == before
 
@@ -207,6 +242,13 @@ def test_digest_does_not_change_with_paths_names_and_unused_data(save, tmp_path)
             "datasets",
             {"d" * 201: {"lengths": [1]}},
             r"i\.json: datasets: .*another name: a part of it is longer than 200",
+        ),
+        ("datasets.d.form", "chat", r"i\.json: datasets\.d\.form: \"chat\" is not allowed; .*'messages'"),
+        ("datasets.d.loss_on", "user", r"i\.json: datasets\.d\.loss_on: \"user\" is not allowed; .*'assistant'"),
+        (
+            "datasets.d",
+            {"lengths": [101, 500], "too_long": "drop"},
+            r"i\.json: datasets\.d\.too_long: all 2 lengths are above max_sequence_length 100; raise it, or set",
         ),
         ("datasets.d.seed", 42, r"i\.json: datasets\.d: .*give `key`, `seed` and `permutation` with `file` only"),
         ("datasets.e.permutation", 2, r"lengths\.json: wiki: no dataset \"wiki\" with seed 42, permutation 2; "),

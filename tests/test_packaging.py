@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "lengths": "errors files",
     "backbone": "errors files",
     "plan": "files",
-    "instance": "errors files documents adapter sweep lengths",
+    "training_data": "",
+    "instance": "errors files documents adapter sweep lengths training_data",
     "costs": "errors files backbone plan instance",
     "timeline": "files plan",
     "workload": "plan instance costs",
@@ -54,7 +55,8 @@ MAY_IMPORT = {
     "solvers.planning",
     "runtime.backbone": "errors files backbone",
     "runtime.lora": "errors files instance runtime.backbone",
-    "runtime.data": "errors files lengths plan instance runtime.backbone runtime.lora",
+    "runtime.encoding": "errors",
+    "runtime.data": "errors files lengths plan training_data instance runtime.backbone runtime.lora runtime.encoding",
     "runtime.pipeline": "plan instance runtime.backbone runtime.lora runtime.data",
     "runtime.launch": "errors files backbone plan instance timeline runtime.backbone runtime.lora runtime.data "
     "runtime.pipeline",
@@ -69,7 +71,7 @@ MAY_IMPORT = {
     "instances.generate_index": "instance library",
     "cli": "errors files lengths backbone plan instance costs timeline workload simulator analytic prototype checker "
     "reports solvers.budget solvers.layer_split solvers.baselines solvers.planning solvers.pareto runtime.backbone "
-    "runtime.lora runtime.data runtime.launch runtime.profiling instances.generate_tiny library",
+    "runtime.lora runtime.encoding runtime.data runtime.launch runtime.profiling instances.generate_tiny library",
 }
 """Who imports whom, a package (or a module at the root of a floor) a line; each only from those above it."""
 LARGE = {
@@ -137,6 +139,7 @@ SHARED = {
     "compiled",
     "backbone",
     "lengths",
+    "training_data",
 }
 """What checker and solvers both stand on: the file formats and the cost model."""
 

@@ -12,6 +12,7 @@ from cappuccino.cli import (
     adapter_commands,
     bench_commands,
     compare_commands,
+    data_commands,
     estimate_commands,
     fit_commands,
     pareto_commands,
@@ -48,6 +49,7 @@ app = typer.Typer(
 for commands in (
     run_commands,
     adapter_commands,
+    data_commands,
     profile_commands,
     plan_commands,
     compare_commands,

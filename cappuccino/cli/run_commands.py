@@ -1,4 +1,4 @@
-"""demo, lengths, run: commands that load torch."""
+"""demo, run: commands that load torch."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +8,6 @@ import typer
 from cappuccino.cli import console
 from cappuccino.cli.console import JsonFlag
 from cappuccino.cli.plan_commands import InstanceOption, PlanArgument, RecomputeChoice
-from cappuccino.files import require_folder, require_writable
 
 if TYPE_CHECKING:
     from cappuccino.costs import CostModel
@@ -19,12 +18,18 @@ BackboneOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="float32, float64 or bfloat16.")]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="Folder with <dataset>.jsonl, .json or .parquet for every dataset; default: the sources in the instance.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(demo)
-    app.command()(lengths)
     app.command()(run)
 
 
@@ -45,62 +50,12 @@ def demo(
         print_report(report)
 
 
-def lengths(
-    tokenizer: Annotated[Path, typer.Option("--tokenizer", help="Folder with a tokenizer, e.g. the backbone's.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the distribution file is written.")],
-    data: Annotated[
-        list[str], typer.Argument(metavar="NAME=SOURCE", help="Dataset: a .jsonl or .parquet file, or a hub name.")
-    ],
-    num_samples: Annotated[int, typer.Option(min=1, help="Samples per dataset.")] = 1000,
-    max_length: Annotated[int, typer.Option(min=1, help="Longer samples are cut.")] = 4096,
-    text_field: Annotated[str, typer.Option(help="Field of the text; several joined by +.")] = "text",
-    split: Annotated[str, typer.Option(help="Split of a dataset from the hub.")] = "train",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 42,
-    end: Annotated[
-        bool, typer.Option("--end/--no-end", help="End samples that were not cut with the end-of-sequence (eos) token.")
-    ] = True,
-    data_out: Annotated[Path | None, typer.Option(help="Folder for the samples' tokens: the data of `run`.")] = None,
-    json: JsonFlag = False,
-) -> None:
-    """Tokenize datasets and write their length distributions in the seed's format."""
-    from cappuccino.runtime.data.lengths import measure_lengths  # noqa: PLC0415
-
-    require_writable(output)
-    if data_out is not None:
-        require_folder(data_out)
-    notes: list[str] = []
-    with console.progress_bar("tokenizing") as show:
-        measured = measure_lengths(
-            data,
-            tokenizer,
-            output,
-            num_samples=num_samples,
-            max_length=max_length,
-            text_fields=text_field.split("+"),
-            split=split,
-            seed=seed,
-            end=end,
-            data=data_out,
-            on_progress=show,
-            on_note=notes.append,
-        )
-    summary = {n: {k: v for k, v in s.items() if not k.startswith("permutation")} for n, s in measured.items()}
-    if json:
-        console.print_json({"output": str(output), "datasets": summary, "notes": notes})
-        return
-    for dataset, record in summary.items():
-        print(f"{dataset}: {record['num_samples']} samples, median {record['p50']}, p99 {record['p99']} tokens")
-    for note in notes:
-        print(note)
-    print(f"lengths in {output}")
-
-
 def run(
     plan: PlanArgument,
     instance: InstanceOption,
     backbone: BackboneOption,
-    data: Annotated[Path, typer.Option("--data", help="Folder with <dataset>.jsonl or .parquet for every dataset.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for adapters, losses and trace.")],
+    data: DataOption = None,
     device: DeviceOption = "cpu",
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="float32, float64 or bfloat16; by default the cost table's.")

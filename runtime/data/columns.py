@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-NO_LOSS = -100
-"""Label of a token that carries no loss."""
+from cappuccino.runtime.encoding.encoder import NO_LOSS
 
 _ATTENTION = "attention_mask"
 _LEARNT = ("completion", "assistant", "assistant_tokens", "response", "loss", "label", "labels", "target", "train")

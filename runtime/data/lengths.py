@@ -1,8 +1,8 @@
-"""Tokenized lengths of real datasets, from local files or the Hugging Face hub."""
+"""Lengths of the samples of real data sets, from local files or the Hugging Face hub."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,22 @@ from cappuccino.errors import InputError
 from cappuccino.files import require_writable, write_atomically
 from cappuccino.instance import name_problem
 from cappuccino.lengths import length_statistics
-from cappuccino.runtime.data.columns import OtherColumns
-from cappuccino.runtime.data.sample_files import SUFFIXES, Row, read_rows
-from cappuccino.runtime.data.text_encoder import TextEncoder
+from cappuccino.runtime.data import summary
+from cappuccino.runtime.data.reading import ReadingReport, ReadingRules, Sample, SampleReader
+from cappuccino.runtime.data.sources import open_source
+from cappuccino.runtime.encoding.forms import Form
+from cappuccino.runtime.encoding.text_encoder import TextEncoder
+
+
+@dataclass(frozen=True)
+class MeasuredDataset:
+    """What was found in a source."""
+
+    statistics: dict[str, Any]
+    """As written to the distribution file."""
+    report: ReadingReport
+    edges: dict[str, dict[str, int]]
+    """Under `begin` and `end`, how many samples have which special token there."""
 
 
 def measure_lengths(
@@ -23,43 +36,51 @@ def measure_lengths(
     output: Path,
     *,
     num_samples: int,
-    max_length: int,
-    text_fields: Sequence[str],
-    split: str,
-    seed: int,
-    end: bool = True,
+    rules: ReadingRules,
+    forms: Mapping[str, Form] | None = None,
+    split: str = "train",
+    seed: int = 42,
+    in_order: bool = False,
     data: Path | None = None,
     on_progress: Callable[[float, str], None] | None = None,
     on_note: Callable[[str], None] | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, MeasuredDataset]:
     """Tokenize samples drawn from every dataset and write the distribution file.
 
     Parameters
     ----------
     sources
-        `NAME=SOURCE`, where the source is a .jsonl or .parquet file, or a dataset name on the hub.
-    text_fields
-        Fields whose texts, joined by line breaks, are a sample.
+        `NAME=SOURCE`, where the source is a .jsonl, .json or .parquet file, a saved data set, or a name on the hub.
+    rules
+        What is made of the rows of all sources.
+    forms
+        By name, the forms of sources whose columns fit several.
+    split
+        Of data sets that have several.
     seed
         Of the draw; it names the entry in the file.
-    end
-        Whether samples that were not cut end with the end-of-sequence token.
+    in_order
+        Whether the first samples are taken in their order, so that an instance may name the source itself.
     data
-        Folder for `<name>.jsonl` with the tokens of the drawn samples in order, which `run` trains on.
+        Folder for `<name>.jsonl` with tokens and labels of the samples in order, which `run` trains on.
     on_note
-        Told how samples end, and what a source holds that is not used.
+        Told of every source its form, what is learnt, what was cut, dropped or left out, how samples begin and end,
+        and what it holds that is not used.
 
     Returns
     -------
     dict
-        The statistics of every dataset, as written.
+        By name, what was found.
 
     Raises
     ------
     InputError
-        When a source or the tokenizer cannot be read, or a field is missing.
+        When a source or the tokenizer cannot be read, a row is malformed, or nothing is left to learn from.
     """
-    places = _places(sources)
+    places, forms = _places(sources), forms or {}
+    for name in forms:
+        if name not in places:
+            raise InputError("lengths", "--form", f'"{name}" is no dataset of this command', f"use {', '.join(places)}")
     targets = {} if data is None else {name: data / f"{name}.jsonl" for name in places}
     read = {Path(place).resolve() for place in places.values()}
     for target in (output, *targets.values()):
@@ -70,30 +91,51 @@ def measure_lengths(
             raise InputError(target, "", "would be both a file and a folder", "name the datasets otherwise")
     encoder, note = TextEncoder(tokenizer), on_note or (lambda text: None)
     document: dict[str, Any] = {}
-    records: dict[str, dict[str, Any]] = {}
-    samples: dict[str, list[list[int]]] = {}
+    found: dict[str, MeasuredDataset] = {}
+    samples: dict[str, list[Sample]] = {}
     for done, (name, place) in enumerate(places.items()):
         if on_progress:
             on_progress(done / len(places), name)
-        texts, unused = _texts(name, place, text_fields, split, num_samples, seed)
-        encoded = encoder.encode(texts)
-        for text, sample in zip(texts, encoded, strict=True):
-            if sample.empty and not text.strip():
-                raise InputError(place, text_fields[0], "an empty text is not allowed", "remove it from the data")
-            if sample.empty:
-                problem = f'the tokenizer {tokenizer} makes no tokens of "{text[:40]}"'
-                raise InputError(place, text_fields[0], problem, "give the tokenizer that the backbone is used with")
-        samples[name] = [(sample.ids if end else sample.bare)[:max_length] for sample in encoded]
-        lengths = np.array([len(ids) for ids in samples[name]])
-        note(f"{name}: {_ending(encoder, samples[name])}")
-        if unused:
-            note(f"{name}: not used: {', '.join(sorted(unused))}")
-        records[name] = length_statistics(lengths)
-        document[name] = {"seeds": [seed], f"seed_{seed}": records[name]}
+        mine = replace(rules, form=forms.get(name, rules.form), leave_out=True)
+        reader = SampleReader(open_source(place, split), tokenizer, mine, note)
+        samples[name] = _taken(reader, num_samples, None if in_order else seed)
+        gone = summary.left_out(reader.report, rules.longest)
+        if not samples[name]:
+            raise InputError(place, "", f"holds no sample to learn from ({gone or 'no rows'})", "add samples")
+        for said in (
+            summary.form_and_loss(reader.report),
+            gone,
+            summary.edges_in_words(reader.report, encoder.tokenizer),
+            summary.unused(reader.unused),
+        ):
+            if said:
+                note(f"{name}: {said}")
+        statistics = length_statistics(np.array([len(sample.ids) for sample in samples[name]]))
+        found[name] = MeasuredDataset(statistics, reader.report, summary.edges(reader.report, encoder.tokenizer))
+        document[name] = {"seeds": [seed], f"seed_{seed}": statistics}
     for name, target in targets.items():
-        write_atomically(target, "".join(json.dumps({"input_ids": ids}) + "\n" for ids in samples[name]))
+        rows = ({"input_ids": s.ids.tolist(), "labels": s.labels.tolist()} for s in samples[name])
+        write_atomically(target, "".join(json.dumps(row) + "\n" for row in rows))
     write_atomically(output, json.dumps(document) + "\n")
-    return records
+    return found
+
+
+def _taken(reader: SampleReader, most: int, seed: int | None) -> list[Sample]:
+    """Return samples of rows drawn with a seed, in the order of the draw, or else of the first rows.
+
+    Rows are read twice for a draw, so that never more of them are held than are drawn.
+    """
+    if seed is None:
+        return [_small(sample) for sample in reader.samples(range(most), most)]
+    drawn = np.random.default_rng(seed).permutation(reader.source.count())[:most].tolist()
+    rank = {row: k for k, row in enumerate(drawn)}
+    taken = [_small(sample) for sample in reader.samples(sorted(drawn), len(drawn))]
+    return sorted(taken, key=lambda sample: rank[sample.row])
+
+
+def _small(sample: Sample) -> Sample:
+    """Return a sample in as little memory as it takes, for many are held until they are in the order of the draw."""
+    return Sample(sample.row, sample.ids.astype(np.int32), sample.labels.astype(np.int32))
 
 
 def _places(sources: Sequence[str]) -> dict[str, str]:
@@ -110,76 +152,3 @@ def _places(sources: Sequence[str]) -> dict[str, str]:
             raise InputError("lengths", "", f'"{name}" names no data file: {problem}', "use another name")
         places[name] = place
     return places
-
-
-def _ending(encoder: TextEncoder, samples: Sequence[Sequence[int]]) -> str:
-    """Return a sentence on how many samples teach an adapter where to stop."""
-    if encoder.end is None:
-        return "the tokenizer has no end-of-sequence token: adapters do not learn where to stop"
-    return f"{sum(map(encoder.ends_itself, samples))} of {len(samples)} samples end with {encoder.end}"
-
-
-def _texts(
-    name: str, place: str, fields: Sequence[str], split: str, count: int, seed: int
-) -> tuple[list[str], list[str]]:
-    """Return the texts of samples drawn from a file or from the hub, and the columns that are not used."""
-    path = Path(place)
-    if path.suffix in SUFFIXES:
-        if not path.is_file():
-            raise InputError(path, "", "file not found", "check the path")
-        return _drawn(lambda: read_rows(path), place, fields, count, seed)
-    from datasets import load_dataset  # noqa: PLC0415
-
-    try:
-        with _quiet_datasets():
-            rows = load_dataset(place, split=split)
-    except Exception as error:  # the client of the hub raises whatever its own clients raise
-        problem = f'cannot be loaded as dataset "{name}" ({_innermost_message(error)})'
-        remedy = "check hub name and --split, or name a .jsonl or .parquet file"
-        raise InputError(place, "", problem, remedy) from error
-    return _drawn(lambda: iter(rows), place, fields, count, seed)
-
-
-def _drawn(
-    rows: Callable[[], Iterator[Row]], place: str, fields: Sequence[str], count: int, seed: int
-) -> tuple[list[str], list[str]]:
-    """Draw rows at random; they are read twice, so that never more of them are held than are drawn."""
-    number = sum(1 for _ in rows())
-    if not number:
-        raise InputError(place, "", "holds no rows", "add samples")
-    drawn = np.random.default_rng(seed).permutation(number)[:count].tolist()
-    rank = {row: k for k, row in enumerate(drawn)}
-    others, texts = OtherColumns(fields, 0), [""] * len(drawn)
-    for k, row in ((rank[i], row) for i, row in enumerate(rows()) if i in rank):
-        for field in fields:
-            if field not in row:
-                known = ", ".join(row) or "none"
-                raise InputError(place, field, "is no field of the data", f"set --text-field to one of: {known}")
-            if not isinstance(row[field], str):
-                raise InputError(place, field, f"{str(row[field])[:60]} is no text", "name a field of strings")
-        found = others.problem_beside_text(row)
-        if found is not None:
-            raise InputError(place, "", *found)
-        texts[k] = "\n".join(row[field] for field in fields)
-    return texts, list(others.unused)
-
-
-def _innermost_message(error: BaseException) -> str:
-    """Return the first line of the error at the bottom of a chain: it says what is wrong."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
-@contextmanager
-def _quiet_datasets() -> Iterator[None]:
-    """Keep the progress bars of `datasets` off the terminal."""
-    import datasets  # noqa: PLC0415
-
-    disabled = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not disabled:
-            datasets.enable_progress_bars()

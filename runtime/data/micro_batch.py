@@ -12,8 +12,8 @@ import torch
 
 from cappuccino.plan import MicroBatch
 from cappuccino.runtime.backbone.attention import Packing
-from cappuccino.runtime.data.columns import NO_LOSS
 from cappuccino.runtime.data.samples import AdapterSamples
+from cappuccino.runtime.encoding.encoder import NO_LOSS
 from cappuccino.runtime.lora.segment import Segment
 
 

@@ -6,29 +6,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cappuccino.errors import InputError
+from cappuccino.runtime.encoding.forms import Row
+from cappuccino.training_data import FILE_SUFFIXES
 
 if TYPE_CHECKING:
     import pyarrow
 
-SUFFIXES = (".jsonl", ".parquet")
-
-Row = dict[str, Any]
+SUFFIXES = FILE_SUFFIXES
+_SAVED = ("state.json", "dataset_dict.json")
+"""Files by which a folder that `save_to_disk` wrote is known."""
 
 
 def find_samples(folder: Path, name: str) -> Path:
-    """Return the file of a dataset in a folder; InputError where there is none, or two."""
-    files = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
-    there = [file for file in files if file.is_file()]
+    """Return the file of a dataset in a folder, or its saved data set; InputError where there is none, or several."""
+    there = [file for file in (folder / f"{name}{suffix}" for suffix in SUFFIXES) if file.is_file()]
+    if is_saved(folder / name):
+        there.append(folder / name)
     if not there:
-        names = " or ".join(f"{name}{suffix}" for suffix in SUFFIXES)
-        raise InputError(folder, "", f"holds no {names}", f"put the samples of dataset {name} there")
+        *first, last = (f"{name}{suffix}" for suffix in SUFFIXES)
+        problem = f"holds no {', '.join(first)} or {last}"
+        raise InputError(folder, "", problem, f"put the samples of dataset {name} there")
     if len(there) > 1:
         raise InputError(folder, "", f"holds {there[0].name} and {there[1].name}", "remove one of the two")
     return there[0]
 
 
+def is_saved(folder: Path) -> bool:
+    """Return whether a folder was written by `save_to_disk` of the library `datasets`."""
+    return any((folder / name).is_file() for name in _SAVED)
+
+
 def read_rows(file: Path) -> Iterator[Row]:
-    """Yield the rows of a .jsonl or .parquet file, every value as it stands there.
+    """Yield the rows of a .jsonl, .json or .parquet file, every value as it stands there.
 
     Raises
     ------
@@ -36,7 +45,7 @@ def read_rows(file: Path) -> Iterator[Row]:
         When the file or a row cannot be read.
     """
     try:
-        yield from (_json_rows if file.suffix == ".jsonl" else _parquet_rows)(file)
+        yield from (_parquet_rows if file.suffix == ".parquet" else _json_rows)(file)
     except OSError as error:
         raise InputError(file, "", f"cannot be read ({error.strerror or error})", "check the file") from error
 

@@ -80,7 +80,7 @@ def run_plan(
     plan: Plan,
     instance: Instance,
     backbone: Path,
-    data: Path,
+    data: Path | None,
     out: Path,
     *,
     device: str = "cpu",
@@ -104,7 +104,7 @@ def run_plan(
     backbone
         Folder of a Hugging Face checkpoint.
     data
-        Folder with `<dataset>.jsonl` or `<dataset>.parquet` for every dataset.
+        Folder with a file for every dataset (`<dataset>.jsonl`, `.json` or `.parquet`); None: the instance names them.
     out
         Folder for the adapters, `losses.json` and `trace.json`; what it holds under these names is replaced.
     device
@@ -147,7 +147,7 @@ def run_plan(
     called = backbone_name or str(backbone)
     used = instance.subset([instance.adapter_index(name) for r in plan.replicas for name in r.adapters])
     _require_modules(used, shape)
-    datasets = load_datasets(used, data, backbone, shape.vocab, on_note)
+    datasets = load_datasets(used, data, backbone, shape.vocab, on_note).datasets
 
     with _gathered(out) as (folder, results):
         stems = {name: folder / f"data-{i}" for i, name in enumerate(datasets)}

@@ -34,7 +34,7 @@ SIZES = {
 
 def save_llama(path: Path, layers: int = 4, **changes: object) -> Path:
     """Save a random Llama in several files, so that a stage can leave some closed."""
-    return _save(LlamaForCausalLM, LlamaConfig(**SIZES, num_hidden_layers=layers, **changes), path)
+    return _save(LlamaForCausalLM, LlamaConfig(**{**SIZES, **changes}, num_hidden_layers=layers), path)
 
 
 def save_qwen2(path: Path, layers: int = 4, **changes: object) -> Path:

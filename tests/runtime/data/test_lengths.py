@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -14,9 +15,12 @@ from transformers import PreTrainedTokenizerFast
 from cappuccino.errors import InputError
 from cappuccino.lengths import read_length_distribution
 from cappuccino.runtime.data.lengths import measure_lengths
-from cappuccino.runtime.data.text_encoder import EncodedText, TextEncoder
+from cappuccino.runtime.data.reading import ReadingRules
+from cappuccino.runtime.encoding.text_encoder import EncodedText, TextEncoder
+from cappuccino.training_data import TooLong
 
-ROWS = [{"question": "w " * n, "answer": "w w"} for n in (1, 2, 3, 4, 9)]
+ROWS = [{"question": "w " * n, "answer": "w w"} for n in (2, 3, 4, 5, 9)]
+QUESTIONS = ReadingRules(8, text_fields=("question",))
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +57,8 @@ def measure(
     seed: int = 42,
 ) -> dict[str, list[int]]:
     """Measure, and return by dataset the lengths that the file holds."""
-    measure_lengths(
-        sources, tokenizer, output, num_samples=most, max_length=longest, text_fields=fields, split="train", seed=seed
-    )
+    rules = ReadingRules(longest, text_fields=tuple(fields))
+    measure_lengths(sources, tokenizer, output, num_samples=most, rules=rules, seed=seed)
     found = read_length_distribution(output)
     return {name: lengths.tolist() for (name, _, _), lengths in found.entries.items()}
 
@@ -63,13 +66,13 @@ def measure(
 def test_samples_are_counted_in_tokens_and_cut(tokenizer: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "chat.jsonl", ROWS)
     (lengths,) = measure([f"chat={file}"], tokenizer, tmp_path / "out.json").values()
-    assert sorted(lengths) == [1, 2, 3, 4, 8]  # the fifth has 9
+    assert sorted(lengths) == [2, 3, 4, 5, 8]  # the fifth has 9
 
 
 def test_several_fields_make_one_sample(tokenizer: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "chat.jsonl", ROWS)
     found = measure([f"chat={file}"], tokenizer, tmp_path / "out.json", fields=("question", "answer"), longest=100)
-    assert sorted(found["chat"]) == [3, 4, 5, 6, 11]
+    assert sorted(found["chat"]) == [4, 5, 6, 7, 11]
 
 
 def test_the_file_has_the_format_of_the_seed(tokenizer: Path, tmp_path: Path) -> None:
@@ -81,21 +84,19 @@ def test_the_file_has_the_format_of_the_seed(tokenizer: Path, tmp_path: Path) ->
         tokenizer,
         tmp_path / "out.json",
         num_samples=4,
-        max_length=8,
-        text_fields=["question"],
-        split="train",
+        rules=QUESTIONS,
         seed=7,
         on_progress=lambda fraction, name: told.append((fraction, name)),
     )
     document = json.loads((tmp_path / "out.json").read_text())
-    assert document == {name: {"seeds": [7], "seed_7": record} for name, record in records.items()}
-    assert records["chat"]["num_samples"] == 4
+    assert document == {name: {"seeds": [7], "seed_7": found.statistics} for name, found in records.items()}
+    assert records["chat"].statistics["num_samples"] == 4
     assert list(read_length_distribution(tmp_path / "out.json").entries) == [("chat", 7, 1), ("code", 7, 1)]
     assert told == [(0.0, "chat"), (0.5, "code")]
 
 
 def test_the_draw_follows_the_seed(tokenizer: Path, tmp_path: Path) -> None:
-    file = write(tmp_path / "chat.jsonl", [{"question": "w " * n} for n in range(1, 31)])
+    file = write(tmp_path / "chat.jsonl", [{"question": "w " * n} for n in range(2, 32)])
     draws = [
         measure([f"chat={file}"], tokenizer, tmp_path / "out.json", most=10, longest=100, seed=seed)["chat"]
         for seed in (1, 1, 2)
@@ -115,9 +116,9 @@ def test_nothing_stays_in_a_cache(tokenizer: Path, tmp_path: Path, home: Path) -
     ("rows", "message"),
     [
         ([{"text": "w"}], r"chat\.jsonl: question: is no field of the data; set --text-field to one of: text"),
-        ([{"question": "w"}, {"question": None}], r"chat\.jsonl: question: None is no text"),
-        ([{"question": ["w", "w"]}], r"chat\.jsonl: question: \['w', 'w'\] is no text"),
-        ([{"question": " "}], r"chat\.jsonl: question: an empty text is not allowed"),
+        ([{"question": "w"}, {"question": None}], r"chat\.jsonl: row 1: question is None, no text; give a string"),
+        ([{"question": ["w", "w"]}], r"chat\.jsonl: row 0: question is \['w', 'w'\], no text"),
+        ([{"question": " "}, {"question": "w"}], r"chat\.jsonl: holds no sample to learn from \(1 empty, 1 without a"),
     ],
 )
 def test_bad_rows_are_named(rows: list[object], message: str, tokenizer: Path, tmp_path: Path) -> None:
@@ -129,24 +130,47 @@ def test_bad_rows_are_named(rows: list[object], message: str, tokenizer: Path, t
 
 def test_what_is_not_used_and_how_samples_end_is_said(tmp_path: Path) -> None:
     save_tokenizer(tmp_path / "letters")
-    file = write(tmp_path / "chat.jsonl", [{"question": "a" * n, "id": n} for n in (1, 2, 9)])
+    file = write(tmp_path / "chat.jsonl", [{"question": "a" * n, "id": n} for n in (0, 1, 2, 3, 9)])
 
-    def told(end: bool) -> tuple[list[str], list[int]]:
+    def told(end: bool, too_long: TooLong = "cut") -> tuple[list[str], list[int]]:
         notes: list[str] = []
+        rules = replace(QUESTIONS, end=end, too_long=too_long)
         measure_lengths(
-            [f"org/chat={file}"], tmp_path / "letters", tmp_path / "out.json", num_samples=9, max_length=8,
-            text_fields=["question"], split="train", seed=42, end=end, data=tmp_path / "data", on_note=notes.append,
+            [f"org/chat={file}"], tmp_path / "letters", tmp_path / "out.json", num_samples=9, rules=rules,
+            data=tmp_path / "data", on_note=notes.append,
         )  # fmt: skip
-        return notes, sorted(read_length_distribution(tmp_path / "out.json").lengths("org/chat").tolist())
+        rows = [json.loads(line) for line in (tmp_path / "data" / "org" / "chat.jsonl").read_text().splitlines()]
+        lengths = read_length_distribution(tmp_path / "out.json").lengths("org/chat").tolist()
+        assert [len(row["input_ids"]) for row in rows] == lengths
+        assert all(row["labels"] == row["input_ids"] for row in rows)
+        return [note.removeprefix("org/chat: ") for note in notes], sorted(lengths)
 
-    assert told(True) == (["org/chat: 2 of 3 samples end with </s>", "org/chat: not used: id"], [2, 3, 8])
-    assert told(False) == (["org/chat: 0 of 3 samples end with </s>", "org/chat: not used: id"], [1, 2, 8])
-    assert (tmp_path / "data" / "org" / "chat.jsonl").exists()
+    learnt = "rows of text, loss on all tokens"
+    assert told(True) == (
+        [
+            f"{learnt} (13 of 17 tokens)",  # what stands first is predicted from nothing
+            "1 cut to 8 tokens, 1 empty",
+            "3 of 4 samples end with </s>",
+            "not used: id",
+        ],
+        [2, 3, 4, 8],
+    )
+    assert told(False) == (
+        [
+            f"{learnt} (10 of 13 tokens)",
+            "1 cut to 8 tokens, 1 empty, 1 without a token to learn from",
+            "0 of 3 samples end with </s>",
+            "not used: id",
+        ],
+        [2, 3, 8],
+    )
+    assert told(True, "drop")[0][1] == "1 too long and dropped, 1 empty"
+    assert told(True, "drop")[1] == [2, 3, 4]
 
 
 def test_columns_of_tokens_are_refused(tokenizer: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "chat.jsonl", [{"question": "w w", "labels": [1, 2]}])
-    with pytest.raises(InputError, match=r"chat\.jsonl: labels belongs to tokens"):
+    with pytest.raises(InputError, match=r"chat\.jsonl: row 0: labels belongs to tokens"):
         measure([f"chat={file}"], tokenizer, tmp_path / "out.json")
 
 
@@ -157,8 +181,7 @@ def test_nothing_that_is_read_is_written_over(tokenizer: Path, tmp_path: Path) -
         measure([f"chat={file}"], tokenizer, file)
     with pytest.raises(InputError, match=r"chat\.jsonl: would replace another file of this command"):
         measure_lengths(
-            [f"chat={file}"], tokenizer, tmp_path / "out.json", num_samples=9, max_length=8,
-            text_fields=["question"], split="train", seed=42, data=tmp_path,
+            [f"chat={file}"], tokenizer, tmp_path / "out.json", num_samples=9, rules=QUESTIONS, data=tmp_path
         )  # fmt: skip
     assert file.read_text() == before
 
@@ -205,9 +228,7 @@ def test_the_samples_drawn_are_what_a_run_trains_on(tmp_path, tokenizer) -> None
         tokenizer,
         tmp_path / "lengths.json",
         num_samples=6,
-        max_length=10,
-        text_fields=["text"],
-        split="train",
+        rules=ReadingRules(10),
         seed=1,
         data=tmp_path / "data",
     )
@@ -218,10 +239,33 @@ def test_the_samples_drawn_are_what_a_run_trains_on(tmp_path, tokenizer) -> None
     assert max(lengths) <= 10
 
 
+def test_rows_of_tokens_are_measured_as_they_are(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path / "letters")
+    rows = [
+        {"input_ids": [0, 3, 4, 1], "labels": [-100, -100, 4, 1]},
+        {"input_ids": [0, 3], "labels": [-100, -100]},  # nothing to learn
+        {"input_ids": [3, 4, 3], "labels": [-100, 4, 3]},
+    ]
+    file, notes = write(tmp_path / "d.jsonl", rows), []
+    found = measure_lengths(
+        [f"d={file}"], tmp_path / "letters", tmp_path / "out.json", num_samples=9, rules=ReadingRules(9), in_order=True,
+        data=tmp_path / "data", on_note=notes.append,
+    )["d"]  # fmt: skip
+    assert found.statistics["permutation_1"] == [4, 3]
+    assert found.edges == {"begin": {"<s>": 1}, "end": {"</s>": 1}}
+    assert notes[:2] == [
+        "d: rows of input_ids, loss on what the rows say (4 of 7 tokens)",
+        "d: 1 without a token to learn from",
+    ]
+    written = [json.loads(line) for line in (tmp_path / "data" / "d.jsonl").read_text().splitlines()]
+    assert written == [rows[0], rows[2]]
+
+
 def test_a_tokenizer_that_makes_no_tokens_is_told_from_an_empty_text(
     tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # as one does that transformers takes for another kind by the config.json beside it
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(TextEncoder, "encode", lambda self, texts: [EncodedText([], False, True) for _ in texts])
     file = write(tmp_path / "chat.jsonl", ROWS)
     with pytest.raises(InputError, match=r"makes no tokens of .*give the tokenizer that the backbone is used with"):

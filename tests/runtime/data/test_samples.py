@@ -1,5 +1,6 @@
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from cappuccino.errors import InputError
 from cappuccino.instance import Adapter, Instance
 from cappuccino.runtime.data.samples import TokenizedDataset, adapter_samples, load_datasets
+from cappuccino.training_data import TrainingData
 
 LENGTHS = [3, 5, 2]
 ROWS = [
@@ -31,7 +33,7 @@ def write(folder: Path, rows: Sequence[object]) -> None:
 
 
 def load(folder: Path, of: Instance | None = None) -> TokenizedDataset:
-    return load_datasets(of or instance(), folder, folder, VOCABULARY)["d"]
+    return load_datasets(of or instance(), folder, folder, VOCABULARY).datasets["d"]
 
 
 def test_rows_are_cut_and_counted(tmp_path: Path) -> None:
@@ -89,7 +91,7 @@ def test_reading_leaves_no_cache_behind(tmp_path: Path) -> None:
 
 def notes_of(folder: Path, of: Instance) -> tuple[TokenizedDataset, list[str]]:
     notes: list[str] = []
-    return load_datasets(of, folder, folder, VOCABULARY, notes.append)["d"], notes
+    return load_datasets(of, folder, folder, VOCABULARY, notes.append).datasets["d"], notes
 
 
 @pytest.mark.parametrize(
@@ -127,8 +129,8 @@ def beside(column: str, first: object) -> list[object]:
     ("column", "value"),
     [
         ("attention_mask", [1, 1, 1]),
-        ("completion_mask", [1, 1, 1]),
-        ("assistant_masks", [True, True, True]),
+        ("loss_mask", [1, 1, 1]),
+        ("target_masks", [True, True, True]),
         ("position_ids", [0, 1, 2]),
         ("seq_lengths", [3]),
         ("seq_lengths", 3),
@@ -150,8 +152,8 @@ def test_columns_that_say_what_training_does_are_fine(tmp_path: Path, column: st
     ("column", "value", "words"),
     [
         ("attention_mask", [1, 1, 0], "attention_mask is 0 at token 2, where padding would be trained on"),
-        ("completion_mask", [0, 1, 1], "completion_mask is 0 at token 0, which would be learnt; give labels"),
-        ("assistant_masks", [False, True, True], "assistant_masks is 0 at token 0"),
+        ("loss_mask", [0, 1, 1], "loss_mask is 0 at token 0, which would be learnt; give labels"),
+        ("target_masks", [False, True, True], "target_masks is 0 at token 0"),
         (
             "prompt_mask",
             [1, 0, 0],
@@ -185,7 +187,7 @@ def test_columns_that_would_change_what_is_learnt_are_refused(tmp_path, column, 
     ("column", "value"),
     [
         ("attention_mask", [1, 1, 1, 1, 1, 0, 0]),
-        ("completion_mask", [1, 1, 1, 1, 1, 0, 1]),
+        ("loss_mask", [1, 1, 1, 1, 1, 0, 1]),
         ("position_ids", [0, 1, 2, 3, 4, 0, 1]),
         ("seq_lengths", [5, 2]),
         ("cu_seqlens", [0, 5, 7]),
@@ -231,7 +233,7 @@ def test_bytes_in_parquet_are_left_where_they_are(tmp_path: Path) -> None:
     [
         ('{"input_ids": [3, 4, 5], "input_ids": [3]}', "line 1: input_ids is given twice; keep one of the two"),
         ("3", "row 0: is no object"),
-        ('{"input_ids": [[3], [4, 5], [6]]}', "row 0: input_ids: is no list of integers"),
+        ('{"input_ids": [[3], [4, 5], [6]]}', "row 0: input_ids is no list of integers"),
         ('{"input_ids": [3, 4, 5], "segment_ids": [[0], [0], [1]]}', "row 0: segment_ids says that several samples"),
         ("", "holds 0 rows, the instance uses 3"),
     ],
@@ -259,6 +261,57 @@ def test_labels_that_agree_with_a_mask_are_trained_on(tmp_path: Path) -> None:
     write(tmp_path, rows)
     with pytest.raises(InputError, match="attention_mask is 0 at token 0"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "columns", [("completion_mask",), ("assistant_masks",), ("completion_mask", "assistant_masks")]
+)
+def test_masks_of_what_is_learnt_become_labels(tmp_path: Path, columns: tuple[str, ...]) -> None:
+    # TRL learns what every mask that is there leaves
+    masks = {"completion_mask": [0, 1, 1, 1, 0, 1, 1], "assistant_masks": [False, True, True, False, True, True, True]}
+    used = [[masks[c][k] for c in columns] for k in range(7)]
+    rows = [{**row, **{c: masks[c][: len(row["input_ids"])] for c in columns}} for row in BARE]
+    write(tmp_path, rows)
+    data, notes = notes_of(tmp_path, instance())
+    expected = [t if all(used[k]) else -100 for row in BARE for k, t in enumerate(row["input_ids"])]
+    assert (data.labels.tolist(), notes) == (expected, [])
+
+
+def test_masks_in_some_rows_only_are_refused(tmp_path: Path) -> None:
+    write(
+        tmp_path, [{**BARE[0], "completion_mask": [0, 1, 1]}, *({**row, "completion_mask": None} for row in BARE[1:])]
+    )
+    with pytest.raises(InputError, match=r"row 1: completion_mask are missing, of row 0 they are not"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(("value", "words"), [([0, 1], "not one number for each"), ([0, 2, 1], "holds 2, and only 0")])
+def test_masks_of_what_is_learnt_that_are_none_are_refused(tmp_path: Path, value: list[int], words: str) -> None:
+    write(tmp_path, [{**row, "completion_mask": value if len(row["input_ids"]) == 3 else [1] * 5} for row in BARE])
+    with pytest.raises(InputError, match=rf"row 0: completion_mask .*{words}"):
+        load(tmp_path)
+
+
+def test_samples_too_long_are_dropped_before_lengths_are_compared(tmp_path: Path) -> None:
+    write(tmp_path, ROWS)  # the second has 7 tokens
+    data = {"d": TrainingData(too_long="drop")}
+    of = replace(instance(2), dataset_lengths={"d": np.array([3, 2])}, training_data=data)
+    found, notes = notes_of(tmp_path, of)
+    assert found.offsets.tolist() == [0, 3, 5]
+    assert notes == [f"{tmp_path / 'd.jsonl'}: 1 too long and dropped"]
+    of = replace(instance(2), dataset_lengths={"d": np.array([3, 2, 2])}, training_data=data)
+    job = replace(of, adapters=(of.adapters[0].model_copy(update={"num_steps": 2}),))
+    with pytest.raises(InputError, match=r"holds 2 rows to train on \(1 too long and dropped\), the instance uses 3"):
+        load(tmp_path, job)
+
+
+def test_sources_are_read_where_no_folder_is_given(tmp_path: Path) -> None:
+    write(tmp_path, [{**ROWS[0], "labels": [-100] * 3}, *ROWS[:2], {**ROWS[2], "labels": [13, 14]}])
+    of = replace(instance(), training_data={"d": TrainingData(str(tmp_path / "d.jsonl"))})
+    notes: list[str] = []
+    found = load_datasets(of, None, tmp_path, VOCABULARY, notes.append)
+    assert found.datasets["d"].offsets.tolist() == [0, 3, 8, 10]  # the first row has nothing to learn from
+    assert notes == [f"{tmp_path / 'd.jsonl'}: 1 without a token to learn from"]
 
 
 @pytest.mark.parametrize(("first", "later"), [(True, False), (False, True)])
@@ -298,7 +351,7 @@ def test_a_dataset_name_with_parts_is_a_path_in_the_folder(tmp_path: Path) -> No
     (tmp_path / "d.jsonl").rename(tmp_path / "org" / "d.jsonl")
     job = Adapter(name="a", dataset="org/d", global_batch_size=3, num_steps=1)
     found = load_datasets(instance_of([job], {"org/d": LENGTHS}, longest=5), tmp_path, tmp_path, VOCABULARY)
-    assert found["org/d"].offsets.tolist() == [0, 3, 8, 10]
+    assert found.datasets["org/d"].offsets.tolist() == [0, 3, 8, 10]
 
 
 def changed(row: int, **fields: object) -> list[object]:
@@ -316,10 +369,10 @@ def changed(row: int, **fields: object) -> list[object]:
         ),
         (changed(0, input_ids=[3, 4, VOCABULARY]), f"row 0: input_ids: {VOCABULARY} is no token"),
         (changed(1, labels=[-1] * 7), "row 1: labels: -1 is no token"),
-        ([{"input_ids": [1.5, 2.5]}] * 3, "row 0: input_ids: is no list of integers"),
-        ([{"input_ids": None, "labels": None}, *ROWS[1:]], "row 0: input_ids: is no list of integers"),
+        ([{"input_ids": [1.5, 2.5]}] * 3, "row 0: input_ids is no list of integers"),
+        ([{"input_ids": None, "labels": None}, *ROWS[1:]], "row 0: input_ids is no list of integers"),
         (ROWS[:2], "holds 2 rows, the instance uses 3"),
-        ([{"words": "w1"}] * 3, "has neither the field input_ids nor text (fields: words)"),
+        ([{"words": "w1"}] * 3, "has the columns of no form that is known (columns: words)"),
         ([{**row, "labels": [-100] * len(row["input_ids"])} for row in ROWS], "step 0 of adapter a has no token"),
     ],
 )
@@ -342,7 +395,7 @@ def test_names_that_readers_take_for_patterns_are_names(tmp_path: Path, name: st
     for folder, first in ((neighbour, 20), (name, 3)):
         (tmp_path / folder).mkdir(exist_ok=True)
         write(tmp_path / folder, [{"input_ids": [first, 4, 5]}, *({"input_ids": row["input_ids"]} for row in ROWS[1:])])
-    assert load_datasets(instance(), tmp_path / name, tmp_path, VOCABULARY)["d"].input_ids[0] == 3
+    assert load_datasets(instance(), tmp_path / name, tmp_path, VOCABULARY).datasets["d"].input_ids[0] == 3
 
 
 @pytest.mark.parametrize("text", ["2024-01-01", "2024-01-01T10:00:00"])
@@ -351,8 +404,16 @@ def test_texts_that_look_like_dates_are_texts(tmp_path: Path, text: str) -> None
     write(tmp_path, [{"text": text}] * 3)
     job = Adapter(name="a", dataset="d", global_batch_size=3, num_steps=1)
     of = instance_of([job], {"d": [len(text) + 1] * 3}, longest=40)
-    found = load_datasets(of, tmp_path, tmp_path, VOCABULARY)["d"]
+    found = load_datasets(of, tmp_path, tmp_path, VOCABULARY).datasets["d"]
     assert np.diff(found.offsets).tolist() == [len(text) + 1] * 3
+
+
+def test_a_saved_dataset_in_the_folder_is_read(tmp_path: Path) -> None:
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "d")
+    assert load(tmp_path).offsets.tolist() == [0, 3, 8, 10]
+    write(tmp_path, ROWS)
+    with pytest.raises(InputError, match=r"holds d\.jsonl and d; remove one of the two"):
+        load(tmp_path)
 
 
 def test_two_files_of_one_dataset_are_refused(tmp_path: Path) -> None:
@@ -363,7 +424,7 @@ def test_two_files_of_one_dataset_are_refused(tmp_path: Path) -> None:
 
 
 def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"holds no d.jsonl or d.parquet"):
+    with pytest.raises(InputError, match=r"holds no d\.jsonl, d\.json or d\.parquet"):
         load(tmp_path)
     with pytest.raises(InputError, match="is not a folder"):
         load(tmp_path / "nowhere")

@@ -19,11 +19,8 @@ class EncodedText:
     """Whether the last one is an end-of-sequence token that neither the text nor the tokenizer has put there."""
     empty: bool
     """Whether the text has no token of its own."""
-
-    @property
-    def bare(self) -> list[int]:
-        """The tokens without an end that was added."""
-        return self.ids[:-1] if self.end_added else self.ids
+    first: int | None = 0
+    """Tokens that the tokenizer put before those of the text; None where these cannot be found among the others."""
 
 
 class TextEncoder:
@@ -57,6 +54,16 @@ class TextEncoder:
         self._around = self._find_around()
 
     @property
+    def tokenizer(self) -> Any:
+        """The tokenizer, as transformers has it."""
+        return self._tokenizer
+
+    def bare(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of every text, nothing put around them."""
+        found = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+        return [list(ids) for ids in found]
+
+    @property
     def end(self) -> str | None:
         """The end-of-sequence token; None where the tokenizer has none."""
         token = self._tokenizer.eos_token
@@ -66,11 +73,13 @@ class TextEncoder:
         """Return the tokens of every text, an end-of-sequence token added where a text has none at its end."""
         last = self._tokenizer.eos_token_id
         result = []
-        for text, found in zip(texts, self._tokenizer(list(texts), add_special_tokens=False)["input_ids"], strict=True):
+        for text, found in zip(texts, self.bare(texts), strict=True):
             ended = self.end is not None and text.rstrip().endswith(self.end)
-            ids = self._surrounded(list(found), text, ended)
+            ids = self._surrounded(found, text, ended)
             missing = bool(found) and last is not None and not ended and ids[-1] != last
-            result.append(EncodedText([*ids, last] if missing else ids, missing, not found))
+            places = range(len(ids) - len(found) + 1)
+            first = next((k for k in places if ids[k : k + len(found)] == found), None)
+            result.append(EncodedText([*ids, last] if missing else ids, missing, not found, first))
         return result
 
     def _surrounded(self, ids: list[int], text: str, ended: bool) -> list[int]:
@@ -91,7 +100,3 @@ class TextEncoder:
             if whole[begin : begin + len(bare)] == bare:
                 return whole[:begin], whole[begin + len(bare) :]
         return None
-
-    def ends_itself(self, ids: Sequence[int]) -> bool:
-        """Return whether tokens end with the end-of-sequence token."""
-        return bool(ids) and ids[-1] == self._tokenizer.eos_token_id

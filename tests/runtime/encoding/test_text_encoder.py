@@ -7,7 +7,7 @@ import pytest
 from helpers.small import save_tokenizer
 
 from cappuccino.errors import InputError
-from cappuccino.runtime.data.text_encoder import TextEncoder
+from cappuccino.runtime.encoding.text_encoder import TextEncoder
 
 BOS, EOS, A, B, NEWLINE = 0, 1, 3, 4, 5
 
@@ -34,11 +34,11 @@ def test_special_tokens_stand_once(tmp_path: Path, adds: tuple[str, ...], text: 
     assert encoder.encode([text, "a"])[0].ids == expected
 
 
-def test_an_end_that_was_added_can_be_left_out(tmp_path: Path) -> None:
-    encoder = TextEncoder(save_tokenizer(tmp_path))
-    found = encoder.encode(["ab", "ab</s>", ""])
-    assert [(f.bare, f.end_added) for f in found] == [([A, B], True), ([A, B, EOS], False), ([], False)]
-    assert (encoder.end, encoder.ends_itself([A, EOS]), encoder.ends_itself([A])) == ("</s>", True, False)
+def test_what_was_put_around_a_text_is_said(tmp_path: Path) -> None:
+    encoder = TextEncoder(save_tokenizer(tmp_path, adds=("bos",)))
+    found = encoder.encode(["ab", "<s>ab</s>", ""])
+    assert [(f.first, f.end_added, f.empty) for f in found] == [(1, True, False), (0, False, False), (0, False, True)]
+    assert encoder.end == "</s>"
 
 
 def test_a_token_that_is_added_but_not_declared_stands_once(tmp_path: Path) -> None:

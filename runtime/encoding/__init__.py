@@ -1,0 +1,1 @@
+"""Rows of texts and chats as tokens and labels."""
