@@ -58,6 +58,10 @@ class Adapter(Record):
     """Gradients of a step are clipped to this global norm; null: no clipping."""
     seed: NonNegativeInt = 0
     """Seed of the initial weights and of dropout."""
+    eval_dataset: str | None = None
+    """Key of `datasets`: all its samples are evaluated, without gradients, after the last step and those in between."""
+    eval_every: PositiveInt | None = None
+    """Optimizer steps from one evaluation to the next; null: the last step alone is evaluated."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Adapter":
@@ -65,6 +69,8 @@ class Adapter(Record):
             raise ValueError("Name at least one target module")
         if self.num_steps is not None and self.epochs is not None:
             raise ValueError("Give either `num_steps` or `epochs`")
+        if self.eval_every is not None and self.eval_dataset is None:
+            raise ValueError("Give `eval_dataset` with `eval_every`")
         return self
 
     def with_steps(self, samples: int) -> "Adapter":

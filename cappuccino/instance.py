@@ -115,6 +115,9 @@ def _with_steps(adapter: Adapter, at: str, lengths: Mapping[str, np.ndarray], so
     if adapter.dataset not in lengths:
         remedy = f"name one of the datasets: {', '.join(lengths) or 'none'}"
         raise InputError(source, f"{at}.dataset", f'"{adapter.dataset}" is not a dataset', remedy)
+    if adapter.eval_dataset is not None and adapter.eval_dataset not in lengths:
+        remedy = f"name one of the datasets: {', '.join(lengths)}"
+        raise InputError(source, f"{at}.eval_dataset", f'"{adapter.eval_dataset}" is not a dataset', remedy)
     size = len(lengths[adapter.dataset])
     if adapter.num_steps is None and adapter.epochs is None and size < adapter.global_batch_size:
         problem = f"one pass over {size} samples holds no batch of {adapter.global_batch_size}"
@@ -124,6 +127,11 @@ def _with_steps(adapter: Adapter, at: str, lengths: Mapping[str, np.ndarray], so
         problem = f"{adapter.epochs} passes over {size} samples are {resolved.num_steps} steps"
         raise InputError(source, f"{at}.epochs", problem, f"give fewer; there may be {MOST_STEPS} steps")
     return resolved
+
+
+def _not_told(adapter: Adapter) -> set[str]:
+    """Return the fields that are left out of digests: epochs are in the steps, others are younger than digests."""
+    return {"epochs", *(name for name in ("eval_dataset", "eval_every") if getattr(adapter, name) is None)}
 
 
 @dataclass(frozen=True)
@@ -243,6 +251,19 @@ class Instance:
             result.append(lengths[numbers].reshape(steps, job.global_batch_size))
         return tuple(result)
 
+    def evaluated_steps(self, adapter: int) -> tuple[int, ...]:
+        """Return the optimizer steps of an adapter after which it is evaluated, ascending."""
+        job, last = self.adapters[adapter], self.num_steps(adapter) - 1
+        if job.eval_dataset is None:
+            return ()
+        every = job.eval_every or last + 1
+        return tuple(sorted({*range(every - 1, last, every), last}))
+
+    def evaluation_lengths(self, adapter: int) -> np.ndarray:
+        """Return the tokens of the samples that an adapter is evaluated on, shape (samples,); none without data."""
+        name = self.adapters[adapter].eval_dataset
+        return np.zeros(0, np.int64) if name is None else self.dataset_lengths[name]
+
     def sample_length(self, adapter: int, number: int) -> int:
         """Return the tokens of sample `number` (0, 1, ... in training order) of an adapter."""
         batch = self.adapters[adapter].global_batch_size
@@ -270,14 +291,14 @@ class Instance:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of everything that a plan depends on except the costs; plans carry it."""
-        used = {a.dataset for a in self.adapters}
+        used = {name for a in self.adapters for name in (a.dataset, a.eval_dataset) if name is not None}
         content: dict[str, Any] = {
             "backbone": self.backbone,
             "gpu_pools": [p.model_dump() for p in self.gpu_pools],
             "max_sequence_length": self.max_sequence_length,
             "layout": self.layout,
             "lengths": {k: v.tolist() for k, v in sorted(self.dataset_lengths.items()) if k in used},
-            "adapters": [a.model_dump(exclude={"epochs"}) for a in self.adapters],  # they are in num_steps
+            "adapters": [a.model_dump(exclude=_not_told(a)) for a in self.adapters],
         }
         rules = {name: self.data_of(name).rules for name in sorted(used)}
         if any(rules.values()):  # else as it always was

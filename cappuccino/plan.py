@@ -16,9 +16,10 @@ Seconds = NonNegative
 Forward = tuple[Literal["F"], Index]
 Backward = tuple[Literal["B"], Index]
 Step = tuple[Literal["S"], Index, Index]
+Evaluate = tuple[Literal["E"], Index]
 
 
-def _operation(value: Any) -> Forward | Backward | Step:
+def _operation(value: Any) -> Forward | Backward | Step | Evaluate:
     if isinstance(value, list | tuple) and all(type(i) is int and i >= 0 for i in value[1:]):
         match tuple(value):
             case ("F", m):
@@ -27,11 +28,18 @@ def _operation(value: Any) -> Forward | Backward | Step:
                 return "B", m
             case ("S", a, j):
                 return "S", a, j
-    raise ValueError('Give ["F", micro-batch], ["B", micro-batch] or ["S", adapter, step], indices counting from 0')
+            case ("E", e):
+                return "E", e
+    known = '["F", micro-batch], ["B", micro-batch], ["S", adapter, step] or ["E", evaluation]'
+    raise ValueError(f"Give {known}, indices counting from 0")
 
 
-Operation = Annotated[Forward | Backward | Step, PlainValidator(_operation), PlainSerializer(list, return_type=list)]
-"""`("F", m)` forward and `("B", m)` backward of micro-batch m; `("S", a, j)` optimizer step j of adapter a."""
+Operation = Annotated[
+    Forward | Backward | Step | Evaluate, PlainValidator(_operation), PlainSerializer(list, return_type=list)
+]
+"""`("F", m)` forward and `("B", m)` backward of micro-batch m; `("S", a, j)` optimizer step j of adapter a; `("E", e)`
+forward of evaluation micro-batch e, which no backward follows.
+"""
 Sample = tuple[Index, Index]
 """Position in the replica's adapters, number of the sample in the adapter's training order."""
 
@@ -69,6 +77,17 @@ class MicroBatch(Record):
     """Samples that run together, adapter by adapter."""
 
     samples: Annotated[tuple[Sample, ...], Field(min_length=1)]
+
+
+class EvaluationBatch(Record):
+    """Samples of an adapter's evaluation data that run together, without gradients."""
+
+    adapter: Index
+    """Position in the replica's adapters."""
+    step: Index
+    """Optimizer step behind which it is evaluated."""
+    samples: Annotated[tuple[Index, ...], Field(min_length=1)]
+    """Numbers in the adapter's evaluation data."""
 
 
 class AdapterSaving(Record):
@@ -122,6 +141,8 @@ class Replica(Record):
     peak_memory_gib: tuple[NonNegative, ...]
     """By stage."""
     micro_batches: tuple[MicroBatch, ...]
+    evaluations: tuple[EvaluationBatch, ...] = ()
+    """Every sample of an adapter's evaluation data once for every step behind which it is evaluated."""
     programs: tuple[tuple[Operation, ...], ...]
     """By stage; a stage runs its list in order, each operation as soon as its input has arrived."""
     savings: tuple[AdapterSaving, ...] | None = None

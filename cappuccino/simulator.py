@@ -3,12 +3,12 @@
 Independent of the solvers: it knows programs and costs only, and repairs nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from cappuccino.costs import CostModel, MemoryModel
+from cappuccino.costs import CostModel
 from cappuccino.errors import InvalidPlanError
 from cappuccino.instance import Instance
 from cappuccino.plan import Operation, Plan
@@ -60,7 +60,7 @@ def simulate(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]) -> 
     for replica in plan.replicas:
         workload = Workload.of(replica, instance, costs[replica.gpu])
         timeline = run_programs(replica.programs, workload, replica.id)
-        peaks = peak_memory(replica.programs, workload.tokens, workload.memory)
+        peaks = peak_memory(replica.programs, workload)
         replicas.append(ReplicaSimulation(timeline, peaks))
         used = replica.num_stages * timeline.makespan
         gpu_time += used
@@ -79,7 +79,7 @@ def run_programs(
 ) -> Timeline:
     """Run one program per stage, every operation in its turn as soon as its input has arrived.
 
-    An F needs the F of the stage before, a B the F of its own stage and the B of the stage behind, each a transfer
+    An F or E needs that of the stage before, a B the F of its own stage and the B of the stage behind, each a transfer
     earlier; the S of an adapter with gradient clipping needs all stages' B's of its step.
 
     Parameters
@@ -92,58 +92,49 @@ def run_programs(
     DeadlockError
         When no stage can go on.
     """
-    count, stages = len(workload.tokens), len(programs)
-    last = stages - 1
-    forward, backward, transfer = (x.tolist() for x in (workload.forward_s, workload.backward_s, workload.transfer_s))
-    # ends by micro-batch, None while there is none
-    forward_end: list[list[float | None]] = [[None] * count for _ in programs]
-    backward_end: list[list[float | None]] = [[None] * count for _ in programs]
+    stages, work = len(programs), workload.evaluations
+    lengths = {"F": workload.forward_s.tolist(), "B": workload.backward_s.tolist(), "E": work.forward_s.tolist()}
+    lags = {"F": workload.transfer_s.tolist(), "B": workload.transfer_s.tolist(), "E": work.transfer_s.tolist()}
+    # ends by kind, stage and micro-batch, None while there is none
+    done: dict[str, list[list[float | None]]] = {kind: [[None] * len(lags[kind]) for _ in programs] for kind in lags}
     batches_of = _clipped_batches(workload)
     starts: list[list[float]] = [[] for _ in programs]
     ends: list[list[float]] = [[] for _ in programs]
     given = None if durations is None else [d.tolist() for d in durations]
+
+    def inputs(s: int, operation: Operation) -> Iterator[float | None]:
+        """Yield when each input of an operation arrives, None where it has not been made."""
+        if operation[0] == "S":
+            for row in done["B"]:
+                yield from (row[k] for k in batches_of.get(operation[1:], ()))
+            return
+        kind, k = operation
+        source = s + 1 if kind == "B" else s - 1
+        if kind == "B":
+            yield done["F"][s][k]
+        if 0 <= source < stages:
+            end = done[kind][source][k]
+            yield None if end is None else end + lags[kind][k]
+
     waiting = set(range(stages))
     while waiting:
         progressed = False
         for s in sorted(waiting):
-            program, own, done = programs[s], forward_end[s], backward_end[s]
-            above = forward_end[s - 1] if s else None
-            below = backward_end[s + 1] if s < last else None
-            my_starts, my_ends = starts[s], ends[s]
-            free = my_ends[-1] if my_ends else 0.0
-            first = len(my_ends)
+            program, my_starts, my_ends = programs[s], starts[s], ends[s]
+            free, first = my_ends[-1] if my_ends else 0.0, len(my_ends)
             for position in range(first, len(program)):
                 operation = program[position]
-                start = free
-                if operation[0] == "F":
-                    m = operation[1]
-                    if above is not None:
-                        end = above[m]
-                        if end is None:
-                            break
-                        start = max(start, end + transfer[m])
-                    free = start + (given[s][position] if given else forward[s][m])
-                    own[m] = free
-                elif operation[0] == "B":
-                    m = operation[1]
-                    end = own[m]
-                    if end is None:
-                        break
-                    start = max(start, end)
-                    if below is not None:
-                        end = below[m]
-                        if end is None:
-                            break
-                        start = max(start, end + transfer[m])
-                    free = start + (given[s][position] if given else backward[s][m])
-                    done[m] = free
+                arrivals = list(inputs(s, operation))
+                if None in arrivals:
+                    break
+                start = max([free, *(end for end in arrivals if end is not None)])
+                if given:
+                    length = given[s][position]
                 else:
-                    batches = batches_of.get((operation[1], operation[2]), ())
-                    needed = [row[k] for row in backward_end for k in batches]
-                    if None in needed:
-                        break
-                    start = max([start, *(e for e in needed if e is not None)])
-                    free = start + (given[s][position] if given else workload.optimizer_s)
+                    length = workload.optimizer_s if operation[0] == "S" else lengths[operation[0]][s][operation[1]]
+                free = start + length
+                if operation[0] != "S":
+                    done[operation[0]][s][operation[1]] = free
                 my_starts.append(start)
                 my_ends.append(free)
             progressed = progressed or len(my_ends) > first
@@ -166,15 +157,16 @@ def _clipped_batches(workload: Workload) -> dict[tuple[int, int], list[int]]:
     return batches_of
 
 
-def peak_memory(programs: Sequence[Sequence[Operation]], tokens: np.ndarray, memory: MemoryModel) -> tuple[float, ...]:
+def peak_memory(programs: Sequence[Sequence[Operation]], workload: Workload) -> tuple[float, ...]:
     """Return the peak memory of every stage, GiB: that of its fullest moment.
 
-    A micro-batch is held from its F to its B, both included.
+    A micro-batch is held from its F to its B, both included; one that is evaluated while it runs only.
     """
-    peaks = []
+    memory, peaks = workload.memory, []
+    tokens = {"F": workload.tokens, "B": workload.tokens, "E": workload.evaluations.tokens}
     for program in programs:
-        running = np.array([tokens[op[1]] if op[0] != "S" else 0 for op in program], dtype=float)
-        sign = np.array([{"F": 1.0, "B": -1.0, "S": 0.0}[op[0]] for op in program])
+        running = np.array([tokens[op[0]][op[1]] if op[0] != "S" else 0 for op in program], dtype=float)
+        sign = np.array([{"F": 1.0, "B": -1.0}.get(op[0], 0.0) for op in program])
         held_after = np.cumsum(sign * running)
         held = np.where(sign < 0, held_after + running, held_after)
         peaks.append(float(memory.peak(running, held).max(initial=memory.static_gib)))

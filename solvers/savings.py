@@ -321,9 +321,13 @@ def _projected(schedule: ReplicaSchedule, positions: Sequence[int]) -> ReplicaSc
     rank: dict[int, int] = {}
     for k, batch in enumerate(schedule.order):
         samples = [(place[a], n) for a, n in batch.samples if a in place]
+        what = batch.evaluation
         if samples:
             rank[k] = len(order)
             order.append(problem.batch(samples, batch.urgency_s))
+        elif what is not None and what.adapter in place:
+            rank[k] = len(order)
+            order.append(problem.evaluation(what._replace(adapter=place[what.adapter])))
     operations = [
         [rank[op] if op >= 0 else ~rank[~op] for op in stage if (op if op >= 0 else ~op) in rank]
         for stage in schedule.operations

@@ -12,6 +12,7 @@ from helpers.builders import (
     parse_programs,
     timed,
     with_adapters,
+    with_evaluations,
     with_memory,
     with_unlike_stages,
 )
@@ -183,8 +184,14 @@ def test_the_step_of_an_adapter_that_ended_may_stand_anywhere_later():
 @pytest.mark.parametrize(
     ("last", "message"),
     [
-        ("F0 B0 S0.0 S1.0 F2 F1 B1 B2 S0.1", "F number 1 is of micro-batch 2, on stage 0 of 1"),
-        ("F0 B0 S0.0 S1.0 F1 F2 B2 B1 S0.1", "B number 1 is of micro-batch 2, on stage 0 of 1"),
+        (
+            "F0 B0 S0.0 S1.0 F2 F1 B1 B2 S0.1",
+            "number 1 among the F and E is F of micro-batch 2, on stage 0 F of",
+        ),
+        (
+            "F0 B0 S0.0 S1.0 F1 F2 B2 B1 S0.1",
+            "number 1 among the B is B of micro-batch 2, on stage 0 B of",
+        ),
     ],
 )
 def test_rule_5_order(last, message):
@@ -327,6 +334,8 @@ def test_mutations_are_valid_by_brute_force_or_rejected():
         costs = {"x": make_costs(optimizer_s=0.5, transfer=(0.5, 0.1), usable=45.0 if seed % 3 else None)}
         if seed % 5 == 1:
             instance, costs["x"] = with_adapters(instance, costs["x"], seed)
+        if seed % 4 >= 2:
+            instance = with_evaluations(instance, seed)
         if seed % 3 == 2:
             costs["x"] = with_unlike_stages(costs["x"], seed)
         plan = random_plan(instance, 1 + seed % 3, seed)

@@ -111,17 +111,20 @@ def test_clipped_step_waits_for_all_its_micro_batches():
 def test_memory_moment_by_moment(program, moments):
     memory = MemoryModel(static_gib=10.0, working_gib=1.0, held_gib=4.0)
     programs = parse_programs(program)
-    assert peak_memory(programs, np.array([2, 3]), memory) == (max(moments),)
+    assert peak_memory(programs, replace(workload([2, 3]), memory=memory)) == (max(moments),)
     with_steps = [[op for pair in zip(programs[0], [("S", 0, j) for j in range(4)], strict=True) for op in pair]]
-    assert peak_memory(with_steps, np.array([2, 3]), memory) == (max(moments),)
+    assert peak_memory(with_steps, replace(workload([2, 3]), memory=memory)) == (max(moments),)
     # the program cut after any operation has had the moments before it only
     for i in range(5):
-        assert peak_memory([programs[0][:i]], np.array([2, 3]), memory) == (max([10, *moments[:i]]),)
+        assert peak_memory([programs[0][:i]], replace(workload([2, 3]), memory=memory)) == (max([10, *moments[:i]]),)
 
 
 def test_every_stage_has_its_own_memory():
     memory = MemoryModel(static_gib=10.0, working_gib=1.0, held_gib=4.0)
-    assert peak_memory(parse_programs("F0 F1 B0 B1", "F0 B0 F1 B1"), np.array([2, 3]), memory) == (33, 25)
+    assert peak_memory(parse_programs("F0 F1 B0 B1", "F0 B0 F1 B1"), replace(workload([2, 3]), memory=memory)) == (
+        33,
+        25,
+    )
 
 
 def test_deadlock_names_the_waiting_operations():

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cappuccino.bounds.divisible_passage import divisible_passages
+from cappuccino.bounds.evaluation_times import EvaluationTimes
 from cappuccino.bounds.passage import MOST_SAMPLES, combinations, fastest_places, membership, packings, passage_bounds
 from cappuccino.bounds.room import Room
 from cappuccino.bounds.stage_times import StageTimes, together, weighted
@@ -118,6 +119,11 @@ class ReplicaBounds:
         return self._steps.least(self._steps.shortest)
 
     @cached_property
+    def _evaluations(self) -> EvaluationTimes:
+        floors, works = self._adapters[:, 0]
+        return EvaluationTimes.of(self.instance, self._stages.pipeline, self.room, floors, works)
+
+    @cached_property
     def _lags(self) -> np.ndarray:
         """Least transfer of each adapter's micro-batches, seconds, shape (A,)."""
         return self.costs.transfer_time(self._shortest)
@@ -136,6 +142,7 @@ class ReplicaBounds:
         for a, packed in self._packed.items():
             mine = slice(steps.first[a], steps.first[a] + len(packed.bounds_s))
             passage[mine] = np.maximum(passage[mine], packed.bounds_s)
+        waits = waits + self._evaluations.total(0, last=True)  # the first stage evaluates between an adapter's steps
         return np.where(self.fits, steps.total(passage) + waits, np.inf)
 
     @cached_property
@@ -268,6 +275,8 @@ class ReplicaBounds:
                 alpha, beta = curve.tangent(float(work[self.fits].sum()) / fewest)
                 busy += share * (alpha * tokens / self.max_tokens + beta * work)
         optimizer = (self._steps.count - (stage > 0)) * self.costs.optimizer_s
+        # later stages have the last evaluations, as the last steps, while the last B goes up
+        busy += self._evaluations.total(stage, last=stage == 0)
         return np.where(self.fits, busy + optimizer, np.inf)
 
     def additive(self, members: np.ndarray) -> np.ndarray:
@@ -313,7 +322,10 @@ class ReplicaBounds:
         for s in self._stages.kinds:
             busy = count * together(self._stages.pipeline.shares[s], times)
             down, up = self._ends(s, shortest)
-            bound = np.maximum(bound, busy + down + np.maximum(steps * step_s, up + up_again * (s > 0)))
+            ends = steps * step_s + m @ self._evaluations.total(s, last=True)
+            if s > 0:
+                ends = np.maximum(ends, up + up_again + m @ self._evaluations.total(s, last=False))
+            bound = np.maximum(bound, busy + down + ends)
         return bound
 
     def lower_bounds(self, members: np.ndarray) -> np.ndarray:

@@ -28,14 +28,21 @@ class Room:
     masks_gib: np.ndarray
     """What the dropout masks of a token take, by adapter, shape (A,): all tokens of a replica count as the worst."""
     longest: np.ndarray
-    """Longest sample of every adapter, tokens, shape (A,)."""
+    """Longest sample of every adapter, tokens, shape (A,); one of its evaluation counts by what it takes less."""
 
     @classmethod
     def of(cls, instance: Instance, costs: CostModel, num_stages: int, memory_gib: float) -> "Room":
         """Return the room on one of `num_stages` GPUs of so much memory, by adapter of the instance."""
         adapters = costs.adapter_costs(num_stages, instance.adapters)
-        longest = np.array([lengths.max() for lengths in instance.step_lengths], dtype=float)
         memory, limit = costs.memory_model(num_stages), costs.memory_limit(memory_gib)
+        token = memory.working_gib + memory.held_gib
+        running = memory.working_gib / token if token > 0 else 1.0  # what is evaluated is not held
+        longest = np.array(
+            [
+                max(float(lengths.max()), running * float(instance.evaluation_lengths(i).max(initial=0)))
+                for i, lengths in enumerate(instance.step_lengths)
+            ]
+        )
         return cls(memory, limit, adapters.memory_gib, adapters.masks_gib, longest)
 
     @property

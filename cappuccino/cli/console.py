@@ -168,7 +168,9 @@ def plan_summary(plan: "Plan", report: "CheckReport") -> dict[str, Any]:
                 "gpu": r.gpu,
                 "num_stages": r.num_stages,
                 "adapters": list(r.adapters),
+                "layers_per_stage": None if r.layers_per_stage is None else list(r.layers_per_stage),
                 "micro_batches": len(r.micro_batches),
+                "evaluations": len(r.evaluations),
                 "makespan_s": r.makespan_s,
                 "lower_bound_s": r.lower_bound_s,
                 "peak_memory_gib": list(r.peak_memory_gib),
@@ -201,7 +203,11 @@ def print_plan(plan: "Plan", report: "CheckReport") -> None:
         memory = "/".join(f"{m:.1f}" for m in r.peak_memory_gib)
         stages = f"{r.num_stages} x {r.gpu}"
         mode = "" if r.recompute is None else f", recompute {r.recompute.value}"
-        size = f"{r.makespan_s:.4g} s, {len(r.micro_batches)} micro-batches, {memory} GiB{mode}"
+        layers = r.layers_per_stage or ()
+        split = f", layers {'+'.join(map(str, layers))}" if layers and max(layers) - min(layers) > 1 else ""
+        batches = f"{len(r.micro_batches)} micro-batches"
+        batches += f" and {len(r.evaluations)} of evaluations" if r.evaluations else ""
+        size = f"{r.makespan_s:.4g} s, {batches}, {memory} GiB{mode}{split}"
         print(f"replica {r.id}   {stages}, {size}: {adapters}")
     _print_sharing(plan)
 

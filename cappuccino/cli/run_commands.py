@@ -1,5 +1,6 @@
 """demo, run: commands that load torch."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from cappuccino.cli.plan_commands import InstanceOption, PlanArgument, Recompute
 if TYPE_CHECKING:
     from cappuccino.costs import CostModel
     from cappuccino.plan import Plan, Recompute, Replica
+    from cappuccino.runtime.launch.local import RunResult
 
 BackboneOption = Annotated[
     str, typer.Option("--backbone", help="Folder of the Hugging Face backbone, or its name on the hub.")
@@ -25,6 +27,13 @@ DataOption = Annotated[
         help="Folder with <dataset>.jsonl, .json or .parquet for every dataset; default: the sources in the instance.",
     ),
 ]
+
+
+class KeepChoice(StrEnum):
+    """Which weights an adapter is written with."""
+
+    LAST = "last"
+    BEST = "best"
 
 
 def register(app: typer.Typer) -> None:
@@ -67,6 +76,9 @@ def run(
         str | None,
         typer.Option(help="What the adapters call their backbone; by default its name on the hub, or the path given."),
     ] = None,
+    keep: Annotated[
+        KeepChoice, typer.Option(help="Weights kept: those of the last step, or of the least evaluation loss.")
+    ] = KeepChoice.LAST,
     json: JsonFlag = False,
 ) -> None:
     """Train the adapters of a plan, one process per pipeline stage, exactly as planned."""
@@ -97,6 +109,7 @@ def run(
             output,
             device=device,
             dtype=used,
+            keep=keep.value,
             backbone_name=base_model_name or backbone_name(backbone, folder),
             on_progress=lambda done, total: show(done / total, f"{done} of {total} operations"),
             on_note=console.warn,
@@ -113,10 +126,7 @@ def run(
         }
         for r, line in zip(stated.replicas, result.timelines, strict=True)
     ]
-    adapters = {
-        name: {"path": str(path), "first_loss": result.losses[name][0], "last_loss": result.losses[name][-1]}
-        for name, path in result.adapters.items()
-    }
+    adapters = {name: _trained(result, name, path) for name, path in result.adapters.items()}
     if json:
         console.print_json({"checked": True, "replicas": replicas, "adapters": adapters, "trace": str(result.trace)})
         return
@@ -131,7 +141,30 @@ def run(
         print(f"replica {entry['id']}: highest memory {taken} GiB, predicted {expected}")
     for name, found in adapters.items():
         print(f"{name}: loss {found['first_loss']:.3f} -> {found['last_loss']:.3f}, {found['path']}")
+        evaluated = found["evaluations"]
+        if evaluated:
+            losses = ", ".join(f"{e['loss']:.3f} ({e['steps']} steps)" for e in evaluated)
+            of = "" if found["kept_steps"] is None else f"; kept as after {found['kept_steps']} steps"
+            print(f"{name}: evaluated {losses}, perplexity {evaluated[-1]['perplexity']:.4g}{of}")
     print(f"trace {result.trace}")
+
+
+def _trained(result: "RunResult", name: str, path: Path) -> dict[str, Any]:
+    """Return what is said of an adapter."""
+    import math  # noqa: PLC0415
+
+    evaluated = [
+        {"steps": step + 1, "loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+        for step, loss in result.evaluations.get(name, {}).items()
+    ]
+    kept = result.kept.get(name)
+    return {
+        "path": str(path),
+        "first_loss": result.losses[name][0],
+        "last_loss": result.losses[name][-1],
+        "evaluations": evaluated,
+        "kept_steps": None if kept is None else kept + 1,
+    }
 
 
 def _recomputing(plan: "Plan", mode: "Recompute") -> "Plan":

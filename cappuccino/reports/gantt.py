@@ -7,8 +7,8 @@ from cappuccino.timeline import Timeline
 
 WIDTH, ROW = 12.0, 0.22
 """Of the drawing and of a stage's row, inches."""
-COLOURS = {"F": "#1b6ca8", "B": "#c8502a", "S": "#4a8c4a"}
-LABELS = {"F": "forward", "B": "backward", "S": "optimizer step"}
+COLOURS = {"F": "#1b6ca8", "B": "#c8502a", "S": "#4a8c4a", "E": "#7a6fb0"}
+LABELS = {"F": "forward", "B": "backward", "S": "optimizer step", "E": "evaluation"}
 
 
 def gantt(lines: Sequence[tuple[str, Timeline]]) -> str:

@@ -21,7 +21,7 @@ from cappuccino.simulator import run_programs
 from cappuccino.timeline import Timeline
 from cappuccino.workload import Workload
 
-KINDS = {"F": "forward", "B": "backward", "S": "optimizer step"}
+KINDS = {"F": "forward", "B": "backward", "S": "optimizer step", "E": "evaluation"}
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,8 @@ def load_datasets(
     for i, job in enumerate(instance.adapters):
         used = min(instance.num_steps(i) * job.global_batch_size, len(instance.dataset_lengths[job.dataset]))
         needed[job.dataset] = max(needed.get(job.dataset, 0), used)
+        if job.eval_dataset is not None:
+            needed[job.eval_dataset] = len(instance.dataset_lengths[job.eval_dataset])
     sources = {name: _source(instance, name, folder) for name in needed}
     datasets, reports = {}, {}
     for name, many in needed.items():
@@ -141,7 +143,22 @@ def load_datasets(
                 problem = f"optimizer step {step} of adapter {job.name} has no token to learn from"
                 remedy = "give labels other than -100, or a larger global_batch_size"
                 raise InputError(sources[job.dataset].name, "labels", problem, remedy)
+        evaluated = evaluation_samples(instance, i, datasets)
+        if job.eval_dataset is not None and evaluated is not None and evaluated.loss_tokens(0) == 0:
+            problem = f"has no token to evaluate adapter {job.name} on"
+            raise InputError(sources[job.eval_dataset].name, "labels", problem, "give labels other than -100")
     return LoadedData(datasets, reports, {name: source.name for name, source in sources.items()})
+
+
+def evaluation_samples(
+    instance: Instance, adapter: int, datasets: Mapping[str, TokenizedDataset]
+) -> AdapterSamples | None:
+    """Return the samples that an adapter is evaluated on, by its position; None without any."""
+    name = instance.adapters[adapter].eval_dataset
+    if name is None:
+        return None
+    number = len(instance.dataset_lengths[name])
+    return AdapterSamples(datasets[name], number, number)
 
 
 def adapter_samples(instance: Instance, adapter: int, datasets: Mapping[str, TokenizedDataset]) -> AdapterSamples:

@@ -1,7 +1,5 @@
 """Running a whole plan on this machine; needs no torch itself, the processes it starts do."""
 
-import json
-import math
 import os
 import shutil
 import tempfile
@@ -23,7 +21,15 @@ from cappuccino.runtime.backbone.config import read_trainable_shape
 from cappuccino.runtime.data.samples import load_datasets
 from cappuccino.runtime.launch.model_card import model_card
 from cappuccino.runtime.launch.processes import ReplicaProcesses
-from cappuccino.runtime.launch.results import measured_timeline, read_reports, step_losses
+from cappuccino.runtime.launch.results import (
+    best_step,
+    evaluation_losses,
+    evaluations_as_json,
+    losses_as_json,
+    measured_timeline,
+    read_reports,
+    step_losses,
+)
 from cappuccino.runtime.launch.specification import JobSpecification, ReplicaSpecification
 from cappuccino.runtime.lora.adapter_folder import CARD
 from cappuccino.runtime.lora.export import join_parts
@@ -33,9 +39,11 @@ from cappuccino.timeline import Timeline, write_trace
 Device = Literal["cpu", "cuda"]
 DType = Literal["float32", "float64", "bfloat16"]
 Progress = Callable[[int, int], None]
+Keep = Literal["last", "best"]
 
 TRACE = "trace.json"
 LOSSES = "losses.json"
+EVALUATIONS = "evaluations.json"
 
 _POLL_S = 0.05
 
@@ -58,6 +66,10 @@ class RunResult:
     """
     parts: Mapping[int, tuple[tuple[PartCost, ...], ...]]
     """By replica id and stage, the parts of the operations; empty where they were not measured."""
+    evaluations: Mapping[str, Mapping[int, float]]
+    """By adapter and optimizer step, the loss on its evaluation data behind that step."""
+    kept: Mapping[str, int | None]
+    """By adapter, the step whose weights it has; None: the last."""
 
     def peak_memory_gib(self, replica: int) -> tuple[float, ...]:
         """Return the highest memory use of a replica, by its id, on every stage."""
@@ -88,6 +100,7 @@ def run_plan(
     measure_parts: bool = False,
     watch: Watch | None = None,
     backbone_name: str | None = None,
+    keep: Keep = "last",
     on_progress: Progress | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> RunResult:
@@ -117,6 +130,9 @@ def run_plan(
         How a run of one replica, whose parts are measured, is followed.
     backbone_name
         What the adapters say that they belong to; by default the path of the backbone as given.
+    keep
+        Which weights adapters are written with: those behind the last step, or behind the step with the least loss on
+        the evaluation data, where there are any.
     on_progress
         Called with the operations done and the operations in all.
     on_note
@@ -164,6 +180,8 @@ def run_plan(
                     num_steps=instance.num_steps(i),
                     data=stems[instance.adapters[i].dataset],
                     num_lengths=len(instance.dataset_lengths[instance.adapters[i].dataset]),
+                    evaluation_data=stems.get(instance.adapters[i].eval_dataset or ""),
+                    num_evaluated=len(instance.evaluation_lengths(i)),
                 )
                 for i in positions
             )
@@ -178,6 +196,7 @@ def run_plan(
                 measure_parts=measure_parts,
                 pauses=watch.pauses if watch else (),
                 journal=watch.journal.resolve() if watch else None,
+                keep_evaluated=keep == "best" and bool(replica.evaluations),
                 threads=max(1, _cores() // replica.num_stages),
                 rendezvous=place / "rendezvous",
                 results=place / "results",
@@ -185,21 +204,29 @@ def run_plan(
             pending.append((specification, place))
         _run_all(pending, capacity, on_progress, watch.on_poll if watch else None)
         timelines, losses, memory, parts = [], {}, {}, {}
+        evaluations: dict[str, dict[int, float]] = {}
+        kept: dict[str, int | None] = {}
         for specification, _ in pending:
             replica = specification.replica
             reports = read_reports(specification.results, replica.num_stages)
             timelines.append(measured_timeline(replica, reports))
             losses.update(step_losses(replica, reports))
+            evaluations.update(evaluation_losses(replica, reports))
             memory[replica.id] = tuple(np.array(report.memory_gib) for report in reports)
             parts[replica.id] = tuple(report.parts for report in reports)
             for position, name in enumerate(replica.adapters):
-                join_parts(specification.results, position, replica.num_stages, results / name, called)
+                kept[name] = best_step(evaluations.get(name, {})) if keep == "best" else None
+                parts_of = specification.results, position, replica.num_stages
+                join_parts(*parts_of, results / name, called, kept[name])
                 job = specification.jobs[position]
                 card = model_card(job.adapter, job.num_steps, losses[name], plan, replica, called)
                 write_atomically(results / name / CARD, card)
-        write_atomically(results / LOSSES, _as_json(losses))
+        write_atomically(results / LOSSES, losses_as_json(losses))
+        if evaluations:
+            write_atomically(results / EVALUATIONS, evaluations_as_json(evaluations))
         write_trace(results / TRACE, timelines, "measured", plan.instance.sha256)
-    return RunResult({name: out / name for name in losses}, timelines, losses, out / TRACE, memory, parts)
+    adapters = {name: out / name for name in losses}
+    return RunResult(adapters, timelines, losses, out / TRACE, memory, parts, evaluations, kept)
 
 
 def _layers(replica: Replica, shape: BackboneShape, backbone: Path) -> tuple[int, ...]:
@@ -222,12 +249,6 @@ def _require_modules(instance: Instance, shape: BackboneShape) -> None:
             field = f'target_modules of adapter "{adapter.name}"'
             problem = f'"{name}" is no linear layer of the backbone'
             raise InputError(instance.source, field, problem, f"correct or remove it: {MODULES_THERE_ARE}")
-
-
-def _as_json(losses: Mapping[str, list[float]]) -> str:
-    """Return the losses as JSON, which knows no NaN: a diverged loss is null."""
-    finite = {name: [x if math.isfinite(x) else None for x in values] for name, values in losses.items()}
-    return json.dumps(finite, indent=2) + "\n"
 
 
 def _cores() -> int:

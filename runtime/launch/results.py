@@ -5,7 +5,8 @@ them when all stages are done.
 """
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ class StageReport(BaseModel):
     """Likewise."""
     losses: tuple[StepLoss, ...]
     """Of the last stage; empty on the others."""
+    evaluations: tuple[StepLoss, ...] = ()
+    """Losses on evaluation data, of the last stage."""
     memory_gib: tuple[float, ...]
     """Highest memory use of the process so far, after every operation: resident on the CPU, allocated on the GPU."""
     parts: tuple[PartCost, ...] = ()
@@ -113,6 +116,35 @@ def step_losses(replica: Replica, reports: Sequence[StageReport]) -> dict[str, l
     for entry in sorted(reports[-1].losses, key=lambda e: (e.adapter, e.step)):
         losses[replica.adapters[entry.adapter]].append(entry.loss)
     return losses
+
+
+def evaluation_losses(replica: Replica, reports: Sequence[StageReport]) -> dict[str, dict[int, float]]:
+    """Return the losses on evaluation data by adapter and the step behind which it was evaluated, ascending."""
+    found: dict[str, dict[int, float]] = {}
+    for entry in sorted(reports[-1].evaluations, key=lambda e: (e.adapter, e.step)):
+        found.setdefault(replica.adapters[entry.adapter], {})[entry.step] = entry.loss
+    return found
+
+
+def losses_as_json(losses: Mapping[str, list[float]]) -> str:
+    """Return the losses as JSON, which knows no NaN: a diverged loss is null."""
+    finite = {name: [x if math.isfinite(x) else None for x in values] for name, values in losses.items()}
+    return json.dumps(finite, indent=2) + "\n"
+
+
+def evaluations_as_json(evaluations: Mapping[str, Mapping[int, float]]) -> str:
+    """Return the losses on evaluation data as JSON: by adapter, after how many steps which loss."""
+    found = {
+        name: [{"steps": step + 1, "loss": loss if math.isfinite(loss) else None} for step, loss in losses.items()]
+        for name, losses in evaluations.items()
+    }
+    return json.dumps(found, indent=2) + "\n"
+
+
+def best_step(losses: Mapping[int, float]) -> int | None:
+    """Return the step behind which the loss was least; None where none was finite."""
+    finite = {step: loss for step, loss in losses.items() if math.isfinite(loss)}
+    return min(finite, key=lambda step: finite[step]) if finite else None
 
 
 def as_failure(error: BaseException, time_s: float, reason: str, operation: int | None) -> StageFailure:

@@ -22,6 +22,10 @@ class JobSpecification(BaseModel):
     """Stem of the tokenized dataset's files."""
     num_lengths: int
     """Samples after which the training order starts again."""
+    evaluation_data: Path | None = None
+    """Stem of the files of the dataset that it is evaluated on, if any."""
+    num_evaluated: int = 0
+    """Samples of that."""
 
 
 class ReplicaSpecification(BaseModel):
@@ -51,6 +55,8 @@ class ReplicaSpecification(BaseModel):
     """
     journal: Path | None = None
     """Folder for the journals of the stages."""
+    keep_evaluated: bool = False
+    """Whether stages write an adapter's weights before each of its evaluations."""
     threads: int
     """CPU threads of every process."""
     rendezvous: Path

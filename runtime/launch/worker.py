@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 import warnings
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -24,12 +25,13 @@ from cappuccino.runtime.launch.results import (
     report_file,
     write_record,
 )
-from cappuccino.runtime.launch.specification import ReplicaSpecification
+from cappuccino.runtime.launch.specification import JobSpecification, ReplicaSpecification
 
 if TYPE_CHECKING:
     import torch
     from torch.distributed import ProcessGroup
 
+    from cappuccino.runtime.data.samples import AdapterSamples
     from cappuccino.runtime.pipeline.executor import Executor
     from cappuccino.runtime.pipeline.part_meter import PartMeter
 
@@ -138,7 +140,7 @@ def _train(
     from cappuccino.plan import Recompute  # noqa: PLC0415
     from cappuccino.runtime.backbone.part import BackbonePart  # noqa: PLC0415
     from cappuccino.runtime.data.samples import AdapterSamples, TokenizedDataset  # noqa: PLC0415
-    from cappuccino.runtime.lora.export import write_parts  # noqa: PLC0415
+    from cappuccino.runtime.lora.export import write_part, write_parts  # noqa: PLC0415
     from cappuccino.runtime.lora.multi_lora import MultiLora  # noqa: PLC0415
     from cappuccino.runtime.pipeline.adapter_training import AdapterTraining  # noqa: PLC0415
     from cappuccino.runtime.pipeline.communication import PlannedCommunicator  # noqa: PLC0415
@@ -176,16 +178,22 @@ def _train(
     samples = [
         AdapterSamples(TokenizedDataset.load(job.data), job.num_lengths, job.adapter.global_batch_size) for job in jobs
     ]
+
+    def kept(adapter: int, step: int) -> None:
+        write_part(lora, adapter, stage, specification.results, step)
+
     meter = PartMeter(device) if specification.measure_parts else None
     executor = Executor(
         stage=Stage(config, part, lora, replica.recompute is Recompute.FULL),
         communicator=communicator,
         trainings=trainings,
         samples=samples,
+        evaluation_samples=[_evaluated(job) for job in jobs],
         replica=replica,
         index=stage,
         device=device,
         peak_memory_gib=lambda: _peak_memory_gib(device),
+        on_evaluation=kept if specification.keep_evaluated else None,
     )
     if meter is None:  # a profile warms up point by point: the largest ones would hide the memory of the others
         executor.warm_up()
@@ -201,10 +209,23 @@ def _train(
     return StageReport(
         starts=tuple(record.starts.tolist()),
         ends=tuple(record.ends.tolist()),
-        losses=tuple(StepLoss(adapter=a, step=j, loss=loss) for (a, j), loss in record.losses.items()),
+        losses=_as_losses(record.losses),
+        evaluations=_as_losses(record.evaluations),
         memory_gib=tuple(record.memory_gib.tolist()),
         parts=meter.costs() if meter else (),
     )
+
+
+def _as_losses(losses: Mapping[tuple[int, int], float]) -> tuple[StepLoss, ...]:
+    return tuple(StepLoss(adapter=a, step=j, loss=loss) for (a, j), loss in losses.items())
+
+
+def _evaluated(job: JobSpecification) -> "AdapterSamples | None":
+    from cappuccino.runtime.data.samples import AdapterSamples, TokenizedDataset  # noqa: PLC0415
+
+    if job.evaluation_data is None:
+        return None
+    return AdapterSamples(TokenizedDataset.load(job.evaluation_data), job.num_evaluated, job.num_evaluated)
 
 
 class _Diary:

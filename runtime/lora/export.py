@@ -26,17 +26,26 @@ def write_parts(lora: "MultiLora", stage: int, folder: Path) -> None:
     folder
         Where parts and configurations go.
     """
-    from safetensors.torch import save_file  # noqa: PLC0415
-
     for position, config in enumerate(lora.configs):
-        save_file(lora.state_dict(position), _part(folder, position, stage))
+        write_part(lora, position, stage, folder)
         if stage == 0:
             fields = config.to_dict() | {"inference_mode": True}
             text = json.dumps(fields, indent=2, sort_keys=True, default=_plain)
             write_atomically(folder / f"adapter-{position}.json", text + "\n")
 
 
-def join_parts(folder: Path, position: int, num_stages: int, target: Path, backbone: str) -> None:
+def write_part(lora: "MultiLora", position: int, stage: int, folder: Path, step: int | None = None) -> None:
+    """Write a stage's part of one adapter: at the end, or as an optimizer step has left it."""
+    from safetensors.torch import save_file  # noqa: PLC0415
+
+    file = _part(folder, position, stage, step)
+    if not file.exists():
+        save_file(lora.state_dict(position), file)
+
+
+def join_parts(
+    folder: Path, position: int, num_stages: int, target: Path, backbone: str, step: int | None = None
+) -> None:
     """Write one adapter as a folder that `PeftModel.from_pretrained` loads.
 
     Parameters
@@ -51,10 +60,12 @@ def join_parts(folder: Path, position: int, num_stages: int, target: Path, backb
         Folder to create.
     backbone
         Name of the backbone, which PEFT looks it up by.
+    step
+        After which its weights are taken; by default those at the end.
     """
     weights: dict[str, Any] = {}
     for stage in range(num_stages):
-        part = load_arrays(_part(folder, position, stage))
+        part = load_arrays(_part(folder, position, stage, step))
         twice = weights.keys() & part.keys()
         if twice:
             raise RuntimeError(f"stage {stage} holds {sorted(twice)[0]}, which an earlier stage holds too")
@@ -65,8 +76,9 @@ def join_parts(folder: Path, position: int, num_stages: int, target: Path, backb
     write_atomically(target / CONFIG, json.dumps(fields, indent=2) + "\n")
 
 
-def _part(folder: Path, position: int, stage: int) -> Path:
-    return folder / f"adapter-{position}-stage-{stage}.safetensors"
+def _part(folder: Path, position: int, stage: int, step: int | None) -> Path:
+    behind = "" if step is None else f"-step-{step}"
+    return folder / f"adapter-{position}-stage-{stage}{behind}.safetensors"
 
 
 def _plain(value: object) -> object:

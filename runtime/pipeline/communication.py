@@ -7,7 +7,7 @@ Shapes: T tokens of a micro-batch, H hidden size.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -89,7 +89,7 @@ class PlannedCommunicator(P2PCommunicator):
                     dist.recv(token, src=dist.get_global_rank(self.pp_group, source), group=group)
 
     def follow(
-        self, program: Sequence[Operation], previous_program: Sequence[Operation] | None, shapes: Sequence[Shape]
+        self, program: Sequence[Operation], previous_program: Sequence[Operation] | None, shapes: Mapping[int, Shape]
     ) -> None:
         """Take over what will be sent and received, and post the first receives.
 
@@ -100,9 +100,9 @@ class PlannedCommunicator(P2PCommunicator):
         previous_program
             Of the stage before, None on the first.
         shapes
-            By micro-batch, of what stages exchange: (1, T, H).
+            Of what stages exchange, (1, T, H), by `key` of a forward.
         """
-        forwards = [(op[1], shapes[op[1]]) for op in program if op[0] == "F"]
+        forwards = [(key(op), shapes[key(op)]) for op in program if op[0] in ("F", "E")]
         backwards = [(op[1], shapes[op[1]]) for op in program if op[0] == "B"]
         if self._has["previous"]:
             self._incoming["previous"].extend(forwards)
@@ -186,13 +186,19 @@ def _under_way(work: dist.Work | None) -> dist.Work:
     return work
 
 
+def key(operation: Operation) -> int:
+    """Return what tells the forwards of a program apart: micro-batches count from 0, evaluations from -1 down."""
+    return ~operation[1] if operation[0] == "E" else operation[1]
+
+
 def completion_proofs(
     program: Sequence[Operation], previous_program: Sequence[Operation] | None
 ) -> dict[_Key, list[_Key]]:
     """Return which received tensor proves which sends complete.
 
     gloo never reports a send as complete without waiting. The gradient of a micro-batch proves that its activations
-    arrived. Activations prove the gradients arrived whose backwards the previous stage ran before that forward.
+    arrived, and those evaluated before them. Activations prove the gradients arrived whose backwards the previous stage
+    ran before that forward.
 
     Returns
     -------
@@ -200,14 +206,20 @@ def completion_proofs(
         By (neighbour, micro-batch) received, the (neighbour, micro-batch) sent before.
     """
     proofs: dict[_Key, list[_Key]] = defaultdict(list)
+    evaluated: list[_Key] = []
     for operation in program:
-        if operation[0] == "B":
+        if operation[0] == "E":
+            evaluated.append(("next", key(operation)))
+        elif operation[0] == "F" and evaluated:
+            proofs["next", operation[1]].extend(evaluated)
+            evaluated = []
+        elif operation[0] == "B":
             proofs["next", operation[1]].append(("next", operation[1]))
     unproven: list[_Key] = []
     for operation in previous_program or ():
         if operation[0] == "B":
             unproven.append(("previous", operation[1]))
-        elif operation[0] == "F":
-            proofs["previous", operation[1]].extend(unproven)
+        elif operation[0] in ("F", "E"):
+            proofs["previous", key(operation)].extend(unproven)
             unproven = []
     return dict(proofs)

@@ -16,7 +16,7 @@ from megatron.core.enums import ModelType
 from megatron.core.pipeline_parallel import schedules
 from torch.nn.functional import cross_entropy
 
-from cappuccino.plan import Operation, Replica
+from cappuccino.plan import EvaluationBatch, MicroBatch, Operation, Replica
 from cappuccino.runtime.data.micro_batch import PackedMicroBatch, collate, num_tokens
 from cappuccino.runtime.data.samples import AdapterSamples
 from cappuccino.runtime.pipeline.adapter_training import AdapterTraining
@@ -41,6 +41,8 @@ class StageRecord:
     """Highest memory use of the process so far, after every operation, likewise."""
     losses: dict[tuple[int, int], float]
     """By (adapter, step); on the last stage only."""
+    evaluations: dict[tuple[int, int], float]
+    """Losses on evaluation data behind steps, likewise."""
 
 
 class Executor:
@@ -56,6 +58,8 @@ class Executor:
         By position in the replica's adapters.
     samples
         Likewise.
+    evaluation_samples
+        Likewise; None for adapters that are not evaluated.
     replica
         The plan of the replica.
     index
@@ -64,6 +68,8 @@ class Executor:
         Where the stage runs.
     peak_memory_gib
         Tells the highest memory use of the process so far.
+    on_evaluation
+        Called with adapter and step before an evaluation begins: the adapter is as that step has left it.
     """
 
     def __init__(
@@ -73,10 +79,12 @@ class Executor:
         communicator: PlannedCommunicator,
         trainings: Sequence[AdapterTraining],
         samples: Sequence[AdapterSamples],
+        evaluation_samples: Sequence[AdapterSamples | None],
         replica: Replica,
         index: int,
         device: torch.device,
         peak_memory_gib: Callable[[], float],
+        on_evaluation: Callable[[int, int], None] | None = None,
     ) -> None:
         self._stage = stage
         self._communicator = communicator
@@ -92,8 +100,15 @@ class Executor:
         self._clock = DeviceClock.of(device)
         self._in_flight: dict[int, tuple[torch.Tensor | None, torch.Tensor]] = {}
         self._losses: dict[tuple[int, int], list[torch.Tensor]] = defaultdict(list)
+        self._evaluations: dict[tuple[int, int], list[torch.Tensor]] = defaultdict(list)
+        self._evaluated: tuple[int, int] | None = None
+        """Adapter and step, while an evaluation runs."""
+        self._evaluation_batches = [_evaluation(batch, evaluation_samples) for batch in replica.evaluations]
+        self._on_evaluation = on_evaluation
         hidden = stage.config.hidden_size
-        self._shapes = [(1, num_tokens(m, samples), hidden) for m in replica.micro_batches]
+        tokens = {m: num_tokens(batch, samples) for m, batch in enumerate(replica.micro_batches)}
+        tokens |= {~e: num_tokens(*both) for e, both in enumerate(self._evaluation_batches)}
+        self._shapes = {key: (1, number, hidden) for key, number in tokens.items()}
         self._completed_by = self._steps_by_last_backward(replica.programs[index])
 
     def warm_up(self) -> None:
@@ -165,6 +180,8 @@ class Executor:
                 self._forward(operation[1])
             elif operation[0] == "B":
                 self._backward(operation[1])
+            elif operation[0] == "E":
+                self._evaluate(operation[1])
             else:
                 self._step(operation[1])
             self._memory_gib.append(self._peak_memory_gib())
@@ -172,13 +189,16 @@ class Executor:
         if on_pause is not None and len(program) in pauses:
             on_pause()
         self._communicator.finish()
-        losses = {key: float(torch.stack(parts).sum()) for key, parts in self._losses.items()}
-        return replace(self.record(), losses=losses)
+        losses, evaluations = (
+            {key: float(torch.stack(parts).sum()) for key, parts in found.items()}
+            for found in (self._losses, self._evaluations)
+        )
+        return replace(self.record(), losses=losses, evaluations=evaluations)
 
     def record(self, first: int = 0) -> StageRecord:
         """Return what is known of the operations so far, without losses; those before `first` are left out."""
         times = self._clock.times(2 * first).reshape(-1, 2)
-        return StageRecord(times[:, 0], times[:, 1], np.array(self._memory_gib[first:]), {})
+        return StageRecord(times[:, 0], times[:, 1], np.array(self._memory_gib[first:]), {}, {})
 
     def _forward(self, micro_batch: int) -> None:
         received = self._communicator.recv_forward(self._shapes[micro_batch], self._first)
@@ -191,6 +211,22 @@ class Executor:
         if not self._last:
             schedules.deallocate_output_tensor(output, self._stage.config.deallocate_pipeline_outputs)
         self._in_flight[micro_batch] = (received, output)
+
+    def _evaluate(self, evaluation: int) -> None:
+        planned = self._replica.evaluations[evaluation]
+        behind = planned.adapter, planned.step
+        if self._on_evaluation is not None:
+            self._on_evaluation(*behind)
+        received = self._communicator.recv_forward(self._shapes[~evaluation], self._first)
+        self._clock.mark()
+        self._evaluated, meter, self._stage.meter = behind, self._stage.meter, None
+        self._stage.eval()
+        with torch.no_grad():
+            output = self._run_forward(collate(*self._evaluation_batches[evaluation], self._device), received)
+        self._stage.train()
+        self._evaluated, self._stage.meter = None, meter
+        self._clock.mark()
+        self._communicator.send_forward(output, self._last)
 
     def _backward(self, micro_batch: int) -> None:
         gradient = self._communicator.recv_backward(self._shapes[micro_batch], self._last)
@@ -210,17 +246,21 @@ class Executor:
         batch = collate(self._replica.micro_batches[micro_batch], self._samples, self._device)
         weighs = self._meter is not None and all(segment.step == 0 for segment in batch.segments)
         with self._meter.weighed(self._stage) if self._meter is not None and weighs else nullcontext():
-            output, _ = schedules.forward_step(
-                self._forward_function,
-                iter([batch]),
-                self._stage,
-                num_microbatches=1,
-                input_tensor=received,
-                forward_data_store=[],
-                config=self._stage.config,
-                cp_group_size=1,
-                is_last_stage=self._last,
-            )
+            return self._run_forward(batch, received)
+
+    def _run_forward(self, batch: PackedMicroBatch, received: torch.Tensor | None) -> torch.Tensor:
+        output: torch.Tensor
+        output, _ = schedules.forward_step(
+            self._forward_function,
+            iter([batch]),
+            self._stage,
+            num_microbatches=1,
+            input_tensor=received,
+            forward_data_store=[],
+            config=self._stage.config,
+            cp_group_size=1,
+            is_last_stage=self._last,
+        )
         return output
 
     def _backward_step(
@@ -246,10 +286,13 @@ class Executor:
             losses_L = cross_entropy(logits_LV, batch.targets, reduction="none") * batch.weights.to(logits_LV.dtype)
             for segment in batch.loss_segments:
                 part = losses_L.detach()[segment.start : segment.end].double().sum()
-                self._losses[segment.adapter, segment.step].append(part)
+                if self._evaluated is not None:
+                    self._evaluations[self._evaluated].append(part)
+                else:
+                    self._losses[segment.adapter, segment.step].append(part)
             total = losses_L.sum()
-            if self._meter is not None:
-                self._meter.mark("loss")
+            if self._stage.meter is not None:
+                self._stage.meter.mark("loss")
             return total, torch.tensor(len(losses_L)), {}
 
         return model(batch), loss
@@ -265,3 +308,13 @@ class Executor:
         for (adapter, _), micro_batch in sorted(last.items()):
             completed[micro_batch].append(adapter)
         return completed
+
+
+def _evaluation(
+    batch: EvaluationBatch, samples: Sequence[AdapterSamples | None]
+) -> tuple[MicroBatch, list[AdapterSamples]]:
+    """Return an evaluation micro-batch as one to be collated, with the samples that it is of."""
+    mine = samples[batch.adapter]
+    if mine is None:
+        raise RuntimeError(f"adapter {batch.adapter} is evaluated without data")
+    return MicroBatch(samples=tuple((batch.adapter, n) for n in batch.samples)), [mine] * len(samples)

@@ -34,7 +34,9 @@ class AdapterClasses:
         numbers = np.concatenate(rows, axis=1) if rows else np.zeros((len(instance.adapters), 0))
         kinds: dict[tuple[object, ...], list[int]] = {}
         for i, lengths in enumerate(instance.step_lengths):
-            kinds.setdefault((lengths.shape, lengths.tobytes(), *numbers[i].tolist()), []).append(i)
+            evaluated = instance.evaluated_steps(i), instance.evaluation_lengths(i).tobytes()
+            key = (lengths.shape, lengths.tobytes(), *evaluated, *numbers[i].tolist())
+            kinds.setdefault(key, []).append(i)
         return cls(tuple(map(tuple, kinds.values())))
 
     @cached_property

@@ -24,11 +24,18 @@ class EagerReplica(BaselineReplica):
 
     program: np.ndarray
     """Rank k for an F, ~k for a B, shape (G, 2 M)."""
+    before: np.ndarray
+    """As `evaluated_before`: where its stages have evaluated."""
 
     @property
     def operations(self) -> np.ndarray:
         """Rank k for the F of a micro-batch and ~k for its B, by stage, shape (G, 2 M)."""
         return self.program
+
+    @property
+    def evaluated_before(self) -> np.ndarray:  # type: ignore[override]
+        """By evaluation micro-batch, the rank of the F that it stands before; `count` for the end of the programs."""
+        return self.before
 
 
 def eager_turns(problem: ReplicaProblem, samples: Samples, own: np.ndarray) -> EagerReplica:
@@ -46,4 +53,12 @@ def eager_turns(problem: ReplicaProblem, samples: Samples, own: np.ndarray) -> E
     found = run_source(problem, source)
     if found is None:
         raise CappuccinoError("adapters that take turns block each other")
-    return EagerReplica(problem, samples, source.batch_of, found[0])
+    operations, jobs = found
+    trained = jobs.evaluation < 0
+    rank = np.cumsum(trained) - 1  # among those that are trained
+    before = np.zeros(len(problem.evaluations), np.int64)
+    before[jobs.evaluation[~trained]] = rank[~trained] + 1
+    program = [
+        [rank[op] if op >= 0 else ~rank[~op] for op in stage if trained[op if op >= 0 else ~op]] for stage in operations
+    ]
+    return EagerReplica(problem, samples, rank[source.batch_of], np.array(program), before)

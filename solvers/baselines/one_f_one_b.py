@@ -29,6 +29,8 @@ class OneFOneB(BaselineReplica):
         needed = _needed(self.rank, self.samples.step, self.samples.step_id, self.count)
         if self.flushed is not None:
             needed = np.where(self.flushed, np.arange(self.count), needed)
+        evaluated = self.evaluated_before[self.evaluated_before < self.count]
+        needed[evaluated] = evaluated  # trainers evaluate with the pipeline empty
         room = self.problem.held_room_gib * (1 + 1e-9)
         return _release(needed, self.batches.tokens, self.problem.num_stages, memory.working_gib, memory.held_gib, room)
 

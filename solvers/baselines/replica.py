@@ -33,7 +33,25 @@ class BaselineReplica(ABC):
     @cached_property
     def makespan_s(self) -> float:
         """Makespan of the schedule, seconds."""
+        if self.problem.evaluations:
+            return self.schedule().makespan_s
         return time_operations(self.problem, self.batches, self._steps, self.operations)[0]
+
+    @cached_property
+    def evaluated_before(self) -> np.ndarray:
+        """By evaluation micro-batch, the rank of the F that it stands before; `count` for the end of the programs.
+
+        An adapter is evaluated right before its next step.
+        """
+        first = np.full(self.problem.first_steps[-1] + 1, self.count)
+        np.minimum.at(first, self.samples.step_id, self.rank)
+        result = []
+        for batch in self.problem.evaluations:
+            assert batch.evaluation is not None
+            a, step, _ = batch.evaluation
+            follows = step + 1 < self.problem.num_steps[a]
+            result.append(int(first[self.problem.first_steps[a] + step + 1]) if follows else self.count)
+        return np.array(result, np.int64)
 
     @property
     def gpu_time_s(self) -> float:
@@ -64,7 +82,7 @@ class BaselineReplica(ABC):
         steps = int(self.samples.step_id.max()) + 1
         rank, step = np.divmod(np.unique(self.rank * steps + self.samples.step_id), steps)
         begins = np.searchsorted(rank, np.arange(self.count + 1))
-        return StepTable(begins, step, *self.problem.step_traits)
+        return StepTable(begins, step, *self.problem.step_traits, np.full(self.count, -1))
 
     def schedule(self) -> ReplicaSchedule:
         """Return the schedule."""
@@ -78,7 +96,29 @@ class BaselineReplica(ABC):
             members = tuple(zip(positions[part], numbers[part], strict=True))
             keys = tuple(dict.fromkeys(zip(positions[part], steps[part], strict=True)))
             order.append(Batch(members, keys, tokens[k], *figures))
-        return build_schedule(self.problem, order, self.operations.tolist())
+        return build_schedule(self.problem, *self._with_evaluations(order))
+
+    def _with_evaluations(self, order: list[Batch]) -> tuple[list[Batch], list[list[int]]]:
+        """Return micro-batches and operations with those of evaluations among them."""
+        before = self.evaluated_before
+        by_place = np.argsort(before, kind="stable").tolist()
+        behind = np.searchsorted(before[by_place], np.arange(self.count), side="right")
+        ranks = (np.arange(self.count) + behind).tolist()
+        everything: list[Batch] = [*order, *self.problem.evaluations]  # overwritten place by place
+        standing: dict[int, list[int]] = {}
+        for k, batch in enumerate(order):
+            everything[ranks[k]] = batch
+        for place, e in enumerate(by_place):
+            rank = int(before[e]) + place
+            everything[rank] = self.problem.evaluations[e]
+            standing.setdefault(int(before[e]), []).append(rank)
+        operations: list[list[int]] = []
+        for stage in self.operations.tolist():
+            program: list[int] = []
+            for op in stage:
+                program += [*standing.get(op, ()), ranks[op]] if op >= 0 else [~ranks[~op]]
+            operations.append([*program, *standing.get(self.count, ())])
+        return everything, operations
 
 
 def ranks_of(*keys: np.ndarray) -> np.ndarray:

@@ -7,10 +7,11 @@ import numpy as np
 
 from cappuccino.plan import Sample
 from cappuccino.solvers.budget import Clock
-from cappuccino.solvers.scheduling.kernels.arrays import empty_jobs, empty_state
+from cappuccino.solvers.scheduling.kernels.arrays import Jobs, empty_jobs, empty_state
 from cappuccino.solvers.scheduling.kernels.list_schedule import run_pipeline
 from cappuccino.solvers.scheduling.kernels.packing import open_first_steps
-from cappuccino.solvers.scheduling.kernels.source import PackingRule, Source, new_source
+from cappuccino.solvers.scheduling.kernels.source import Evaluations, PackingRule, Source, new_source
+from cappuccino.solvers.scheduling.order import without_empty_backwards
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 from cappuccino.solvers.scheduling.schedule import ReplicaSchedule, build_schedule
 from cappuccino.solvers.settings import DEFAULT, SchedulingSettings
@@ -124,13 +125,16 @@ def list_schedule(
     found = run_source(problem, source, patience_s, cutoff_s)
     if found is None:
         return None
-    operations, urgencies = found
-    groups: list[list[Sample]] = [[] for _ in urgencies]
+    operations, jobs = found
+    groups: dict[int, list[Sample]] = {}
     for a, (begin, end) in enumerate(zip(first, [*first[1:], len(source.length)], strict=True)):
         for n, rank in enumerate(source.batch_of[begin:end].tolist()):
-            groups[rank].append((a, n))
-    order = problem.batches(groups, urgencies.tolist())
-    return build_schedule(problem, order, operations.tolist())
+            groups.setdefault(rank, []).append((a, n))
+    trained = sorted(groups)
+    made = problem.batches([groups[rank] for rank in trained], jobs.urgency_s[trained].tolist())
+    by_rank = dict(zip(trained, made, strict=True))
+    order = [by_rank[rank] if e < 0 else problem.evaluations[e] for rank, e in enumerate(jobs.evaluation.tolist())]
+    return build_schedule(problem, order, operations)
 
 
 def source_of(problem: ReplicaProblem, rule: PackingRule) -> Source:
@@ -152,25 +156,43 @@ def source_of(problem: ReplicaProblem, rule: PackingRule) -> Source:
         np.concatenate([np.argsort(-x, axis=1, kind="stable").ravel() for x in problem.sample_work]),
         np.full(first[-1], -1, np.int64),
         np.ones((len(sizes), int(steps.max()))),
+        _evaluations(problem),
+    )
+
+
+def _evaluations(problem: ReplicaProblem) -> Evaluations:
+    """Return what is evaluated as the kernels read it."""
+    batches, steps = problem.evaluations, max(problem.num_steps)
+    numbers = np.zeros((len(problem.adapters), steps), np.int64)
+    for batch in batches:
+        assert batch.evaluation is not None
+        numbers[batch.evaluation[:2]] += 1
+    ends = np.cumsum(numbers.ravel()).reshape(numbers.shape)
+    return Evaluations(
+        np.concatenate([(ends - numbers)[:, :1], ends], axis=1),
+        np.array([b.forward_s for b in batches]).reshape(len(batches), len(problem.pipeline.kind_shares)),
+        np.array([b.tokens for b in batches], np.int64),
+        np.array([b.transfer_s for b in batches]),
     )
 
 
 def run_source(
     problem: ReplicaProblem, source: Source, patience_s: float = 0.0, cutoff_s: float = INFINITY
-) -> tuple[np.ndarray, np.ndarray] | None:
+) -> tuple[tuple[tuple[int, ...], ...], Jobs] | None:
     """List-schedule the micro-batches that a source forms; None as soon as the cutoff is exceeded.
 
     Returns
     -------
     operations
-        By stage: rank k for the F of a micro-batch, ~k for its B, shape (G, 2 M); who is in them is in the source.
-    urgencies_s
-        Of the micro-batches, shape (M,).
+        By stage: rank k for the F of a micro-batch, ~k for its B; who is in them is in the source.
+    jobs
+        The micro-batches by rank.
     """
-    count = len(source.length)
+    count = len(source.length) + len(source.evaluation_tokens)
     open_first_steps(source)
     state, jobs = empty_state(problem.num_stages, count), empty_jobs(count, len(problem.pipeline.kind_shares))
     if run_pipeline(problem.machine(patience_s), jobs, count, count, cutoff_s, state, source) == INFINITY:
         return None
     formed = int(state.forwards[0])
-    return state.operations[:, : 2 * formed], jobs.urgency_s[:formed]
+    jobs = Jobs(*(x[:formed] for x in jobs))
+    return without_empty_backwards(state.operations[:, : 2 * formed], jobs.evaluation), jobs

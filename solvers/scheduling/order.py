@@ -1,6 +1,6 @@
 """An order of micro-batches as arrays: list-scheduled as a whole, and cut into stretches that a search changes."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,10 +32,17 @@ class OrderArrays:
     samples: tuple[Sample, ...]
     window: Window
     packed: PackedOrder
+    evaluations: Mapping[int, Batch]
+    """Micro-batches that are evaluated, by slot."""
 
     @classmethod
     def of(
-        cls, problem: ReplicaProblem, order: Sequence[Batch], begun: Set[StepKey] = frozenset(), spare: int = 0
+        cls,
+        problem: ReplicaProblem,
+        order: Sequence[Batch],
+        begun: Set[StepKey] = frozenset(),
+        spare: int = 0,
+        begun_evaluations: Set[StepKey] = frozenset(),
     ) -> "OrderArrays":
         """Lay out micro-batches.
 
@@ -45,6 +52,8 @@ class OrderArrays:
             Steps with micro-batches before this order.
         spare
             Slots for further micro-batches.
+        begun_evaluations
+            Steps with evaluation micro-batches before this order.
         """
         # sorted: an adapter's samples stand next to each other
         placed = sorted((sample, slot) for slot, b in enumerate(order) for sample in b.samples)
@@ -55,15 +64,27 @@ class OrderArrays:
         for key in keys:
             number.setdefault(key, len(number))
         optimizer_s = problem.costs.optimizer_s
+        room, kinds = len(order) + spare, len(problem.pipeline.kind_shares)
+        group, evaluated = np.full(room, -1), dict[StepKey, int]()
+        for slot, b in enumerate(order):
+            if b.evaluation is not None:
+                group[slot] = evaluated.setdefault(b.evaluation[:2], len(evaluated))
+
+        def waits(a: int, j: int) -> bool:
+            return (a, j) not in begun and (a, j - 1) not in problem.evaluated  # else it is behind the step already
+
         window = Window(
             np.array([problem.lengths[a].flat[n] for a, n in samples], np.int64),
             np.array([number[key] for key in keys], np.int64),
             np.array([number.get((a, j - 1), -1) for a, j in number], np.int64),
-            np.array([optimizer_s if j and (a, j) not in begun else 0.0 for a, j in number]),
+            np.array([optimizer_s if j and waits(a, j) else 0.0 for a, j in number]),
             np.array([a for a, _ in number], np.int64),
             problem.added[[a for a, _ in number]],
+            group,
+            np.array([number.get(key, -1) for key in evaluated], np.int64),
+            np.array([number.get((a, j + 1), -1) for a, j in evaluated], np.int64),
+            np.array([0.0 if key in begun_evaluations else optimizer_s for key in evaluated]),
         )
-        room, kinds = len(order) + spare, len(problem.pipeline.kind_shares)
         packed = PackedOrder(
             batch_of=np.array([slot for _, slot in placed], np.int64),
             order=np.arange(room),
@@ -78,12 +99,14 @@ class OrderArrays:
             packed.forward_s[slot], packed.backward_s[slot] = batch.forward_s, batch.backward_s
             packed.transfer_s[slot], packed.tokens[slot] = batch.transfer_s, batch.tokens
             packed.urgency_s[slot] = batch.urgency_s
-        return cls(samples, window, packed)
+        evaluations = {slot: b for slot, b in enumerate(order) if b.evaluation is not None}
+        return cls(samples, window, packed, evaluations)
 
     def links(self) -> Links:
         """Return room for the dependencies."""
         steps = len(self.window.previous)
-        return Links(np.zeros(len(self.packed.order), np.int64), np.zeros(steps, np.int64), np.zeros(steps, np.int64))
+        sizes = len(self.packed.order), steps, steps, len(self.window.behind)
+        return Links(*(np.zeros(n, np.int64) for n in sizes))
 
     def scratch(self, stages: int) -> Scratch:
         """Return room for a search, the best so far being this order."""
@@ -105,7 +128,10 @@ class OrderArrays:
         for sample, slot in zip(self.samples, packed.batch_of.tolist(), strict=True):
             groups.setdefault(slot, []).append(sample)
         slots = packed.order[: packed.number[0]].tolist()
-        return problem.batches([groups[slot] for slot in slots], packed.urgency_s[slots].tolist())
+        trained = [slot for slot in slots if slot not in self.evaluations]
+        made = problem.batches([groups[slot] for slot in trained], packed.urgency_s[trained].tolist())
+        found = {**self.evaluations, **dict(zip(trained, made, strict=True))}
+        return [found[slot] for slot in slots]
 
 
 @dataclass(frozen=True)
@@ -164,7 +190,7 @@ class ScheduledOrder:
     @property
     def operations(self) -> tuple[tuple[int, ...], ...]:
         """By stage: rank k for the F of a micro-batch, ~k for its B."""
-        return tuple(map(tuple, self.end.operations.tolist()))
+        return without_empty_backwards(self.end.operations, self.jobs.evaluation)
 
     def schedule(self) -> ReplicaSchedule:
         """Return the schedule, with its optimizer steps."""
@@ -190,15 +216,16 @@ class ScheduledOrder:
         if low:
             run_pipeline(self.machine, self.jobs, count, low, INFINITY, state, NO_SOURCE)
         high = min(low + size, count)
-        return self._stretch(state, int(state.backwards[0]), low, high, min(high + lookahead * stages, count), spare)
+        return self._stretch(state, int(state.backwards.min()), low, high, min(high + lookahead * stages, count), spare)
 
     def _stretch(self, state: State, first: int, low: int, high: int, stop: int, spare: float) -> Stretch:
         problem, stages = self.problem, self.problem.num_stages
-        begun = frozenset[tuple[int, int]]()
+        begun = evaluated = frozenset[tuple[int, int]]()
         if problem.costs.optimizer_s > 0:
             begun = frozenset(key for b in self.order[:first] for key in b.steps)
-        length = stop - first
-        arrays = OrderArrays.of(problem, self.order[first:stop], begun, spare=2 + round(spare * length))
+            evaluated = frozenset(b.evaluation[:2] for b in self.order[:first] if b.evaluation is not None)
+        length, room = stop - first, 2 + round(spare * (stop - first))
+        arrays = OrderArrays.of(problem, self.order[first:stop], begun, room, evaluated)
         begin = empty_state(stages, len(arrays.packed.order))
         begin.free_s[:], begin.held_tokens[:] = state.free_s, state.held_tokens
         begin.forwards[:], begin.backwards[:] = state.forwards - first, state.backwards - first
@@ -218,3 +245,14 @@ class ScheduledOrder:
         last = self.machine.kinds[-1]
         busy = np.cumsum(self.jobs.forward_s[:, last] + self.jobs.backward_s[:, last])
         return np.asarray(self.end.backward_end_s[-1] - busy)
+
+
+def without_empty_backwards(operations: np.ndarray, evaluation: np.ndarray) -> tuple[tuple[int, ...], ...]:
+    """Return operations by stage without the places of B's that never come.
+
+    Parameters
+    ----------
+    evaluation
+        As `Jobs.evaluation`.
+    """
+    return tuple(tuple(op for op in stage if op >= 0 or evaluation[~op] < 0) for stage in operations.tolist())

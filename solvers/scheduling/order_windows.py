@@ -74,6 +74,10 @@ def is_better(new: ReplicaSchedule, old: ReplicaSchedule) -> bool:
 def _graph(schedule: ReplicaSchedule) -> _Graph:
     """Put the schedule on the grid; optimizer steps count into the F behind them or the B before them."""
     order, operations = schedule.order, schedule.operations
+    numbered = {
+        "F": [b for b in order if b.evaluation is None],
+        "E": [b for b in order if b.evaluation is not None],
+    }
     scale = GRID / schedule.makespan_s
     durations: list[list[int]] = []
     step_s = schedule.problem.costs.optimizer_s
@@ -82,13 +86,14 @@ def _graph(schedule: ReplicaSchedule) -> _Graph:
         pending = 0.0
         for operation in program:
             if operation[0] == "S":
-                if seconds and operation[2] == schedule.problem.num_steps[operation[1]] - 1:
+                last = operation[2] == schedule.problem.num_steps[operation[1]] - 1
+                if seconds and last and operation[1:] not in schedule.problem.evaluated:
                     seconds[-1] += step_s
                 else:
                     pending += step_s
             else:
-                batch = order[operation[1]]
-                times = batch.forward_s if operation[0] == "F" else batch.backward_s
+                batch = numbered["E" if operation[0] == "E" else "F"][operation[1]]
+                times = batch.backward_s if operation[0] == "B" else batch.forward_s
                 seconds.append(times[kind] + pending)
                 pending = 0.0
         durations.append([round(x * scale) for x in seconds])
@@ -178,8 +183,8 @@ def _window_data(
                 earliest = max(earliest, graph.starts[r][node[1]] + graph.durations[r][node[1]] + lag)
         tail = graph.durations[s][high] + graph.tails[s][high] if high < len(operations[s]) else 0
         for r, other in _job_successors(op, s, stages):
-            node = (r, at[r][other])
-            if node not in index:
+            node = (r, at[r].get(other, -1))
+            if node not in index and node[1] >= 0:  # no B follows what is evaluated
                 lag = graph.lags[_rank(op)] if r != s else 0
                 tail = max(tail, lag + graph.durations[r][node[1]] + graph.tails[r][node[1]])
         kind: Kind = "F" if op >= 0 else "B"
@@ -204,16 +209,22 @@ def _job_successors(operation: int, stage: int, stages: int) -> list[tuple[int, 
 def _step_precedences(
     schedule: ReplicaSchedule, window: list[tuple[int, int]], index: dict[Node, int], at: list[dict[int, int]]
 ) -> list[tuple[int, int, int]]:
-    """On the first stage, F's of a step come after the B's of the step before; on the others that follows."""
+    """On the first stage, F's of a step come after the B's of the step before; on the others that follows.
+
+    An evaluation comes after the B's of its step, and before the F's of the next.
+    """
     low, high = window[0]
     inside = schedule.operations[0][low:high]
     result = []
     for op in inside:
         if op < 0:
             continue
-        needed = {(a, j - 1) for a, j in schedule.order[op].steps}
+        what = schedule.order[op].evaluation
+        needed = {(a, j - 1) for a, j in schedule.order[op].steps} if what is None else {what[:2]}
         for other in inside:
-            if other < 0 and needed & set(schedule.order[~other].steps):
+            before = schedule.order[_rank(other)]
+            evaluates = before.evaluation is not None and what is None and before.evaluation[:2] in needed
+            if evaluates or (other < 0 and needed & set(before.steps)):
                 result.append((index[0, at[0][other]], index[0, at[0][op]], 0))
     return result
 
@@ -246,8 +257,9 @@ def _held_memory(schedule: ReplicaSchedule, window: list[tuple[int, int]]) -> li
             continue
         now: set[int] = set()
         for op in schedule.operations[s][:low]:
-            now.symmetric_difference_update({_rank(op)})
-        forwarded = {op for op in part if op >= 0}
+            if order[_rank(op)].evaluation is None:
+                now.symmetric_difference_update({_rank(op)})
+        forwarded = {op for op in part if op >= 0 and order[op].evaluation is None}
         backwarded = {~op for op in part if op < 0}
         throughout = sum(order[k].tokens for k in now - backwarded)
         largest = max(order[_rank(op)].tokens for op in part)
@@ -255,7 +267,7 @@ def _held_memory(schedule: ReplicaSchedule, window: list[tuple[int, int]]) -> li
         capacity = int(room / problem.memory.held_gib)
         held, most = throughout + sum(order[k].tokens for k in now & backwarded), 0
         for op in part:  # the schedule at hand is valid, moment by moment, where counting the largest may be too strict
-            held += order[op].tokens if op >= 0 else 0
+            held += order[op].tokens if op in forwarded else 0
             most = max(most, held)
             held -= order[~op].tokens if op < 0 else 0
         capacity = max(capacity, most) - throughout

@@ -47,7 +47,7 @@ def repack(
     low = int(rng.integers(len(order)))
     high, step_of = low, dict[int, int]()
     while high < len(order) and high - low < num_batches:
-        if any(step_of.get(a, j) != j for a, j in order[high].steps):
+        if order[high].evaluation is not None or any(step_of.get(a, j) != j for a, j in order[high].steps):
             break
         step_of.update(order[high].steps)
         high += 1

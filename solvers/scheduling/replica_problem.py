@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from cappuccino.plan import Sample
 from cappuccino.solvers.scheduling.kernels.arrays import BusiestStage, Machine, StageCosts, StepTable
 from cappuccino.solvers.scheduling.kernels.costs import batch_table, time_of_work
 
+EVALUATED_WORK = 4.0
+"""Work of an evaluation micro-batch, in multiples of that at which one leaves the launch-bound floor."""
 StepKey = tuple[int, int]
 """Position of the adapter in the replica, optimizer step."""
 
@@ -32,6 +35,19 @@ class Batch:
     transfer_s: float
     urgency_s: float = 0.0
     """How long a stage that could start something else waits for it."""
+    evaluation: "Evaluation | None" = None
+    """What is evaluated, instead of trained: no backward follows."""
+
+
+class Evaluation(NamedTuple):
+    """Samples of evaluation data."""
+
+    adapter: int
+    """Position in the replica."""
+    step: int
+    """Optimizer step behind which they are evaluated."""
+    samples: tuple[int, ...]
+    """Numbers in the adapter's evaluation data."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +151,48 @@ class ReplicaProblem:
             for k, samples in enumerate(ordered)
         ]
 
+    def evaluation(self, what: Evaluation) -> Batch:
+        """Return the micro-batch that evaluates these samples."""
+        lengths = self.instance.evaluation_lengths(self.adapters[what.adapter])[list(what.samples)].astype(np.int64)
+        begins, adapters = np.array([0, len(lengths)]), np.full(len(lengths), what.adapter)
+        table = batch_table(self.stage_costs, self.added, begins, adapters, lengths)
+        forward = tuple(table.forward_s[0].tolist())
+        nothing, transfer = (0.0,) * len(forward), table.transfer_s.item()
+        return Batch((), (), table.tokens.item(), forward, nothing, transfer, evaluation=what)
+
+    @cached_property
+    def evaluations(self) -> tuple[Batch, ...]:
+        """Micro-batches of all evaluations, adapter by adapter and step by step.
+
+        They are packed for the fewest, by first fit of falling lengths, up to a work that is above the launch-bound
+        floor and not so large that others wait for long.
+        """
+        result = []
+        for a, i in enumerate(self.adapters):
+            parts = self._evaluation_parts(a) if self.instance.evaluated_steps(i) else []
+            for step in self.instance.evaluated_steps(i):
+                result += [self.evaluation(Evaluation(a, step, part)) for part in parts]
+        return tuple(result)
+
+    @cached_property
+    def evaluated(self) -> frozenset[StepKey]:
+        """Steps behind which there is an evaluation."""
+        return frozenset((a, j) for a, i in enumerate(self.adapters) for j in self.instance.evaluated_steps(i))
+
+    def _evaluation_parts(self, a: int) -> list[tuple[int, ...]]:
+        lengths = self.instance.evaluation_lengths(self.adapters[a])
+        work = float(self.sample_work[a].sum() / self.lengths[a].sum())  # of a token
+        most = min(self.max_tokens, EVALUATED_WORK * self.launch_bound_work / work if work > 0 else self.max_tokens)
+        parts: list[list[int]] = []
+        for n in np.argsort(-lengths, kind="stable").tolist():
+            for part in parts:
+                if micro_batch_shape([*lengths[part].tolist(), int(lengths[n])], self.instance.layout)[0] <= most:
+                    part.append(n)
+                    break
+            else:
+                parts.append([n])
+        return [tuple(sorted(part)) for part in parts]
+
     @cached_property
     def adapter_costs(self) -> AdapterCosts:
         """What costs depend on of each adapter, by position."""
@@ -193,11 +251,13 @@ class ReplicaProblem:
         room = self.held_room_gib * (1 + 1e-9)
         return Machine(self.kinds, memory.working_gib, memory.held_gib, room, patience_s)
 
-    def step_table(self, batch_steps: Sequence[Sequence[StepKey]]) -> StepTable:
+    def step_table(self, order: Sequence[Batch]) -> StepTable:
         """Return which steps micro-batches are of, as the kernels read it."""
-        numbers = [self.first_steps[a] + j for steps in batch_steps for a, j in steps]
-        begins = np.cumsum([0, *map(len, batch_steps)])
-        return StepTable(begins, np.array(numbers, np.int64), *self.step_traits)
+        numbers = [self.first_steps[a] + j for b in order for a, j in b.steps]
+        begins = np.cumsum([0, *(len(b.steps) for b in order)])
+        whats = [b.evaluation for b in order]
+        evaluated = [-1 if e is None else self.first_steps[e.adapter] + e.step for e in whats]
+        return StepTable(begins, np.array(numbers, np.int64), *self.step_traits, np.array(evaluated, np.int64))
 
     @cached_property
     def step_traits(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 
 import numpy as np
 
-from cappuccino.plan import MicroBatch, Operation, Replica, rounded_bound
+from cappuccino.plan import EvaluationBatch, MicroBatch, Operation, Replica, rounded_bound
 from cappuccino.solvers.scheduling.kernels.arrays import BatchTable, StepTable
 from cappuccino.solvers.scheduling.kernels.programs import add_steps, time_programs
 from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem
@@ -22,7 +23,7 @@ class ReplicaSchedule:
 
     problem: ReplicaProblem
     order: tuple[Batch, ...]
-    """Micro-batches in the order of their F's; a program names a micro-batch by its rank here."""
+    """Micro-batches in the order of their F's, those that are evaluated among them."""
     operations: tuple[tuple[int, ...], ...]
     """By stage: rank k for the F of a micro-batch, ~k for its B."""
     makespan_s: float
@@ -38,14 +39,17 @@ class ReplicaSchedule:
     @cached_property
     def programs(self) -> tuple[tuple[Operation, ...], ...]:
         """What every stage does, optimizer steps included."""
-        count = len(self.order)
+        numbers = _numbered(self.order)
         steps: list[Operation] = [("S", a, j) for a, number in enumerate(self.problem.num_steps) for j in range(number)]
-        by_code: list[Operation] = [*(("F", k) for k in range(count)), *steps]
+        forwards: list[Operation] = [
+            ("F", m) if b.evaluation is None else ("E", m) for m, b in zip(numbers, self.order, strict=True)
+        ]
+        by_code = [*forwards, *steps]
 
         def operation(code: int) -> Operation:
-            return by_code[code] if code >= 0 else ("B", ~code)
+            return by_code[code] if code >= 0 else ("B", numbers[~code])
 
-        codes = add_steps(np.array(self.operations, np.int64), _step_table(self.problem, self.order))
+        codes = add_steps(np.array(self.operations, np.int64), self.problem.step_table(self.order))
         return tuple(tuple(map(operation, program)) for program in codes.tolist())
 
     def replica(self, number: int, gpu: str) -> Replica:
@@ -60,7 +64,10 @@ class ReplicaSchedule:
             makespan_s=self.makespan_s,
             lower_bound_s=rounded_bound(self.problem.lower_bound_s, self.makespan_s),
             peak_memory_gib=self.peak_memory_gib,
-            micro_batches=tuple(MicroBatch(samples=b.samples) for b in self.order),
+            micro_batches=tuple(MicroBatch(samples=b.samples) for b in self.order if b.evaluation is None),
+            evaluations=tuple(
+                EvaluationBatch(**b.evaluation._asdict()) for b in self.order if b.evaluation is not None
+            ),
             programs=self.programs,
         )
 
@@ -96,7 +103,7 @@ def build_schedule(
         np.array([b.transfer_s for b in order]),
         np.array([b.tokens for b in order], dtype=np.int64),
     )
-    steps = _step_table(problem, order)
+    steps = problem.step_table(order)
     makespan, held = time_operations(problem, batches, steps, np.array(operations, np.int64))
     if makespan == np.inf:
         raise BlockedProgramsError("the operations of a schedule wait for each other")
@@ -112,7 +119,7 @@ def time_operations(
     Parameters
     ----------
     operations
-        By stage: rank k for the F of a micro-batch, ~k for its B, shape (G, 2 M).
+        By stage: rank k for the F of a micro-batch, ~k for its B, shape (G, O).
     """
     memory, optimizer_s = problem.memory, problem.costs.optimizer_s
     programs = add_steps(operations, steps)
@@ -121,5 +128,7 @@ def time_operations(
     return float(makespan), held
 
 
-def _step_table(problem: ReplicaProblem, order: Sequence[Batch]) -> StepTable:
-    return problem.step_table([b.steps for b in order])
+def _numbered(order: Sequence[Batch]) -> list[int]:
+    """Return by rank the number of a micro-batch in the plan, where those that are evaluated are counted apart."""
+    trained, evaluated = count(), count()
+    return [next(trained if b.evaluation is None else evaluated) for b in order]

@@ -2,7 +2,14 @@
 
 import numpy as np
 import pytest
-from helpers.builders import make_costs, make_instance, make_problem, with_adapters, with_unlike_stages
+from helpers.builders import (
+    make_costs,
+    make_instance,
+    make_problem,
+    with_adapters,
+    with_evaluations,
+    with_unlike_stages,
+)
 from helpers.exhaustive import least_makespan
 
 from cappuccino.bounds.replica_bounds import ReplicaBounds
@@ -36,6 +43,8 @@ def random_case(seed: int) -> tuple[Instance, CostModel, int]:
         instance, costs = with_adapters(instance, costs, seed)
     if seed % 5 >= 3:
         costs = with_unlike_stages(costs, seed)
+    if seed % 7 == 4 and sum(b * j for b, j in shape) <= 3:  # there are so many ways
+        instance = with_evaluations(instance, seed, most=2)
     return instance, costs, 1 + int(seed // len(SHAPES)) % 2
 
 
@@ -133,6 +142,8 @@ def random_space(seed: int) -> tuple[ReplicaBounds, np.random.Generator]:
         instance, costs = with_adapters(instance, costs, seed)
     if seed % 5 >= 3:
         costs = with_unlike_stages(costs, seed)
+    if seed % 4 == 1:
+        instance = with_evaluations(instance, seed)
     return ReplicaBounds(instance, costs, stages, 1e6), rng
 
 

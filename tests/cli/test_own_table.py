@@ -25,8 +25,17 @@ JOBS: list[dict[str, Any]] = [
         "global_batch_size": 4,
         "num_steps": 3,
         "dropout": 0.05,
+        "eval_dataset": "long",
+        "eval_every": 2,
     },
-    {"dataset": "short", "rank": 32, "target_modules": "all-linear", "global_batch_size": 4, "num_steps": 3},
+    {
+        "dataset": "short",
+        "rank": 32,
+        "target_modules": "all-linear",
+        "global_batch_size": 4,
+        "num_steps": 3,
+        "eval_dataset": "long",
+    },
     {"dataset": "short", "rank": 8, "target_modules": ATTENTION, "global_batch_size": 4, "num_steps": 3},
     {"dataset": "short", "rank": 8, "target_modules": ["q_proj", "v_proj"], "global_batch_size": 2, "num_steps": 4},
     {"dataset": "long", "rank": 16, "target_modules": ATTENTION, "max_grad_norm": 1.0},
@@ -105,6 +114,8 @@ def walk(folder: Path, backbone: Path, grid: tuple[object, ...], longest: int) -
         )
         assert all(w.any() for key, w in weights.items() if "lora_B" in key)
     assert len(run["adapters"]) == len(JOBS)
+    evaluated = {name: [e["steps"] for e in found["evaluations"]] for name, found in run["adapters"].items()}
+    assert {name: steps for name, steps in evaluated.items() if steps} == {"job-0": [2, 3], "job-1": [3]}
 
     looked = done("simulate", folder / "plan.json", *instance, "--against", run["trace"])
     assert looked["checked"]

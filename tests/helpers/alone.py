@@ -17,6 +17,10 @@ from cappuccino.instance import Instance
 class Trained:
     losses: list[float]
     weights: dict[str, torch.Tensor]
+    evaluations: dict[int, float]
+    """Mean cross-entropy on all of the evaluation data, by the step behind which it was worked out."""
+    after: dict[int, dict[str, torch.Tensor]]
+    """Weights behind those steps."""
 
 
 def train_alone(
@@ -36,7 +40,11 @@ def train_alone(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda k: learning_rate_factor(job.lr_scheduler, k, job.warmup_steps, steps)
     )
-    rows = [json.loads(line) for line in (data / f"{job.dataset}.jsonl").read_text().splitlines()]
+
+    def rows_of(dataset: str) -> list[dict]:
+        return [json.loads(line) for line in (data / f"{dataset}.jsonl").read_text().splitlines()]
+
+    rows, evaluations, after = rows_of(job.dataset), {}, {}
     total = len(instance.dataset_lengths[job.dataset])
     losses = []
     for step in range(steps):
@@ -57,7 +65,35 @@ def train_alone(
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-    return Trained(losses, get_peft_model_state_dict(model, save_embedding_layers=False))
+        last = step == steps - 1
+        if job.eval_dataset is not None and (last or (job.eval_every and (step + 1) % job.eval_every == 0)):
+            number = len(instance.dataset_lengths[job.eval_dataset])
+            evaluations[step] = mean_loss(model, rows_of(job.eval_dataset)[:number], instance.max_sequence_length)
+            weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+            after[step] = {name: weight.detach().clone() for name, weight in weights.items()}
+    return Trained(losses, get_peft_model_state_dict(model, save_embedding_layers=False), evaluations, after)
+
+
+def mean_loss(model: torch.nn.Module, rows: list[dict], longest: int) -> float:
+    """Return the mean cross-entropy over all tokens with loss, without dropout.
+
+    transformers' own loss agrees up to float32, in which it works it out whatever the model's type.
+    """
+    model.eval()
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for row in rows:
+            ids = torch.tensor([row["input_ids"][:longest]])
+            labels = torch.tensor([row.get("labels", row["input_ids"])[:longest]])
+            predicted = int((labels[:, 1:] != -100).sum())
+            if predicted:
+                out = model(ids, labels=labels, use_cache=False)
+                loss = cross_entropy(out.logits[0, :-1], labels[0, 1:], ignore_index=-100, reduction="sum")
+                assert abs(float(out.loss) - float(loss) / predicted) < 1e-5
+                total += float(loss)
+                count += predicted
+    model.train()
+    return total / count
 
 
 def learning_rate_factor(kind: str, step: int, warmup: int, steps: int) -> float:

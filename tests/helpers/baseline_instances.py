@@ -9,7 +9,7 @@ from cappuccino.instance import Instance
 from cappuccino.plan import Plan
 from cappuccino.solvers.baselines.placement import places_of
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
-from helpers.builders import make_costs, make_instance, with_adapters, with_unlike_stages
+from helpers.builders import make_costs, make_instance, with_adapters, with_evaluations, with_unlike_stages
 
 
 def with_micro_batches(instance: Instance, *sizes: int) -> Instance:
@@ -49,6 +49,8 @@ def random_instance(seed: int) -> tuple[Instance, dict[str, CostModel]]:
     if seed % 3 == 1:
         charged = {gpu: with_adapters(instance, costs[gpu], seed) for gpu in pools}
         instance, costs = charged["x"][0], {gpu: found for gpu, (_, found) in charged.items()}
+    if seed % 3 == 2:
+        instance = with_evaluations(instance, seed)
     if seed % 4 == 2:
         costs = {gpu: with_unlike_stages(found, seed) for gpu, found in costs.items()}
     return with_micro_batches(instance, *sizes), costs

@@ -119,6 +119,22 @@ def with_adapters(instance: Instance, costs: CostModel, seed: int) -> tuple[Inst
     return replace(instance, adapters=adapters), charged
 
 
+def with_evaluations(instance: Instance, seed: int, most: int = 3) -> Instance:
+    """Return the instance with evaluations of most adapters, on up to `most` samples, as long as those trained."""
+    rng = np.random.default_rng([seed, 2])
+    longest = max(int(x.max()) for x in instance.step_lengths)
+    lengths = {f"e{k}": rng.integers(1, longest + 1, int(rng.integers(1, most + 1))) for k in range(2)}
+    adapters = tuple(
+        a.model_copy(
+            update={"eval_dataset": f"e{rng.integers(2)}", "eval_every": [None, 1, 2][rng.integers(3)]}
+            if rng.random() < 0.7
+            else {}
+        )
+        for a in instance.adapters
+    )
+    return replace(instance, adapters=adapters, dataset_lengths={**instance.dataset_lengths, **lengths})
+
+
 def with_unlike_stages(costs: CostModel, seed: int) -> CostModel:
     """Return the costs with stages of drawn layers, the last with a head besides, each with an input.
 

@@ -22,12 +22,21 @@ class Naive:
             job.num_steps or len(n) // job.global_batch_size for job, n in zip(self.jobs, self.lengths, strict=True)
         ]
         self.layout = instance.layout
+        named = [job.eval_dataset for job in self.jobs]
+        self.evaluated = [[] if name is None else instance.dataset_lengths[name].tolist() for name in named]
 
     def length(self, a: int, n: int) -> int:
         return self.lengths[a][n % len(self.lengths[a])]
 
-    def shape(self, m: int) -> tuple[int, int]:
-        sizes = [self.length(a, n) for a, n in self.replica.micro_batches[m].samples]
+    def members(self, operation) -> list[tuple[int, int]]:
+        """Adapter and length of every sample of an operation's micro-batch."""
+        if operation[0] == "E":
+            batch = self.replica.evaluations[operation[1]]
+            return [(batch.adapter, self.evaluated[batch.adapter][n]) for n in batch.samples]
+        return [(a, self.length(a, n)) for a, n in self.replica.micro_batches[operation[1]].samples]
+
+    def shape(self, operation) -> tuple[int, int]:
+        sizes = [n for _, n in self.members(operation)]
         if self.layout == "padded":
             sizes = [max(sizes)] * len(sizes)
         return sum(sizes), sum(x * x for x in sizes)
@@ -35,17 +44,17 @@ class Naive:
     def duration(self, operation, stage: int) -> float:
         if operation[0] == "S":
             return self.costs.optimizer_s
-        g, way = self.replica.num_stages, "FB".index(operation[0])
+        g, way = self.replica.num_stages, "FBE".index(operation[0]) % 2
         if not self.costs.parts:
             curves = (self.costs.stage_forward, self.costs.stage_backward)[way]
             whole = (self.costs.forward, self.costs.backward)[way]
-            return self.time(curves[g] if g in curves else whole.scaled(1 / g), operation[1], adapters=True)
+            return self.time(curves[g] if g in curves else whole.scaled(1 / g), operation, adapters=True)
         parts = self.costs.parts.get(g, self.costs.parts[max(self.costs.parts)])
-        seconds = self.layers()[stage] * self.time(parts.layer[way], operation[1], adapters=True)
+        seconds = self.layers()[stage] * self.time(parts.layer[way], operation, adapters=True)
         if way == 0:
-            seconds += self.time(parts.input_forward, operation[1], adapters=False)
+            seconds += self.time(parts.input_forward, operation, adapters=False)
         if stage == g - 1:
-            seconds += self.time(parts.last[way], operation[1], adapters=False)
+            seconds += self.time(parts.last[way], operation, adapters=False)
         return seconds
 
     def layers(self) -> tuple[int, ...] | None:
@@ -55,17 +64,17 @@ class Naive:
             return self.replica.layers_per_stage
         return tuple(number // g + (s < number % g) for s in range(g))
 
-    def time(self, curve: SmoothMaximum, m: int, *, adapters: bool) -> float:
-        tokens, squares = self.shape(m)
+    def time(self, curve: SmoothMaximum, operation, *, adapters: bool) -> float:
+        tokens, squares = self.shape(operation)
         work = curve.per_token_s * tokens + curve.per_square_s * squares
         floor = curve.floor_s
         if adapters and self.costs.layer_shape is not None:
-            samples = self.replica.micro_batches[m].samples
-            longest = max(self.length(a, n) for a, n in samples)
-            for a in {a for a, _ in samples}:
+            members = self.members(operation)
+            longest = max(n for _, n in members)
+            for a in {a for a, _ in members}:
                 modules, widths, parameters = self.adapter(a)
                 floor += curve.per_module_s * modules
-                mine = [longest if self.layout == "padded" else self.length(b, n) for b, n in samples if b == a]
+                mine = [longest if self.layout == "padded" else n for b, n in members if b == a]
                 work += sum(mine) * (curve.per_width_s * widths + curve.per_parameter_s * parameters)
                 work += sum(mine) * curve.per_dropped_s * self.dropped(a)
         return (floor**curve.power + work**curve.power) ** (1 / curve.power)
@@ -91,9 +100,9 @@ class Naive:
         for s, program in enumerate(programs):
             for i, op in enumerate(program):
                 needs: list[tuple[Node, float]] = [((s, i - 1), 0.0)] if i else []
-                if op[0] in "FB":
-                    lag = self.costs.transfer[0] + self.costs.transfer[1] * self.shape(op[1])[0]
-                if op[0] == "F" and s:
+                if op[0] in "FBE":
+                    lag = self.costs.transfer[0] + self.costs.transfer[1] * self.shape(op)[0]
+                if op[0] in "FE" and s:
                     needs.append(((s - 1, at[s - 1, op]), lag))
                 if op[0] == "B":
                     needs.append(((s, at[s, ("F", op[1])]), 0.0))
@@ -153,8 +162,8 @@ class Naive:
                     continue
                 before = program[: i + (op[0] == "F")]
                 flying = {x[1] for x in before if x[0] == "F"} - {x[1] for x in program[:i] if x[0] == "B"}
-                held = sum(self.shape(m)[0] for m in flying)
-                moments.append(static + memory.working_gib * self.shape(op[1])[0] + token * held)
+                held = sum(self.shape(("F", m))[0] for m in flying)
+                moments.append(static + memory.working_gib * self.shape(op)[0] + token * held)
             result.append(max(moments))
         return result
 
@@ -170,11 +179,25 @@ class Naive:
             listed = [a for a, _ in batch.samples]
             if any(listed[i] != listed[i - 1] and listed[i] in listed[:i] for i in range(1, len(listed))):
                 return False
-        return True
+        asked = [
+            (a, j, n)
+            for a in range(len(self.jobs))
+            for j in self.evaluated_behind(a)
+            for n in range(len(self.evaluated[a]))
+        ]
+        return sorted((e.adapter, e.step, n) for e in self.replica.evaluations for n in e.samples) == asked
+
+    def evaluated_behind(self, a: int) -> list[int]:
+        """The steps behind which an adapter is evaluated."""
+        job, steps = self.jobs[a], self.steps[a]
+        if job.eval_dataset is None:
+            return []
+        return [j for j in range(steps) if j == steps - 1 or (job.eval_every and (j + 1) % job.eval_every == 0)]
 
     def operations_ok(self) -> bool:
         """Rule 3."""
-        wanted = sorted((kind, m) for kind in "FB" for m in range(len(self.replica.micro_batches)))
+        wanted = [(kind, m) for kind in "FB" for m in range(len(self.replica.micro_batches))]
+        wanted = sorted(wanted + [("E", e) for e in range(len(self.replica.evaluations))])
         for program in self.replica.programs:
             if sorted(op for op in program if op[0] != "S") != wanted:
                 return False
@@ -195,11 +218,18 @@ class Naive:
                         return False
                     if (a, j + 1) in self.steps_of(m) and program.index(("F", m)) < place:
                         return False
+            for e, batch in enumerate(self.replica.evaluations):
+                place = program.index(("E", e))
+                if program.index(("S", batch.adapter, batch.step)) > place:
+                    return False
+                for m in range(len(self.replica.micro_batches)):
+                    if (batch.adapter, batch.step + 1) in self.steps_of(m) and program.index(("F", m)) < place:
+                        return False
         return True
 
     def order_ok(self) -> bool:
         """Rule 5, without deadlock."""
-        orders = {kind: {tuple(op for op in p if op[0] == kind) for p in self.replica.programs} for kind in "FB"}
+        orders = {k: {tuple(op for op in p if op[0] in k) for p in self.replica.programs} for k in ("FE", "B")}
         return all(len(x) == 1 for x in orders.values())
 
 

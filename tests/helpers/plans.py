@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from cappuccino.instance import Instance
-from cappuccino.plan import InstanceReference, MicroBatch, Objective, Operation, Plan, Replica, Status
+from cappuccino.plan import EvaluationBatch, InstanceReference, MicroBatch, Objective, Operation, Plan, Replica, Status
 
 Step = tuple[int, int]
 
@@ -18,6 +18,7 @@ def random_plan(instance: Instance, num_stages: int, seed: int, samples_per_micr
     """
     rng = random.Random(seed)
     micro_batches = list(_random_packing(instance, rng, samples_per_micro_batch))
+    evaluations = list(_random_evaluations(instance, rng, samples_per_micro_batch))
     replica = Replica(
         id=0,
         gpu=instance.gpu_pools[0].gpu,
@@ -27,7 +28,8 @@ def random_plan(instance: Instance, num_stages: int, seed: int, samples_per_micr
         lower_bound_s=None,
         peak_memory_gib=(0.0,) * num_stages,
         micro_batches=tuple(MicroBatch(samples=tuple(samples)) for samples in micro_batches),
-        programs=_random_programs(instance, micro_batches, num_stages, rng),
+        evaluations=tuple(evaluations),
+        programs=_random_programs(instance, micro_batches, evaluations, num_stages, rng),
     )
     return _plan(instance, [replica])
 
@@ -75,8 +77,23 @@ def _random_packing(instance: Instance, rng: random.Random, most: int) -> Iterat
                 left[a] = list(range(step[a] * batch[a], (step[a] + 1) * batch[a]))
 
 
+def _random_evaluations(instance: Instance, rng: random.Random, most: int) -> Iterator[EvaluationBatch]:
+    for a in range(len(instance.adapters)):
+        for step in instance.evaluated_steps(a):
+            left = list(range(len(instance.evaluation_lengths(a))))
+            rng.shuffle(left)
+            while left:
+                size = rng.randint(1, most)
+                yield EvaluationBatch(adapter=a, step=step, samples=tuple(left[:size]))
+                left = left[size:]
+
+
 def _random_programs(
-    instance: Instance, micro_batches: list[list[tuple[int, int]]], num_stages: int, rng: random.Random
+    instance: Instance,
+    micro_batches: list[list[tuple[int, int]]],
+    evaluations: list[EvaluationBatch],
+    num_stages: int,
+    rng: random.Random,
 ) -> tuple[tuple[Operation, ...], ...]:
     """Return one program per stage: a random walk through what the rules allow next."""
     steps_of = [{(a, n // instance.adapters[a].global_batch_size) for a, n in m} for m in micro_batches]
@@ -89,34 +106,43 @@ def _random_programs(
         open_batches.append(members)
     last = num_stages - 1
     programs: list[list[Operation]] = [[] for _ in range(num_stages)]
-    forwards: list[list[int]] = [[] for _ in range(num_stages)]
+    forwards: list[list[Operation]] = [[] for _ in range(num_stages)]
     backwards: list[list[int]] = [[] for _ in range(num_stages)]
     stepped: list[set[Step]] = [set() for _ in range(num_stages)]
 
-    def ready(stage: int, m: int) -> bool:
-        return all(j == 0 or (a, j - 1) in stepped[stage] for a, j in steps_of[m])
+    def ready(stage: int, operation: Operation) -> bool:
+        done = set(forwards[stage])
+        if operation[0] == "E":
+            batch = evaluations[operation[1]]
+            return (batch.adapter, batch.step) in stepped[stage]
+        for a, j in steps_of[operation[1]]:
+            before = [("E", e) for e, batch in enumerate(evaluations) if (batch.adapter, batch.step) == (a, j - 1)]
+            if j and ((a, j - 1) not in stepped[stage] or not done.issuperset(before)):
+                return False
+        return True
 
     def allowed(stage: int) -> Iterator[Operation]:
         ran, returned = len(forwards[stage]), len(backwards[stage])
         if stage == 0:
-            yield from (("F", m) for m in range(len(steps_of)) if m not in forwards[0] and ready(0, m))
+            every = [*(("F", m) for m in range(len(steps_of))), *(("E", e) for e in range(len(evaluations)))]
+            yield from (op for op in every if op not in forwards[0] and ready(0, op))
         elif ran < len(forwards[stage - 1]) and ready(stage, forwards[stage - 1][ran]):
-            yield ("F", forwards[stage - 1][ran])
+            yield forwards[stage - 1][ran]
         if stage == last:
-            yield from (("B", m) for m in forwards[last] if m not in backwards[last])
+            yield from (("B", m) for kind, m in forwards[last] if kind == "F" and m not in backwards[last])
         elif returned < len(backwards[stage + 1]):
             yield ("B", backwards[stage + 1][returned])
         for (a, j), members in open_batches[stage].items():
             if not members and (a, j) not in stepped[stage]:
                 yield ("S", a, j)
 
-    total = num_stages * (2 * len(steps_of) + len(open_batches[0]))
+    total = num_stages * (2 * len(steps_of) + len(evaluations) + len(open_batches[0]))
     while sum(map(len, programs)) < total:
         choices = [(stage, operation) for stage in range(num_stages) for operation in allowed(stage)]
         stage, operation = rng.choice(choices)
         programs[stage].append(operation)
-        if operation[0] == "F":
-            forwards[stage].append(operation[1])
+        if operation[0] in ("F", "E"):
+            forwards[stage].append(operation)
         elif operation[0] == "B":
             backwards[stage].append(operation[1])
             for members in open_batches[stage].values():

@@ -10,7 +10,7 @@ from cappuccino.costs import CostModel, MemoryModel, SmoothMaximum
 from cappuccino.instance import Instance
 from cappuccino.plan import Sample
 from cappuccino.solvers.scheduling.order import ScheduledOrder
-from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem
+from cappuccino.solvers.scheduling.replica_problem import Batch, Evaluation, ReplicaProblem
 from cappuccino.solvers.scheduling.schedule import ReplicaSchedule, build_schedule
 from helpers.builders import (
     BACKWARD,
@@ -21,6 +21,7 @@ from helpers.builders import (
     make_plan,
     make_problem,
     with_adapters,
+    with_evaluations,
     with_unlike_stages,
 )
 from helpers.plans import random_plan
@@ -71,6 +72,8 @@ def random_replica(
         costs = replace(costs, forward=FORWARD, backward=BACKWARD, stage_forward=stages[0], stage_backward=stages[1])
     elif seed % 3 == 1:
         instance, costs = with_adapters(instance, costs, seed)
+    if seed % 5 == 3:
+        instance = with_evaluations(instance, seed)
     if not linear and seed % 4 >= 2:
         costs = with_unlike_stages(costs, seed)
     problem = make_problem(instance, costs, 1 + seed % 3)
@@ -104,17 +107,28 @@ def random_order(problem: ReplicaProblem, seed: int, *, urgent: bool = False) ->
         samples = list(batch.samples)
         groups += [samples] if problem.batch_tokens(samples) <= problem.max_tokens else [[s] for s in samples]
     urgency = [float(rng.choice([0.0, 10.0, 30.0])) if urgent else 0.0 for _ in groups]
-    return [problem.batch(samples, u) for samples, u in zip(groups, urgency, strict=True)]
+    order = [problem.batch(samples, u) for samples, u in zip(groups, urgency, strict=True)]
+    for batch in problem.evaluations:
+        a, j, _ = batch.evaluation
+        low = max(k for k, b in enumerate(order) if (a, j) in b.steps) + 1
+        high = min([k for k, b in enumerate(order) if (a, j + 1) in b.steps] or [len(order)])
+        order.insert(int(rng.integers(low, high + 1)), batch)
+    return order
 
 
 def schedule_of_random_plan(problem: ReplicaProblem, seed: int) -> ReplicaSchedule:
     """Return a schedule as bad as a random plan; its B's need not follow the order of its F's. Ignores the memory."""
     replica = random_plan(problem.instance, problem.num_stages, seed).replicas[0]
-    first = [op[1] for op in replica.programs[0] if op[0] == "F"]
-    rank = {m: k for k, m in enumerate(first)}
-    order = problem.batches([replica.micro_batches[m].samples for m in first])
+    first = [op for op in replica.programs[0] if op[0] in ("F", "E")]
+    rank = {op: k for k, op in enumerate(first)}
+    order = [
+        problem.batch(replica.micro_batches[m].samples)
+        if kind == "F"
+        else problem.evaluation(Evaluation(**replica.evaluations[m].model_dump()))
+        for kind, m in first
+    ]
     operations = [
-        [rank[op[1]] if op[0] == "F" else ~rank[op[1]] for op in program if op[0] != "S"]
+        [~rank["F", op[1]] if op[0] == "B" else rank[op] for op in program if op[0] != "S"]
         for program in replica.programs
     ]
     return build_schedule(problem, order, operations)

@@ -17,7 +17,7 @@ from cappuccino.runtime.profiling.grid import ALL_LINEAR, Point, ProfileGrid
 from cappuccino.runtime.profiling.rows import point_columns
 from cappuccino.solvers.planning import PlanOptions
 
-BACKBONE = "drawn"
+BACKBONE, EVALUATED = "drawn", "e"
 TARGETS = (
     ("q_proj",),
     ("q_proj", "v_proj"),
@@ -218,6 +218,7 @@ def adapters(draw: st.DrawFn, names: list[str], most_batch: int, most_steps: int
         dropout=draw(st.sampled_from([0.0, 0.05])),
         learning_rate=draw(st.sampled_from([1e-4, 1e-3])),
         max_grad_norm=draw(st.sampled_from([None, 1.0])),
+        **draw(st.sampled_from([{}, {}, {"eval_dataset": EVALUATED}, {"eval_dataset": EVALUATED, "eval_every": 2}])),
     )
 
 
@@ -236,6 +237,7 @@ def sweeps(
     lengths = {n: np.exp(rng.uniform(np.log(4), np.log(most_length), 60)).astype(int).tolist() for n in names}
     if draw(st.booleans()):  # data sets that begin alike
         lengths = {n: lengths[names[0]][: 60 - i] for i, n in enumerate(names)}
+    lengths[EVALUATED] = rng.integers(4, most_length, int(rng.integers(1, 4))).tolist()
     jobs = draw(st.lists(adapters(names, most_batch, most_steps), min_size=1, max_size=most))
     price = st.sampled_from([None, 0.0, 1.5])
     gpus = {"x": (draw(st.integers(1, most_gpus)), draw(price))}

@@ -16,7 +16,8 @@ from cappuccino.instance import Adapter, Instance
 def lengths() -> dict[str, list[int]]:
     """Sample lengths, some of them 1 (no loss at all), some above the maximum of 24."""
     rng = np.random.default_rng(0)
-    return {"news": [1, *rng.integers(1, 30, 16).tolist()], "code": rng.integers(2, 30, 11).tolist()}
+    news, code = [1, *rng.integers(1, 30, 16).tolist()], rng.integers(2, 30, 11).tolist()
+    return {"news": news, "code": code, "held-out": [1, 25, 7, 12, 30]}
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +26,15 @@ def instance(lengths: dict[str, list[int]]) -> Instance:
     return instance_of(
         [
             Adapter(
-                name="q_proj", dataset="news", global_batch_size=4, num_steps=5, rank=4, alpha=8, learning_rate=1e-3
+                name="q_proj",
+                dataset="news",
+                global_batch_size=4,
+                num_steps=5,
+                rank=4,
+                alpha=8,
+                learning_rate=1e-3,
+                eval_dataset="held-out",
+                eval_every=2,
             ),
             Adapter(
                 name="train",
@@ -41,6 +50,7 @@ def instance(lengths: dict[str, list[int]]) -> Instance:
                 lr_scheduler="linear",
                 warmup_steps=2,
                 weight_decay=0.1,
+                eval_dataset="held-out",
             ),
             Adapter(
                 name="0",
@@ -75,6 +85,8 @@ def instance(lengths: dict[str, list[int]]) -> Instance:
                 seed=5,
                 dropout=0.3,
                 learning_rate=1e-3,
+                eval_dataset="code",
+                eval_every=1,
                 target_modules=("k_proj", "gate_proj", "lm_head"),
             ),
         ],

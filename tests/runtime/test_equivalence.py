@@ -37,6 +37,33 @@ def test_float64_equals_training_alone(float64_run: Run, name: str) -> None:
     assert difference < 1e-8
     assert all(weight.any() for key, weight in expected.weights.items() if "lora_B" in key)  # zero before training
     np.testing.assert_allclose(float64_run.result.losses[name], expected.losses, rtol=0, atol=1e-8)
+    found = float64_run.result.evaluations.get(name, {})
+    assert list(found) == list(expected.evaluations)
+    np.testing.assert_allclose(list(found.values()), list(expected.evaluations.values()), rtol=0, atol=1e-8)
+
+
+def test_evaluations_are_where_the_jobs_ask_for_them(float64_run: Run) -> None:
+    evaluations = float64_run.result.evaluations
+    found = {name: list(losses) for name, losses in evaluations.items()}
+    assert found == {"q_proj": [1, 3, 4], "train": [4], "dropping": [0, 1, 2, 3, 4]}
+    written = json.loads((float64_run.out / "evaluations.json").read_text())
+    as_written = {name: [{"steps": s + 1, "loss": loss} for s, loss in x.items()] for name, x in evaluations.items()}
+    assert written == as_written
+
+
+@one_architecture
+def test_the_best_weights_are_kept_by_choice(float64_run: Run, tmp_path: Path) -> None:
+    arguments = float64_run.plan, float64_run.instance, float64_run.backbone, float64_run.data
+    result = run_plan(*arguments, tmp_path / "out", dtype="float64", keep="best")
+    for name, losses in result.evaluations.items():
+        assert result.kept[name] == min(losses, key=losses.get)
+    assert result.kept["0"] is None
+    position = float64_run.instance.adapter_index("q_proj")
+    expected = train_alone(float64_run.instance, position, float64_run.backbone, float64_run.data, torch.float64)
+    weights = load_file(result.adapters["q_proj"] / "adapter_model.safetensors")
+    assert largest_difference(weights, expected.after[result.kept["q_proj"]]) < 1e-8
+    last = load_file(result.adapters["0"] / "adapter_model.safetensors")
+    assert largest_difference(last, exported(float64_run, "0")) == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -109,7 +136,7 @@ def test_operations_are_measured_in_the_order_of_the_plan(float64_run: Run) -> N
         finished |= {(op, stage): end for op, end in zip(program, line.ends[stage], strict=True)}
     for stage, program in enumerate(line.programs):
         for operation, start in zip(program, line.starts[stage], strict=True):
-            source = {"F": stage - 1, "B": stage + 1}.get(operation[0])
+            source = {"F": stage - 1, "E": stage - 1, "B": stage + 1}.get(operation[0])
             if (operation, source) in finished:
                 assert start >= finished[operation, source]
 
@@ -117,7 +144,9 @@ def test_operations_are_measured_in_the_order_of_the_plan(float64_run: Run) -> N
 @one_architecture
 def test_outputs_are_complete(float64_run: Run) -> None:
     names = [a.name for a in float64_run.instance.adapters]
-    assert sorted(p.name for p in float64_run.out.iterdir()) == sorted([*names, "losses.json", "trace.json"])
+    assert sorted(p.name for p in float64_run.out.iterdir()) == sorted(
+        [*names, "evaluations.json", "losses.json", "trace.json"]
+    )
     assert [p.name for p in float64_run.out.parent.iterdir()] == ["out"]
     assert json.loads((float64_run.out / "losses.json").read_text()) == float64_run.result.losses
     assert all(len(losses) == 5 for losses in float64_run.result.losses.values())

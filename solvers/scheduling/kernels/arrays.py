@@ -1,7 +1,7 @@
 """What the compiled searches work on: every array of a schedule under way.
 
 Legend: A adapters, K optimizer steps, N samples, M micro-batches, C slots for micro-batches (more than there are, for
-splits), G stages, D kinds of stages (those of one kind take equally long), J curves, P the most parts of a step.
+splits), G stages, D kinds of stages (those of one kind take equally long), J curves, V evaluations.
 """
 
 from typing import NamedTuple
@@ -80,6 +80,8 @@ class StepTable(NamedTuple):
     """Whether it is the last, bool, shape (K,)."""
     clipped: np.ndarray
     """Whether it waits for the gradient norm over all stages, bool, shape (K,)."""
+    evaluated: np.ndarray
+    """By micro-batch, the step behind which it is evaluated, no B following its F, shape (M,); -1: it is trained."""
 
 
 class Machine(NamedTuple):
@@ -112,6 +114,8 @@ class Jobs(NamedTuple):
     """Optimizer time before the F."""
     urgency_s: np.ndarray
     """How long a stage that could start something else waits for this micro-batch."""
+    evaluation: np.ndarray
+    """Not negative where the micro-batch is evaluated: no B follows its F, and nothing of it is held; shape (M,)."""
 
 
 class State(NamedTuple):
@@ -148,6 +152,14 @@ class Window(NamedTuple):
     """Position of the adapter by step, shape (K,)."""
     added: np.ndarray
     """What a step's adapter adds, as `Source.added` has it, shape (K, 4)."""
+    group: np.ndarray
+    """By slot, which evaluation it belongs to, shape (C,); -1: it is trained."""
+    behind: np.ndarray
+    """By evaluation, the step that it follows, shape (V,); -1 where it is not in the window."""
+    ahead: np.ndarray
+    """By evaluation, the same adapter's next step, likewise."""
+    group_waits_s: np.ndarray
+    """Optimizer time before the evaluation's first F, shape (V,)."""
 
 
 class PackedOrder(NamedTuple):
@@ -179,6 +191,8 @@ class Links(NamedTuple):
     """First rank by step, shape (K,)."""
     last: np.ndarray
     """Last rank by step, shape (K,)."""
+    group_first: np.ndarray
+    """First rank by evaluation, shape (V,)."""
 
 
 class MoveRule(NamedTuple):
@@ -205,4 +219,4 @@ def empty_jobs(count: int, kinds: int) -> Jobs:
     """Return room for micro-batches by rank, on stages of so many kinds."""
     forward, backward = np.zeros((count, kinds)), np.zeros((count, kinds))
     reals, integers = (np.zeros(count) for _ in range(3)), (np.zeros(count, np.int64) for _ in range(2))
-    return Jobs._make((forward, backward, next(reals), *integers, *reals))
+    return Jobs._make((forward, backward, next(reals), *integers, *reals, np.full(count, -1)))

@@ -20,7 +20,7 @@ INFINITY = float("inf")
 def copy_state(source: State, goal: State) -> None:
     """Copy what the scheduler reads of one state into another with at least as much room."""
     stages = len(source.free_s)
-    first = source.backwards[0]
+    first = source.backwards.min()  # the first stage may be past places of B's that never come
     for s in range(stages):
         goal.free_s[s] = source.free_s[s]
         goal.forwards[s] = source.forwards[s]
@@ -59,7 +59,7 @@ def run_pipeline(  # noqa: C901, PLR0915
     kinds = machine.kinds
     stages, last = len(kinds), len(kinds) - 1
     working, held, room, patience = machine.working_gib, machine.held_gib, machine.room_gib, machine.patience_s
-    forward, backward, transfer, tokens, needed, waits, urgency = jobs
+    forward, backward, transfer, tokens, needed, waits, urgency, evaluation = jobs
     free, forwards, backwards, held_tokens, forward_end, backward_end, operations = state
     limited = working > 0 or held > 0
     heaviest = INFINITY if source.active else 0.0
@@ -72,6 +72,11 @@ def run_pipeline(  # noqa: C901, PLR0915
     while forwards[0] < pause or pause >= count:
         for s in range(low, high):
             b, f, now = backwards[s], forwards[s], free[s]
+            while b < f and evaluation[b] >= 0:  # the place of a B that never comes
+                operations[s, b + f] = ~b
+                backward_end[s, b] = now
+                b += 1
+            backwards[s] = b
             backward_start = INFINITY
             forward_start = INFINITY
             if b < f:
@@ -86,12 +91,13 @@ def run_pipeline(  # noqa: C901, PLR0915
             elif f < forwards[s - 1]:
                 forward_start = max(now + waits[f], forward_end[s - 1, f] + transfer[f])
             if limited and b < f and forward_start < INFINITY:
-                held_gib = held * (held_tokens[s] + tokens[f])
+                evaluates = evaluation[f] >= 0
+                held_gib = held * (held_tokens[s] + (0 if evaluates else tokens[f]))
                 # the exact figure only where the heaviest micro-batch of all would not fit
                 if heaviest + held_gib > room:
-                    largest = 0
-                    for k in range(b, f + 1):
-                        largest = max(largest, tokens[k])
+                    largest = tokens[f]
+                    for k in range(b, 0 if evaluates else f):
+                        largest = max(largest, 0 if evaluation[k] >= 0 else tokens[k])
                     if working * largest + held_gib > room:
                         forward_start = INFINITY
             prefers_backward = backward_start < INFINITY
@@ -136,7 +142,7 @@ def run_pipeline(  # noqa: C901, PLR0915
                 rest[s] -= forward[k, kinds[s]]
             forward_end[s, k] = end
             forwards[s] = k + 1
-            held_tokens[s] += tokens[k]
+            held_tokens[s] += 0 if evaluation[k] >= 0 else tokens[k]
             operations[s, done] = k
             low, high = s, min(stages, s + 2)
         free[s] = end
@@ -147,7 +153,7 @@ def run_pipeline(  # noqa: C901, PLR0915
         makespan = max(makespan, free[s])
     if source.active:
         for a in range(len(source.waiting)):
-            if source.waiting[a]:
+            if source.waiting[a] or source.evaluation_next[a] < source.evaluation_end[a]:
                 return INFINITY
         return makespan
     if pause >= count and backwards[0] < count:
@@ -166,7 +172,8 @@ def _rest(machine: Machine, jobs: Jobs, count: int, state: State) -> np.ndarray:
         quickest = INFINITY
         for k in range(count):
             rest[s] += jobs.forward_s[k, kind] + jobs.backward_s[k, kind]
-            quickest = min(quickest, jobs.backward_s[k, kind])
+            # behind the last B there may still be evaluations
+            quickest = min(quickest, jobs.backward_s[k, kind] if jobs.evaluation[k] < 0 else 0.0)
         for k in range(state.forwards[s]):
             rest[s] -= jobs.forward_s[k, kind]
         for k in range(state.backwards[s]):
@@ -182,10 +189,17 @@ def _learn(source: Source, jobs: Jobs, rank: int) -> bool:
         return True
     if not peek(source):
         return False
+    e = source.chosen_evaluation[0]
+    jobs.evaluation[rank] = e
+    jobs.waits_s[rank] = wait_of_next(source)
+    if e >= 0:
+        jobs.forward_s[rank, :], jobs.backward_s[rank, :] = source.evaluation_s[e], 0.0
+        jobs.tokens[rank], jobs.transfer_s[rank] = source.evaluation_tokens[e], source.evaluation_transfer_s[e]
+        jobs.needed[rank], jobs.urgency_s[rank] = -1, 0.0
+        return True
     times = batch_times(source.costs, shape_of_next(source), jobs.forward_s[rank], jobs.backward_s[rank])
     jobs.tokens[rank], jobs.transfer_s[rank] = times
     jobs.needed[rank] = -1  # only open steps are handed out
-    jobs.waits_s[rank] = wait_of_next(source)
     critical = source.chosen[source.critical[0]] >= 0
     jobs.urgency_s[rank] = source.rule.critical_urgency_s if critical else 0.0
     return True

@@ -62,7 +62,8 @@ def price(costs: StageCosts, window: Window, packed: PackedOrder, slot: int) -> 
 def link(window: Window, packed: PackedOrder, links: Links, jobs: Jobs) -> bool:
     """Write the micro-batches by rank with their dependencies; return whether the order respects the steps."""
     count = packed.number[0]
-    rank, first, last = links
+    rank, first, last, group_first = links
+    group_first[:] = count
     for k in range(count):
         slot = packed.order[k]
         rank[slot] = k
@@ -74,6 +75,7 @@ def link(window: Window, packed: PackedOrder, links: Links, jobs: Jobs) -> bool:
         jobs.urgency_s[k] = packed.urgency_s[slot]
         jobs.needed[k] = -1
         jobs.waits_s[k] = 0.0
+        jobs.evaluation[k] = window.group[slot]
     for t in range(len(first)):
         first[t] = count
         last[t] = -1
@@ -92,6 +94,18 @@ def link(window: Window, packed: PackedOrder, links: Links, jobs: Jobs) -> bool:
         if before >= 0:
             k = rank[packed.batch_of[n]]
             jobs.needed[k] = max(jobs.needed[k], last[before])
+    for k in range(count if len(group_first) > 0 else 0):
+        e = jobs.evaluation[k]
+        if e < 0:
+            continue
+        behind, ahead = window.behind[e], window.ahead[e]
+        if (behind >= 0 and k <= last[behind]) or (ahead >= 0 and k >= first[ahead]):
+            return False
+        if behind >= 0:
+            jobs.needed[k] = last[behind]
+        if k < group_first[e]:
+            group_first[e] = k
+            jobs.waits_s[k] = window.group_waits_s[e]
     return True
 
 
@@ -227,6 +241,8 @@ def _change(  # noqa: C901
         kind += 1
     order, batch_of = packed.order, packed.batch_of
     source, goal = order[i], order[near]
+    if kind not in (_SHIFT, _SWAP) and (window.group[source] >= 0 or window.group[goal] >= 0):
+        return -2, -1, 0  # what is evaluated stays together
     if kind == _HURRY:
         packed.urgency_s[source] = rule.urgencies[int(rng.random() * len(rule.urgencies))] * rule.launch_bound_s
         return source, -1, 0

@@ -106,6 +106,12 @@ def peek(source: Source) -> bool:
         return True
     rule, adapters, priority = source.rule, len(source.step), source.priority
     source.chosen[:] = -1
+    source.chosen_evaluation[0] = -1
+    for a in range(adapters):
+        if source.evaluation_next[a] < source.evaluation_end[a]:  # its next step waits for it
+            source.chosen_evaluation[0] = source.evaluation_next[a]
+            source.formed[0] = 1
+            return True
     lead = _next_round_robin(source) if rule.round_robin else _longest_path(source)
     if lead < 0:
         return False
@@ -210,9 +216,12 @@ def shape_of_next(source: Source) -> Shape:
 @compiled
 def wait_of_next(source: Source) -> float:
     """Return the optimizer time before the micro-batch to come: one step of every adapter it begins a step of."""
-    count = 0
+    count, e = 0, source.chosen_evaluation[0]
     for a in range(len(source.step)):
-        if source.chosen[a] >= 0 and source.step[a] > 0 and source.waiting[a] == source.parts[a]:
+        begins, j = source.evaluation_begins[a], source.step[a]
+        if source.chosen[a] >= 0 and j > 0 and source.waiting[a] == source.parts[a]:
+            count += 1 if begins[j] == begins[j - 1] else 0  # else the step stands before what evaluates it
+        elif e >= 0 and source.evaluation_next[a] == e and begins[j] == e and begins[j + 1] > e:
             count += 1
     return count * source.optimizer_s
 
@@ -220,6 +229,17 @@ def wait_of_next(source: Source) -> float:
 @compiled
 def take(source: Source, rank: int) -> None:
     """Hand out the micro-batch to come."""
+    e = source.chosen_evaluation[0]
+    if e >= 0:
+        for a in range(len(source.step)):
+            begins, j = source.evaluation_begins[a], source.step[a]
+            if begins[j] <= e < begins[j + 1] and source.evaluation_next[a] == e:
+                source.evaluation_next[a] = e + 1
+                if e + 1 == source.evaluation_end[a]:
+                    _go_on(source, a)
+        source.chosen_evaluation[0] = -1
+        source.formed[0] = 0
+        return
     for a in range(len(source.step)):
         part = source.chosen[a]
         if part < 0:
@@ -245,9 +265,20 @@ def backward_done(source: Source, rank: int) -> None:
                 if source.rule.round_robin:
                     source.formed[0] = 0
                 if not source.running[a] and not source.waiting[a]:
-                    if source.step[a] + 1 < source.num_steps[a]:
-                        _open_step(source, a, source.step[a] + 1)
-                        source.formed[0] = 0
+                    begins, j = source.evaluation_begins[a], source.step[a]
+                    source.evaluation_next[a], source.evaluation_end[a] = begins[j], begins[j + 1]
+                    if begins[j] == begins[j + 1]:
+                        _go_on(source, a)
                     else:
-                        source.parts[a] = 0
+                        source.formed[0] = 0
                 break
+
+
+@compiled
+def _go_on(source: Source, a: int) -> None:
+    """Open an adapter's next step, where there is one."""
+    if source.step[a] + 1 < source.num_steps[a]:
+        _open_step(source, a, source.step[a] + 1)
+        source.formed[0] = 0
+    else:
+        source.parts[a] = 0

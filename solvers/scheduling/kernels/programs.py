@@ -2,7 +2,8 @@
 
 The checker times plans with a simulator of its own, which no search knows: the two meet when a plan is finished.
 
-An operation's code is k for the F of micro-batch k, ~k for its B, M + i for optimizer step i of the replica.
+An operation's code is k for the F of micro-batch k, ~k for its B, M + i for optimizer step i of the replica. A stage
+has O of F's and B's: an F that evaluates has no B.
 """
 
 import numpy as np
@@ -13,22 +14,26 @@ from cappuccino.solvers.scheduling.kernels.arrays import BatchTable, StepTable
 
 @compiled
 def add_steps(operations: np.ndarray, steps: StepTable) -> np.ndarray:
-    """Put each optimizer step just before its adapter's next F; the last ones stand behind their B.
+    """Put each optimizer step just before its adapter's next F, evaluations included; others stand behind their B.
 
-    The last steps of clipped adapters, which wait for the gradient norm of all stages, stand at the end.
+    Those of clipped adapters, which wait for the gradient norm of all stages, then stand at the end.
 
     Parameters
     ----------
     operations
-        F's and B's by stage, shape (G, 2 M).
+        F's and B's by stage, shape (G, O).
 
     Returns
     -------
     np.ndarray
-        Codes by stage, shape (G, 2 M + K).
+        Codes by stage, shape (G, O + K).
     """
     stages, width = operations.shape
-    count, number = width // 2, len(steps.first)
+    count, number = len(steps.evaluated), len(steps.first)
+    followed = np.zeros(number, np.bool_)  # by an evaluation
+    for step in steps.evaluated:
+        if step >= 0:
+            followed[step] = True
     programs = np.empty((stages, width + number), np.int64)
     of_step = np.zeros(number, np.int64)  # micro-batches
     for step in steps.steps:
@@ -41,9 +46,14 @@ def add_steps(operations: np.ndarray, steps: StepTable) -> np.ndarray:
             k = code if code >= 0 else ~code
             mine = steps.steps[steps.begins[k] : steps.begins[k + 1]]
             if code >= 0:
+                evaluated = steps.evaluated[k]
+                if evaluated >= 0 and not stepped[evaluated]:
+                    stepped[evaluated] = True
+                    programs[s, at] = count + evaluated
+                    at += 1
                 for step in mine:
-                    if not steps.first[step] and not stepped[step]:
-                        stepped[step] = True
+                    if not steps.first[step] and not stepped[step - 1]:
+                        stepped[step - 1] = True
                         programs[s, at] = count + step - 1
                         at += 1
                 programs[s, at] = code
@@ -53,7 +63,7 @@ def add_steps(operations: np.ndarray, steps: StepTable) -> np.ndarray:
                 at += 1
                 for step in mine:
                     left[step] -= 1
-                    if left[step] == 0 and steps.last[step]:
+                    if left[step] == 0 and steps.last[step] and not followed[step]:
                         if steps.clipped[step]:
                             at_end[waiting] = count + step
                             waiting += 1
@@ -79,7 +89,7 @@ def time_programs(  # noqa: C901
     Parameters
     ----------
     programs
-        Codes by stage, optimizer steps included, shape (G, 2 M + K).
+        Codes by stage, optimizer steps included, shape (G, O + K).
     kinds
         By stage, the kind that times are of, shape (G,).
     optimizer_s
@@ -128,7 +138,8 @@ def time_programs(  # noqa: C901
                         start = max(start, end + transfer[code])
                     free[s] = start + forward[code, kinds[s]]
                     forward_end[s, code] = free[s]
-                    in_flight[s] += tokens[code]
+                    if steps.evaluated[code] < 0:
+                        in_flight[s] += tokens[code]
                     most[s] = max(most[s], working_gib * tokens[code] + held_gib * in_flight[s])
                 else:
                     k = ~code

@@ -29,6 +29,15 @@ class PackingRule(NamedTuple):
     """Adapters take turns instead, with parts that are given, one micro-batch of each in flight."""
 
 
+class Evaluations(NamedTuple):
+    """Evaluation micro-batches, adapter by adapter and step by step, as `Source` has them."""
+
+    begins: np.ndarray
+    forward_s: np.ndarray
+    tokens: np.ndarray
+    transfer_s: np.ndarray
+
+
 class Source(NamedTuple):
     """Forms micro-batches; an inactive one has none to give."""
 
@@ -93,6 +102,20 @@ class Source(NamedTuple):
     """Whether `chosen` is up to date, shape (1,)."""
     batch_of: np.ndarray
     """Micro-batch by sample, shape (N,): the result."""
+    evaluation_begins: np.ndarray
+    """By adapter and step, where its evaluation micro-batches begin, and the end, shape (A, steps + 1)."""
+    evaluation_s: np.ndarray
+    """Forward times of evaluation micro-batches by kind of stage, shape (E, D)."""
+    evaluation_tokens: np.ndarray
+    """Shape (E,)."""
+    evaluation_transfer_s: np.ndarray
+    """Shape (E,)."""
+    evaluation_next: np.ndarray
+    """By adapter, the next one to hand out, shape (A,)."""
+    evaluation_end: np.ndarray
+    """By adapter, the one behind the last to hand out before the next step opens, shape (A,)."""
+    chosen_evaluation: np.ndarray
+    """The evaluation micro-batch to come, shape (1,); -1: none."""
 
 
 def new_source(
@@ -110,6 +133,7 @@ def new_source(
     heaviest: np.ndarray,
     place: np.ndarray,
     bias: np.ndarray,
+    evaluations: Evaluations,
     active: bool = True,
 ) -> Source:
     """Return a source that has formed nothing yet; parameters as the fields of `Source`."""
@@ -135,6 +159,10 @@ def new_source(
             np.zeros(adapters, np.int64),
             np.zeros(1, np.int64),
             np.zeros(samples, np.int64),
+            *evaluations,
+            np.zeros(adapters, np.int64),
+            np.zeros(adapters, np.int64),
+            np.full(1, -1),
         )
     )
 
@@ -143,6 +171,7 @@ _INTEGERS, _REALS = np.zeros(0, np.int64), np.zeros(0)
 NO_SOURCE = new_source(
     PackingRule(1.0), BusiestStage(0.0, 1.0, 0.5, 0.0, 1.0),
     StageCosts(np.zeros((2, 1, 4)), np.ones((1, 1)), 0.0, 0.0, 0, False), np.zeros((0, 4)), 0.0, 0,
-    _INTEGERS, _INTEGERS, _INTEGERS, _INTEGERS, _REALS, _INTEGERS, _INTEGERS, np.zeros((0, 0)), active=False,
+    _INTEGERS, _INTEGERS, _INTEGERS, _INTEGERS, _REALS, _INTEGERS, _INTEGERS, np.zeros((0, 0)),
+    Evaluations(np.zeros((0, 1), np.int64), np.zeros((0, 1)), _INTEGERS, _REALS), active=False,
 )  # fmt: skip
 """The source of schedules whose micro-batches are known."""

@@ -56,7 +56,8 @@ def test_adapters_of_one_kind_cost_alike_whatever_field_of_theirs_differs():
     others = {
         "name": "b", "dataset": "d1", "global_batch_size": 4, "micro_batch_size": 2, "num_steps": 1, "rank": 64,
         "alpha": 8.0, "dropout": 0.1, "target_modules": "all-linear", "learning_rate": 1e-3, "weight_decay": 0.1,
-        "lr_scheduler": "linear", "warmup_steps": 1, "max_grad_norm": 1.0, "seed": 7,
+        "lr_scheduler": "linear", "warmup_steps": 1, "max_grad_norm": 1.0, "seed": 7, "epochs": 0.5,
+        "eval_dataset": "d1", "eval_every": 1,
     }  # fmt: skip
     assert others.keys() == Adapter.model_fields.keys()
     rates = {"per_module_s": 0.3, "per_width_s": 0.01, "per_parameter_s": 0.005}
@@ -73,8 +74,11 @@ def test_adapters_of_one_kind_cost_alike_whatever_field_of_theirs_differs():
             continue
         one, other = (_costs_alone(pair, costs, i) for i in range(2))
         np.testing.assert_array_equal(one, other)
-    expected = {"dataset", "global_batch_size", "num_steps", "rank", "target_modules", "max_grad_norm"}
-    assert told_apart == expected
+    expected = {"dataset", "global_batch_size", "num_steps", "epochs", "rank", "target_modules", "max_grad_norm"}
+    assert told_apart == {*expected, "eval_dataset"}
+    evaluated = [a.model_copy(update={"eval_dataset": "d1"}) for a in plain.adapters]
+    often = evaluated[0].model_copy(update={"name": "a1", "dataset": "d0", "eval_every": 1})
+    assert len(kinds_of(replace(plain, adapters=(evaluated[0], often)), costs).members) == 2
 
 
 def _costs_alone(instance, costs, adapter):

@@ -62,10 +62,12 @@ def test_needed_ranks_are_those_of_the_steps_before(seed):
     order = random_order(problem, seed)
     jobs = linked(problem, order)
     for k, batch in enumerate(order):
-        before = {(a, j - 1) for a, j in batch.steps}
+        before = {(a, j - 1) for a, j in batch.steps} if batch.evaluation is None else {batch.evaluation[:2]}
         assert jobs.needed[k] == max((m for m, b in enumerate(order) if before & set(b.steps)), default=-1)
         begun = [key for b in order[:k] for key in b.steps]
-        first = sum(j > 0 and (a, j) not in begun for a, j in batch.steps)
+        stepped = [b.evaluation[:2] for b in order[:k] if b.evaluation is not None]
+        first = sum(j > 0 and (a, j) not in begun and (a, j - 1) not in stepped for a, j in batch.steps)
+        first += batch.evaluation is not None and batch.evaluation[:2] not in stepped
         assert jobs.waits_s[k] == first * problem.costs.optimizer_s
 
 

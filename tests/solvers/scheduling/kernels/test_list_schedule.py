@@ -66,7 +66,7 @@ def test_the_random_replicas_have_every_feature():
 
 
 def calm(problem, order):
-    return problem.batches([b.samples for b in order])
+    return [replace(b, urgency_s=0.0) for b in order]
 
 
 def roomy(problem):

