@@ -2,7 +2,10 @@
 
 
 class CappuccinoError(Exception):
-    """Base of all errors that a user can cause or cure; the command line prints them and exits 1."""
+    """Base of all errors that a user can cause or cure; the command line prints them and exits."""
+
+    exit_status = 1
+    """Of the command line."""
 
 
 class InputError(CappuccinoError):

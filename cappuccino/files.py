@@ -21,8 +21,8 @@ _MOST_BYTES = 255
 """Of a name in a path."""
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to `path`, making its folder, so that a reader sees the old file or the whole new one.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write text or bytes to `path`, making its folder, so that a reader sees the old file or the whole new one.
 
     Raises
     ------
@@ -35,8 +35,8 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError as error:
         raise InputError(path, "", f"cannot be written ({error.strerror})", "name another folder") from error
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content.encode("utf-8") if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o644)

@@ -156,6 +156,8 @@ class Instance:
     """By dataset; one that says nothing of its samples may be missing."""
     source: str = "instance"
     """File the instance came from, for messages."""
+    begun: Mapping[str, int] = field(default_factory=dict)
+    """By adapter, optimizer steps that were done before those here: evaluations count from the first one of all."""
 
     def __post_init__(self) -> None:
         self._no_duplicates("adapters", [a.name for a in self.adapters])
@@ -256,8 +258,9 @@ class Instance:
         job, last = self.adapters[adapter], self.num_steps(adapter) - 1
         if job.eval_dataset is None:
             return ()
-        every = job.eval_every or last + 1
-        return tuple(sorted({*range(every - 1, last, every), last}))
+        begun = self.begun.get(job.name, 0)
+        every = job.eval_every or begun + last + 1
+        return tuple(j for j in range(last + 1) if j == last or (begun + j + 1) % every == 0)
 
     def evaluation_lengths(self, adapter: int) -> np.ndarray:
         """Return the tokens of the samples that an adapter is evaluated on, shape (samples,); none without data."""

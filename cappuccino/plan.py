@@ -1,5 +1,6 @@
 """The plan: the contract between solvers, checker and runtime (`cappuccino.plan/1`)."""
 
+import hashlib
 import json
 from enum import StrEnum
 from pathlib import Path
@@ -177,6 +178,10 @@ class Plan(Record):
     gap: NonNegative | None
     """`(objective - bound) / objective`."""
     solver: dict[str, float | int | str]
+    done: dict[str, Annotated[int, Field(gt=0, strict=True)]] = Field(default_factory=dict)
+    """By adapter, the optimizer steps that were done when it was planned: it holds the others. Times, bound and gap are
+    of these; adapters without any are in no replica.
+    """
     replicas: Annotated[tuple[Replica, ...], Field(min_length=1)]
 
     @property
@@ -199,6 +204,11 @@ class Plan(Record):
         """
         path = Path(path)
         return parse_model(cls, read_json(path), path)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the plan's content."""
+        return hashlib.sha256(json.dumps(self.dump(), sort_keys=True).encode()).hexdigest()
 
     def dump(self) -> dict[str, Any]:
         """Return the plan as JSON-ready data."""

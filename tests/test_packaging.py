@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "training_data": "",
     "instance": "errors files documents adapter sweep lengths training_data",
     "costs": "errors files backbone plan instance",
+    "remaining": "errors plan instance",
     "timeline": "files plan",
     "workload": "plan instance costs",
     "simulator": "errors plan instance costs timeline workload",
@@ -58,8 +59,9 @@ MAY_IMPORT = {
     "runtime.encoding": "errors",
     "runtime.data": "errors files lengths plan training_data instance runtime.backbone runtime.lora runtime.encoding",
     "runtime.pipeline": "plan instance runtime.backbone runtime.lora runtime.data",
-    "runtime.launch": "errors files backbone plan instance timeline runtime.backbone runtime.lora runtime.data "
-    "runtime.pipeline",
+    "runtime.checkpoint": "errors files instance runtime.lora runtime.data runtime.pipeline",
+    "runtime.launch": "errors files backbone plan instance remaining timeline runtime.backbone runtime.lora "
+    "runtime.data runtime.pipeline runtime.checkpoint",
     "runtime.profiling": "errors files backbone plan instance costs timeline runtime.backbone runtime.pipeline "
     "runtime.launch",
     "instances.generate_lengths": "files lengths",
@@ -69,9 +71,10 @@ MAY_IMPORT = {
     "instances.generate_tiny": "instance runtime.backbone runtime.profiling",
     "library": "errors files plan instance costs simulator checker solvers.baselines solvers.planning",
     "instances.generate_index": "instance library",
-    "cli": "errors files lengths backbone plan instance costs timeline workload simulator analytic prototype checker "
-    "reports solvers.budget solvers.layer_split solvers.baselines solvers.planning solvers.pareto runtime.backbone "
-    "runtime.lora runtime.encoding runtime.data runtime.launch runtime.profiling instances.generate_tiny library",
+    "cli": "errors files lengths backbone plan instance remaining costs timeline workload simulator analytic prototype "
+    "checker reports solvers.budget solvers.layer_split solvers.baselines solvers.planning solvers.pareto "
+    "runtime.backbone runtime.lora runtime.encoding runtime.data runtime.checkpoint runtime.launch runtime.profiling "
+    "instances.generate_tiny library",
 }
 """Who imports whom, a package (or a module at the root of a floor) a line; each only from those above it."""
 LARGE = {

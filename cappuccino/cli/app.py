@@ -79,11 +79,14 @@ def _options(
 
 
 def main() -> NoReturn:
-    """Run the command line; exit 0 when done, 1 when the input is wrong or infeasible, 2 on wrong usage."""
+    """Run the command line.
+
+    It exits 0 when done, 1 when the input is wrong or infeasible, 2 on wrong usage, 75 when a run was interrupted.
+    """
     try:
         app(standalone_mode=True)
     except CappuccinoError as error:
-        _fail(str(error))
+        _fail(str(error), error.exit_status)
     except OSError as error:  # of a path that the system refuses, wherever it is touched first
         if error.errno not in _REFUSED_PATHS or error.filename is None:
             raise
@@ -96,8 +99,8 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, status: int = 1) -> NoReturn:
     if "--json" in sys.argv[1:]:
         print(json.dumps({"error": message}))
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(1)
+    sys.exit(status)

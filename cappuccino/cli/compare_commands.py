@@ -77,10 +77,12 @@ def compare(
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415
     from cappuccino.plan import Plan  # noqa: PLC0415
+    from cappuccino.remaining import planned_alone  # noqa: PLC0415
     from cappuccino.reports.plan_warnings import instance_warnings  # noqa: PLC0415
 
-    loaded = Instance.load(instance)
-    given = None if plan is None else Plan.load(plan)
+    loaded, given = Instance.load(instance), None
+    if plan is not None:
+        given, loaded = planned_alone(Plan.load(plan), loaded)
     costs = fit_instance_costs(loaded)
     from cappuccino.solvers.baselines import BASELINES, baseline_plan  # noqa: PLC0415
 

@@ -100,6 +100,8 @@ def calibrate(
 
     require_writable(output)
     loaded, stated = Instance.load(instance), Plan.load(plan)
+    if stated.done:
+        raise InputError(plan, "done", "is of what was left of a run", "calibrate by the run of a whole plan")
     costs = fit_instance_costs(loaded)
     check_plan(stated, loaded, costs).raise_if_invalid(plan)
     measured, kind, digest = read_trace(trace)

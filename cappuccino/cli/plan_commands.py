@@ -2,13 +2,16 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cappuccino.cli import console
 from cappuccino.cli.console import JsonFlag
 from cappuccino.files import require_writable
+
+if TYPE_CHECKING:
+    from cappuccino.instance import Instance
 
 InstanceArgument = Annotated[
     Path, typer.Argument(metavar="INSTANCE", help="Instance file (cappuccino.instance/1), JSON or YAML.")
@@ -62,6 +65,9 @@ def plan(
     layers: Annotated[
         LayersChoice, typer.Option(help="Decoder layers by stage; auto: as suits the instance, where the table tells.")
     ] = LayersChoice.AUTO,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="Plan what the checkpoints of the run in this folder leave.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Plan an instance: replicas, micro-batches and the order of all operations, with a proven bound.
@@ -72,10 +78,13 @@ def plan(
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415
     from cappuccino.plan import Objective, Recompute, objective_gap  # noqa: PLC0415
+    from cappuccino.remaining import planned_onwards, remaining_instance  # noqa: PLC0415
     from cappuccino.reports.plan_warnings import instance_warnings, plan_warnings  # noqa: PLC0415
 
     require_writable(output)
-    loaded = Instance.load(instance)
+    whole = Instance.load(instance)
+    done = {} if resume is None else _steps_done(whole, resume)
+    loaded = remaining_instance(whole, done) if done else whole
     costs = fit_instance_costs(loaded)
     from cappuccino.solvers.budget import interruptible  # noqa: PLC0415
     from cappuccino.solvers.layer_split import LayerSplit  # noqa: PLC0415
@@ -103,7 +112,7 @@ def plan(
         made = make_plan(loaded, options, costs, on_progress)
     report = check_plan(made, loaded, costs)
     report.raise_if_invalid(output)
-    made.save(output)
+    (planned_onwards(made, whole, done) if done else made).save(output)
     warnings = [*instance_warnings(loaded), *plan_warnings(made, loaded, costs)]
     for warning in warnings:
         console.warn(warning)
@@ -112,6 +121,12 @@ def plan(
     else:
         console.print_plan(made, report)
         print(f"plan        {output}")
+
+
+def _steps_done(instance: "Instance", out: Path) -> dict[str, int]:
+    from cappuccino.runtime.checkpoint.progress import steps_done  # noqa: PLC0415
+
+    return steps_done(instance, out)
 
 
 def _say_that_it_ends() -> None:
@@ -124,8 +139,9 @@ def check(plan: PlanArgument, instance: InstanceOption, json: JsonFlag = False) 
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415
     from cappuccino.plan import Plan  # noqa: PLC0415
+    from cappuccino.remaining import planned_alone  # noqa: PLC0415
 
-    loaded, stated = Instance.load(instance), Plan.load(plan)
+    stated, loaded = planned_alone(Plan.load(plan), Instance.load(instance))
     report = check_plan(stated, loaded, fit_instance_costs(loaded))
     if json:
         violations = [{"rule": v.rule, "message": v.message} for v in report.violations]

@@ -9,11 +9,14 @@ import typer
 from cappuccino.cli import console
 from cappuccino.cli.console import JsonFlag
 from cappuccino.cli.plan_commands import InstanceOption, PlanArgument, RecomputeChoice
+from cappuccino.errors import InputError
 
 if TYPE_CHECKING:
     from cappuccino.costs import CostModel
     from cappuccino.plan import Plan, Recompute, Replica
-    from cappuccino.runtime.launch.local import RunResult
+    from cappuccino.runtime.launch.keeper import CheckpointOptions
+    from cappuccino.runtime.launch.run_result import RunResult
+    from cappuccino.timeline import Timeline
 
 BackboneOption = Annotated[
     str, typer.Option("--backbone", help="Folder of the Hugging Face backbone, or its name on the hub.")
@@ -79,19 +82,33 @@ def run(
     keep: Annotated[
         KeepChoice, typer.Option(help="Weights kept: those of the last step, or of the least evaluation loss.")
     ] = KeepChoice.LAST,
+    checkpoint_every: Annotated[
+        str,
+        typer.Option(
+            metavar="K|auto|none", help="Optimizer steps of an adapter between checkpoints; auto: a tenth of its steps."
+        ),
+    ] = "auto",
+    keep_checkpoints: Annotated[int, typer.Option(min=1, help="Checkpoints that stay of every adapter.")] = 2,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoints in the output folder.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Train the adapters of a plan, one process per pipeline stage, exactly as planned."""
+    """Train the adapters of a plan, one process per pipeline stage, exactly as planned.
+
+    Ctrl-C or SIGTERM ends the run with checkpoints written and exit status 75; a second one ends it at once.
+    """
     from cappuccino.checker import check  # noqa: PLC0415
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415
     from cappuccino.plan import Plan, Recompute  # noqa: PLC0415
+    from cappuccino.remaining import planned_alone  # noqa: PLC0415
     from cappuccino.runtime.backbone.hub import backbone_name, find_backbone  # noqa: PLC0415
+    from cappuccino.runtime.launch.interruption import interruptible  # noqa: PLC0415
     from cappuccino.runtime.launch.local import run_plan  # noqa: PLC0415
 
+    checkpoints = _checkpoints(checkpoint_every, keep_checkpoints)
     loaded, stated = Instance.load(instance), Plan.load(plan)
     costs = fit_instance_costs(loaded)
-    check(stated, loaded, costs).raise_if_invalid(plan)
+    check(*planned_alone(stated, loaded), costs).raise_if_invalid(plan)
     profiled = {costs[r.gpu].dtype for r in stated.replicas} - {None}
     used = dtype or (profiled.pop() if len(profiled) == 1 else None) or "float32"
     asked = None if recompute is RecomputeChoice.AUTO else Recompute(recompute.value)
@@ -100,7 +117,7 @@ def run(
     for warning in dict.fromkeys(warnings):
         console.warn(f"{loaded.cost_table}: {warning}: its times and memory are no prediction for this run")
     folder = find_backbone(backbone)
-    with console.progress_bar("training") as show:
+    with console.progress_bar("training") as show, interruptible(_say_that_it_ends) as interruption:
         result = run_plan(
             stated,
             loaded,
@@ -111,30 +128,23 @@ def run(
             dtype=used,
             keep=keep.value,
             backbone_name=base_model_name or backbone_name(backbone, folder),
+            checkpoints=checkpoints,
+            resume=resume,
+            interruption=interruption,
             on_progress=lambda done, total: show(done / total, f"{done} of {total} operations"),
             on_note=console.warn,
         )
-    replicas: list[dict[str, Any]] = [
-        {
-            "id": r.id,
-            "predicted_s": r.makespan_s,
-            "measured_s": line.makespan,
-            "difference": line.makespan / r.makespan_s - 1,
-            "measured_bubble": line.bubble,
-            "peak_memory_gib": list(result.peak_memory_gib(r.id)),
-            "predicted_memory_gib": list(r.peak_memory_gib),
-        }
-        for r, line in zip(stated.replicas, result.timelines, strict=True)
-    ]
+    planned_replicas = {r.id: r for r in stated.replicas}
+    replicas = [_replica_entry(planned_replicas[line.replica], line, result) for line in result.timelines]
     adapters = {name: _trained(result, name, path) for name, path in result.adapters.items()}
     if json:
         console.print_json({"checked": True, "replicas": replicas, "adapters": adapters, "trace": str(result.trace)})
         return
     for entry in replicas:
-        print(
-            f"replica {entry['id']}: measured {entry['measured_s']:.3f} s, predicted {entry['predicted_s']:.3f} s "
-            f"({100 * entry['difference']:+.1f}%)"
-        )
+        predicted = "what was left of the plan"
+        if entry["predicted_s"] is not None:
+            predicted = f"predicted {entry['predicted_s']:.3f} s ({100 * entry['difference']:+.1f}%)"
+        print(f"replica {entry['id']}: measured {entry['measured_s']:.3f} s, {predicted}")
         taken, expected = (
             "/".join(f"{x:.3g}" for x in entry[name]) for name in ("peak_memory_gib", "predicted_memory_gib")
         )
@@ -164,6 +174,35 @@ def _trained(result: "RunResult", name: str, path: Path) -> dict[str, Any]:
         "last_loss": result.losses[name][-1],
         "evaluations": evaluated,
         "kept_steps": None if kept is None else kept + 1,
+    }
+
+
+def _checkpoints(every: str, keep: int) -> "CheckpointOptions | None":
+    """Return when checkpoints are written, as the command line says it."""
+    from cappuccino.runtime.launch.keeper import CheckpointOptions  # noqa: PLC0415
+
+    if every == "none":
+        return None
+    if every != "auto" and not (every.isascii() and every.isdigit() and int(every) > 0):
+        raise InputError("--checkpoint-every", "", f'"{every}" is no number of steps', "give 1 or more, auto or none")
+    return CheckpointOptions(every=None if every == "auto" else int(every), keep=keep)
+
+
+def _say_that_it_ends() -> None:
+    console.warn("interrupted: writing checkpoints; interrupt again to end at once")
+
+
+def _replica_entry(planned: "Replica", line: "Timeline", result: "RunResult") -> dict[str, Any]:
+    """Return what is said of a replica's run; there is no prediction for a part of its plan."""
+    whole = line.programs == planned.programs
+    return {
+        "id": planned.id,
+        "predicted_s": planned.makespan_s if whole else None,
+        "measured_s": line.makespan,
+        "difference": line.makespan / planned.makespan_s - 1 if whole else None,
+        "measured_bubble": line.bubble,
+        "peak_memory_gib": list(result.peak_memory_gib(planned.id)),
+        "predicted_memory_gib": list(planned.peak_memory_gib),
     }
 
 

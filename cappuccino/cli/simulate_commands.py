@@ -52,6 +52,7 @@ def simulate(
     from cappuccino.files import write_atomically  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415
     from cappuccino.plan import Plan  # noqa: PLC0415
+    from cappuccino.remaining import planned_alone  # noqa: PLC0415
     from cappuccino.reports.gantt import gantt  # noqa: PLC0415
     from cappuccino.reports.prediction_error import compare_with_trace  # noqa: PLC0415
     from cappuccino.reports.robustness import run_under_noise  # noqa: PLC0415
@@ -62,7 +63,9 @@ def simulate(
             require_writable(path)
     if plot is not None and plot.suffix != ".svg":
         raise InputError(plot, "", f'"{plot.suffix}" is no format of plots', "name a file that ends in .svg")
-    loaded, stated = Instance.load(instance), Plan.load(plan)
+    stated, loaded = planned_alone(given := Plan.load(plan), Instance.load(instance))
+    if given.done and against is not None:
+        raise InputError(plan, "done", "is of what was left of a run", "set traces beside plans of whole runs")
     costs = fit_instance_costs(loaded)
     report = check_plan(stated, loaded, costs)
     if report.simulation is None:

@@ -16,19 +16,28 @@ class RunError(CappuccinoError):
         How the process ended, on the first line, or the end of its traceback; the message has one line of it.
     operation
         Position in the stage's program of what failed, where it is known.
+    kept
+        What the run leaves and how to go on, in words.
     """
 
-    def __init__(self, replica: int, stage: int, reason: str, operation: int | None = None) -> None:
+    def __init__(
+        self,
+        replica: int,
+        stage: int,
+        reason: str,
+        operation: int | None = None,
+        kept: str = "nothing was kept; run again",
+    ) -> None:
         self.replica, self.stage, self.reason, self.operation = replica, stage, reason, operation
         lines = reason.strip().splitlines() or ["no reason given"]
         line = lines[0] if lines[0].startswith("the process ") else lines[-1]
-        super().__init__(f"replica {replica}, stage {stage} failed: {line.strip()}; {_remedy(reason)}")
+        super().__init__(f"replica {replica}, stage {stage} failed: {line.strip()}; {_remedy(reason)}; {kept}")
 
 
 def _remedy(reason: str) -> str:
     if is_out_of_memory(reason):
         return "plan with less memory_gib per GPU, or more stages"
-    return "nothing was written; correct the cause and run again"
+    return "correct the cause"
 
 
 def is_out_of_memory(reason: str) -> bool:

@@ -1,79 +1,34 @@
 """Running a whole plan on this machine; needs no torch itself, the processes it starts do."""
 
 import os
-import shutil
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-import numpy as np
-
 from cappuccino.backbone import MODULES_THERE_ARE, BackboneShape, unknown_modules
-from cappuccino.errors import InputError
-from cappuccino.files import write_atomically
+from cappuccino.errors import CappuccinoError, InputError
 from cappuccino.instance import Instance
 from cappuccino.plan import Plan, Replica, even_layers
+from cappuccino.remaining import remaining_replica
 from cappuccino.runtime.backbone.config import read_trainable_shape
+from cappuccino.runtime.checkpoint.identity import backbone_digest, training_identity
+from cappuccino.runtime.checkpoint.manifest import Checkpoint, Origin
+from cappuccino.runtime.checkpoint.progress import CHECKPOINTS, find_checkpoints, require_no_checkpoints
+from cappuccino.runtime.checkpoint.store import CheckpointStore
 from cappuccino.runtime.data.samples import load_datasets
-from cappuccino.runtime.launch.model_card import model_card
-from cappuccino.runtime.launch.processes import ReplicaProcesses
-from cappuccino.runtime.launch.results import (
-    best_step,
-    evaluation_losses,
-    evaluations_as_json,
-    losses_as_json,
-    measured_timeline,
-    read_reports,
-    step_losses,
-)
+from cappuccino.runtime.launch.errors import RunError
+from cappuccino.runtime.launch.interruption import InterruptedRunError, Interruption
+from cappuccino.runtime.launch.keeper import AdapterKeeper, CheckpointOptions
+from cappuccino.runtime.launch.output import OutputFolder
+from cappuccino.runtime.launch.replicas import run_replicas
+from cappuccino.runtime.launch.run_result import Keep, RunResult, gather_results
 from cappuccino.runtime.launch.specification import JobSpecification, ReplicaSpecification
-from cappuccino.runtime.lora.adapter_folder import CARD
-from cappuccino.runtime.lora.export import join_parts
-from cappuccino.runtime.pipeline.part_costs import PartCost
-from cappuccino.timeline import Timeline, write_trace
 
 Device = Literal["cpu", "cuda"]
 DType = Literal["float32", "float64", "bfloat16"]
 Progress = Callable[[int, int], None]
-Keep = Literal["last", "best"]
-
-TRACE = "trace.json"
-LOSSES = "losses.json"
-EVALUATIONS = "evaluations.json"
-
-_POLL_S = 0.05
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run produced."""
-
-    adapters: Mapping[str, Path]
-    """By name, the folder with the PEFT adapter."""
-    timelines: list[Timeline]
-    """By replica, in the order of the plan; seconds from the replica's first operation."""
-    losses: Mapping[str, list[float]]
-    """By adapter, the loss of every optimizer step: mean cross-entropy over the global batch's loss tokens."""
-    trace: Path
-    """Trace file of the measured times."""
-    memory_gib: Mapping[int, tuple[np.ndarray, ...]]
-    """By replica id and stage, the highest memory use so far after every operation: resident on the CPU, allocated on
-    the GPU.
-    """
-    parts: Mapping[int, tuple[tuple[PartCost, ...], ...]]
-    """By replica id and stage, the parts of the operations; empty where they were not measured."""
-    evaluations: Mapping[str, Mapping[int, float]]
-    """By adapter and optimizer step, the loss on its evaluation data behind that step."""
-    kept: Mapping[str, int | None]
-    """By adapter, the step whose weights it has; None: the last."""
-
-    def peak_memory_gib(self, replica: int) -> tuple[float, ...]:
-        """Return the highest memory use of a replica, by its id, on every stage."""
-        return tuple(float(memory[-1]) for memory in self.memory_gib[replica])
 
 
 @dataclass(frozen=True)
@@ -101,6 +56,9 @@ def run_plan(
     watch: Watch | None = None,
     backbone_name: str | None = None,
     keep: Keep = "last",
+    checkpoints: CheckpointOptions | None = None,
+    resume: bool = False,
+    interruption: Interruption | None = None,
     on_progress: Progress | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> RunResult:
@@ -119,7 +77,8 @@ def run_plan(
     data
         Folder with a file for every dataset (`<dataset>.jsonl`, `.json` or `.parquet`); None: the instance names them.
     out
-        Folder for the adapters, `losses.json` and `trace.json`; what it holds under these names is replaced.
+        Folder for the adapters, each written as soon as its last step is done, for checkpoints, and in the end for
+        `losses.json` and `trace.json`; what it holds under these names is replaced.
     device
         "cpu" or "cuda".
     dtype
@@ -127,54 +86,73 @@ def run_plan(
     measure_parts
         Whether the parts of operations are measured too, which costs a little time.
     watch
-        How a run of one replica, whose parts are measured, is followed.
+        How a run of one replica, whose parts are measured, is followed; its adapters are not kept.
     backbone_name
         What the adapters say that they belong to; by default the path of the backbone as given.
     keep
         Which weights adapters are written with: those behind the last step, or behind the step with the least loss on
         the evaluation data, where there are any.
+    checkpoints
+        When adapters are written while they train; None: only when they are finished.
+    resume
+        Whether the run goes on from the newest complete checkpoints in `out`; adapters without any begin.
+    interruption
+        Signals that ask the run to end; it then writes checkpoints, where these are on.
     on_progress
         Called with the operations done and the operations in all.
     on_note
-        Told what the data hold that is not used.
+        Told what the data hold that is not used, and from where adapters go on.
 
     Raises
     ------
     InputError
-        When the instance, the backbone or the data cannot be trained; nothing was written.
+        When the instance, the backbone or the data cannot be trained, or checkpoints are of another training; nothing
+        was written. Or when something could not be written; the error says what is kept.
     RunError
-        When a process failed; all others were ended and nothing was written.
+        When a process failed; all others were ended, and the error says what is kept.
+    InterruptedRunError
+        When the run was asked to end; likewise.
     """
-    if device not in get_args(Device):
-        raise InputError("device", "", f'"{device}" is not known', f"use one of {', '.join(get_args(Device))}")
-    if dtype == "float16":
-        problem = '"float16" is refused: without a loss scale the gradients of large batches vanish in it'
-        raise InputError("dtype", "", problem, "use bfloat16 or float32")
-    if dtype not in get_args(DType):
-        raise InputError("dtype", "", f'"{dtype}" is not known', f"use one of {', '.join(get_args(DType))}")
-    if instance.layout != "packed":
-        remedy = 'set it to "packed" and plan again'
-        raise InputError(instance.source, "layout", f'the runtime does not train "{instance.layout}"', remedy)
-    if out.exists() and not out.is_dir():
-        raise InputError(out, "", "is not a folder", "name a folder for the results")
+    _require_runnable(instance, out, device, dtype, best=keep == "best", resume=resume)
     shape = read_trainable_shape(backbone)
     layers = [_layers(replica, shape, backbone) for replica in plan.replicas]
     capacity = _capacity(device, plan)
     called = backbone_name or str(backbone)
-    used = instance.subset([instance.adapter_index(name) for r in plan.replicas for name in r.adapters])
+    placed = [name for r in plan.replicas for name in r.adapters]
+    names = [*placed, *(name for name in plan.done if name not in placed)]
+    used = instance.subset([instance.adapter_index(name) for name in names])
     _require_modules(used, shape)
+    resumable = checkpoints is not None or resume
+    if resumable and CHECKPOINTS in names:
+        problem = f'an adapter called "{CHECKPOINTS}" would take the place of the checkpoints'
+        raise InputError(instance.source, "adapters", problem, "rename it, or run with --checkpoint-every none")
     datasets = load_datasets(used, data, backbone, shape.vocab, on_note).datasets
 
-    with _gathered(out) as (folder, results):
-        stems = {name: folder / f"data-{i}" for i, name in enumerate(datasets)}
+    identity, digest = backbone_digest(backbone), plan.digest
+    origins = {
+        job.name: Origin(
+            training=training_identity(used, i, datasets[job.dataset], identity, dtype),
+            instance_sha256=instance.digest,
+            plan_sha256=digest,
+        )
+        for i, job in enumerate(used.adapters)
+    }
+    found = _found(plan, out, origins, resume)
+    with OutputFolder(out) as output:
+        store = CheckpointStore(out.resolve() / CHECKPOINTS if resumable else output.intermediate / CHECKPOINTS)
+        keeper = AdapterKeeper(store, (checkpoints or CheckpointOptions()).keep, plan, output, called, found)
+        keeper.export_finished()
+        stems = {name: output.intermediate / f"data-{i}" for i, name in enumerate(datasets)}
         for name, tokens in datasets.items():
             tokens.save(stems[name])
         pending = []
         for replica, split in zip(plan.replicas, layers, strict=True):
-            place = folder / f"replica-{replica.id}"
+            left = remaining_replica(replica, instance, keeper.steps)
+            if left is None:
+                continue
+            place = output.intermediate / f"replica-{replica.id}"
             (place / "results").mkdir(parents=True)
-            positions = [instance.adapter_index(name) for name in replica.adapters]
-            jobs = tuple(
+            jobs = [
                 JobSpecification(
                     adapter=instance.adapters[i],
                     num_steps=instance.num_steps(i),
@@ -182,12 +160,16 @@ def run_plan(
                     num_lengths=len(instance.dataset_lengths[instance.adapters[i].dataset]),
                     evaluation_data=stems.get(instance.adapters[i].eval_dataset or ""),
                     num_evaluated=len(instance.evaluation_lengths(i)),
+                    origin=origins[name],
+                    checkpoint_every=checkpoints.steps(instance.num_steps(i)) if checkpoints else None,
+                    start=store.folder(name, found[name].step) if name in found else None,
                 )
-                for i in positions
-            )
+                for name in left.adapters
+                for i in [instance.adapter_index(name)]
+            ]
             specification = ReplicaSpecification(
-                replica=replica,
-                jobs=jobs,
+                replica=left,
+                jobs=tuple(jobs),
                 layers_per_stage=split,
                 backbone=backbone.resolve(),
                 device=cast(Device, device),
@@ -200,33 +182,68 @@ def run_plan(
                 threads=max(1, _cores() // replica.num_stages),
                 rendezvous=place / "rendezvous",
                 results=place / "results",
+                checkpoints=store.root,
             )
             pending.append((specification, place))
-        _run_all(pending, capacity, on_progress, watch.on_poll if watch else None)
-        timelines, losses, memory, parts = [], {}, {}, {}
-        evaluations: dict[str, dict[int, float]] = {}
-        kept: dict[str, int | None] = {}
-        for specification, _ in pending:
-            replica = specification.replica
-            reports = read_reports(specification.results, replica.num_stages)
-            timelines.append(measured_timeline(replica, reports))
-            losses.update(step_losses(replica, reports))
-            evaluations.update(evaluation_losses(replica, reports))
-            memory[replica.id] = tuple(np.array(report.memory_gib) for report in reports)
-            parts[replica.id] = tuple(report.parts for report in reports)
-            for position, name in enumerate(replica.adapters):
-                kept[name] = best_step(evaluations.get(name, {})) if keep == "best" else None
-                parts_of = specification.results, position, replica.num_stages
-                join_parts(*parts_of, results / name, called, kept[name])
-                job = specification.jobs[position]
-                card = model_card(job.adapter, job.num_steps, losses[name], plan, replica, called)
-                write_atomically(results / name / CARD, card)
-        write_atomically(results / LOSSES, losses_as_json(losses))
-        if evaluations:
-            write_atomically(results / EVALUATIONS, evaluations_as_json(evaluations))
-        write_trace(results / TRACE, timelines, "measured", plan.instance.sha256)
-    adapters = {name: out / name for name in losses}
-    return RunResult(adapters, timelines, losses, out / TRACE, memory, parts, evaluations, kept)
+        try:
+            with interruption.heeded() if interruption else nullcontext():
+                run_replicas(
+                    pending,
+                    capacity,
+                    keeper,
+                    resumable=checkpoints is not None,
+                    interruption=interruption,
+                    on_progress=on_progress,
+                    on_poll=watch.on_poll if watch else None,
+                )
+        except CappuccinoError as error:
+            raise _with_kept(error, keeper.kept(resumable)) from error
+        return gather_results(plan, out, output, [specification for specification, _ in pending], keeper, found, keep)
+
+
+def _require_runnable(instance: Instance, out: Path, device: str, dtype: str, *, best: bool, resume: bool) -> None:
+    """Refuse settings that no run has."""
+    if device not in get_args(Device):
+        raise InputError("device", "", f'"{device}" is not known', f"use one of {', '.join(get_args(Device))}")
+    if dtype == "float16":
+        problem = '"float16" is refused: without a loss scale the gradients of large batches vanish in it'
+        raise InputError("dtype", "", problem, "use bfloat16 or float32")
+    if dtype not in get_args(DType):
+        raise InputError("dtype", "", f'"{dtype}" is not known', f"use one of {', '.join(get_args(DType))}")
+    if instance.layout != "packed":
+        remedy = 'set it to "packed" and plan again'
+        raise InputError(instance.source, "layout", f'the runtime does not train "{instance.layout}"', remedy)
+    if out.exists() and not out.is_dir():
+        raise InputError(out, "", "is not a folder", "name a folder for the results")
+    if best and resume:
+        problem = "the weights at earlier evaluations ended with the run before"
+        raise InputError("keep", "", f'"best" is not known any more: {problem}', "go on with the last weights")
+
+
+def _found(plan: Plan, out: Path, origins: Mapping[str, Origin], resume: bool) -> dict[str, Checkpoint]:
+    """Return what the run goes on from; refuse a plan that begins later, and a run that begins amid another one."""
+    found: dict[str, Checkpoint] = {}
+    if resume:
+        found = find_checkpoints(out, origins)
+    else:
+        require_no_checkpoints(out)
+    for name, steps in plan.done.items():
+        reached = found[name].step if name in found else 0
+        if reached < steps:
+            problem = f'the plan begins after step {steps} of adapter "{name}", {out} has come to {reached}'
+            raise InputError("plan", "done", problem, "run it with --resume into the folder that it was planned for")
+    return found
+
+
+def _with_kept(error: CappuccinoError, kept: str) -> CappuccinoError:
+    """Return the error that ended a run with what the run leaves."""
+    if isinstance(error, RunError):
+        return RunError(error.replica, error.stage, error.reason, error.operation, kept)
+    if isinstance(error, InterruptedRunError):
+        return InterruptedRunError(kept)
+    if isinstance(error, InputError):
+        return InputError(error.source, error.field, error.problem, f"{error.remedy}; {kept}")
+    return error
 
 
 def _layers(replica: Replica, shape: BackboneShape, backbone: Path) -> tuple[int, ...]:
@@ -268,79 +285,3 @@ def _capacity(device: str, plan: Plan) -> int | None:
             problem = f"replica {replica.id} has {replica.num_stages} stages, this machine {count} GPUs"
             raise InputError("device", "", problem, "plan with fewer stages per replica, or use device cpu")
     return count
-
-
-def _run_all(
-    pending: list[tuple[ReplicaSpecification, Path]],
-    capacity: int | None,
-    on_progress: Progress | None,
-    on_poll: Callable[[], None] | None,
-) -> None:
-    """Run all replicas, each as soon as its devices are free."""
-    total = sum(len(program) for specification, _ in pending for program in specification.replica.programs)
-    waiting = list(pending)
-    running: list[ReplicaProcesses] = []
-    finished = told = 0
-    if on_progress is not None:
-        on_progress(0, total)
-    try:
-        while waiting or running:
-            busy = {index for processes in running for index in processes.specification.device_indices}
-            while waiting:
-                specification, place = waiting[0]
-                free = [index for index in range(capacity or 0) if index not in busy]
-                stages = specification.replica.num_stages
-                if running if capacity is None else len(free) < stages:
-                    break
-                mine = tuple(free[:stages])
-                busy.update(mine)
-                running.append(ReplicaProcesses(specification.model_copy(update={"device_indices": mine}), place))
-                waiting.pop(0)
-            for processes in list(running):
-                if processes.poll():
-                    processes.stop()
-                    running.remove(processes)
-                    finished += sum(map(len, processes.specification.replica.programs))
-            done = finished + sum(processes.done for processes in running)
-            if on_progress is not None and done > told:
-                on_progress(done, total)
-                told = done
-            if on_poll is not None:
-                on_poll()
-            time.sleep(_POLL_S)
-    finally:
-        for processes in running:
-            processes.stop()
-
-
-@contextmanager
-def _gathered(out: Path) -> Iterator[tuple[Path, Path]]:
-    """Give a folder for intermediate files and one for results, which replace those in `out` when all went well."""
-    parent = out.absolute().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=parent, prefix=f".{out.name}."))
-    except OSError as error:
-        raise InputError(out, "", f"cannot be written ({error.strerror})", "name another folder") from error
-    try:
-        results = folder / "out"
-        results.mkdir()
-        yield folder, results
-        if not out.exists():
-            results.rename(out)
-        else:
-            replaced = folder / "replaced"
-            replaced.mkdir()
-            for item in sorted(results.iterdir()):
-                target = out / item.name
-                aside = replaced / item.name
-                if target.exists():
-                    target.rename(aside)
-                try:
-                    item.rename(target)
-                except OSError:
-                    if aside.exists():
-                        aside.rename(target)
-                    raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

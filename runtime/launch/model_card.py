@@ -9,7 +9,7 @@ from cappuccino.runtime.backbone.hub import is_hub_name
 
 
 def model_card(
-    adapter: Adapter, num_steps: int, losses: Sequence[float], plan: Plan, replica: Replica, backbone: str
+    adapter: Adapter, num_steps: int, losses: Sequence[float], plan: Plan, replica: Replica | None, backbone: str
 ) -> str:
     """Return the text of an adapter's README.md, with the metadata that PEFT writes in front.
 
@@ -26,7 +26,7 @@ def model_card(
     plan
         What was run.
     replica
-        The adapter's in the plan.
+        The adapter's in the plan; None where an earlier plan trained it.
     backbone
         Name of the backbone, or its path.
     """
@@ -66,7 +66,7 @@ model = AutoPeftModelForCausalLM.from_pretrained("{adapter.name}")  # this folde
 
 ## Planning
 
-{_planned(plan, replica)}
+{"By an earlier plan than the last one of its run." if replica is None else _planned(plan, replica)}
 """
     return str(ModelCard(text))
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from cappuccino.errors import CappuccinoError, InputError
@@ -12,6 +13,10 @@ from cappuccino.runtime.launch.errors import RunError
 from cappuccino.runtime.launch.results import StageFailure, read_failure
 from cappuccino.runtime.launch.specification import ReplicaSpecification
 
+OPERATION, PART = b".", b"w"
+"""What a stage writes on standard output: an operation is finished, a part of a checkpoint is written."""
+CHECKPOINTS = b"c"
+"""What it reads on standard input: write checkpoints after every step. The end of the input ends it."""
 _LOG_LINES = 8
 _GRACE_S = 5.0
 """How long a process may take to end when it is asked to."""
@@ -33,8 +38,8 @@ class ReplicaProcesses:
 
     def __init__(self, specification: ReplicaSpecification, folder: Path) -> None:
         self.specification = specification
-        self.done = 0
-        """Operations finished so far, over all stages."""
+        self._done = [0] * specification.replica.num_stages
+        self._written = False
         self._folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
         path = folder / "specification.json"
@@ -60,6 +65,35 @@ class ReplicaProcesses:
             self.stop()
             raise
 
+    @property
+    def done(self) -> int:
+        """Operations finished so far, over all stages."""
+        return sum(self._done)
+
+    def steps_done(self) -> dict[str, int]:
+        """Return the optimizer steps of every adapter that some stage has done, those before this run included."""
+        replica = self.specification.replica
+        steps: dict[str, int] = {}
+        for program, done in zip(replica.programs, self._done, strict=True):
+            for operation in program[:done]:
+                if operation[0] == "S":
+                    name = replica.adapters[operation[1]]
+                    steps[name] = max(steps.get(name, 0), operation[2] + 1)
+        return steps
+
+    def take_written(self) -> bool:
+        """Return whether a stage has written a part of a checkpoint since this was asked last."""
+        written, self._written = self._written, False
+        return written
+
+    def ask_for_checkpoints(self) -> None:
+        """Ask the stages to write a checkpoint after every optimizer step from now on."""
+        for process in self._processes:
+            assert process.stdin is not None
+            with suppress(BrokenPipeError):  # a process that is gone is found by the next poll
+                process.stdin.write(CHECKPOINTS)
+                process.stdin.flush()
+
     def poll(self) -> bool:
         """Take note of progress; return whether all stages are done.
 
@@ -70,20 +104,24 @@ class ReplicaProcesses:
         RunError
             When a stage failed otherwise.
         """
-        for process in self._processes:
+        for stage, process in enumerate(self._processes):
             assert process.stdout is not None
-            self.done += len(process.stdout.read() or b"")
+            said = process.stdout.read() or b""
+            self._done[stage] += said.count(OPERATION)
+            self._written |= PART in said
         codes = [process.poll() for process in self._processes]
         if any(code not in (None, 0) for code in codes):
             raise self._failure()
         return all(code == 0 for code in codes)
 
-    def stop(self) -> None:
-        """End every process that still runs, by asking and then by force, and wait for it."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """End every process that still runs, by asking, unless at once, and then by force, and wait for it."""
         running = [process for process in self._processes if process.poll() is None]
         for process in running:
-            process.terminate()
-        deadline = time.monotonic() + _GRACE_S
+            assert process.stdin is not None
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+        deadline = time.monotonic() + (0 if at_once else _GRACE_S)
         for process in running:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))

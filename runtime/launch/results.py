@@ -1,7 +1,6 @@
 """What the stages of a replica leave behind, and how it becomes one result; needs no torch.
 
-Every stage writes a report and one weights file per adapter into the results folder of its replica; the launcher reads
-them when all stages are done.
+Every stage writes a report into the results folder of its replica; the launcher reads them when all stages are done.
 """
 
 import json
@@ -20,17 +19,17 @@ from cappuccino.runtime.pipeline.part_costs import PartCost
 from cappuccino.timeline import Timeline
 
 
-class StepLoss(BaseModel):
-    """Loss of one optimizer step."""
+class EvaluationLoss(BaseModel):
+    """Loss of an adapter on its evaluation data."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     adapter: int
     """Position in the replica's adapters."""
     step: int
-    """Optimizer step."""
+    """Optimizer step behind which it was evaluated."""
     loss: float
-    """Mean cross-entropy over the loss tokens of the global batch."""
+    """Mean cross-entropy over all tokens with a label."""
 
 
 class StageReport(BaseModel):
@@ -42,9 +41,7 @@ class StageReport(BaseModel):
     """By operation, seconds on the machine's monotonic clock."""
     ends: tuple[float, ...]
     """Likewise."""
-    losses: tuple[StepLoss, ...]
-    """Of the last stage; empty on the others."""
-    evaluations: tuple[StepLoss, ...] = ()
+    evaluations: tuple[EvaluationLoss, ...] = ()
     """Losses on evaluation data, of the last stage."""
     memory_gib: tuple[float, ...]
     """Highest memory use of the process so far, after every operation: resident on the CPU, allocated on the GPU."""
@@ -110,14 +107,6 @@ def measured_timeline(replica: Replica, reports: Sequence[StageReport]) -> Timel
     return Timeline(replica.id, replica.programs, starts, ends)
 
 
-def step_losses(replica: Replica, reports: Sequence[StageReport]) -> dict[str, list[float]]:
-    """Return the losses by adapter and step."""
-    losses: dict[str, list[float]] = {name: [] for name in replica.adapters}
-    for entry in sorted(reports[-1].losses, key=lambda e: (e.adapter, e.step)):
-        losses[replica.adapters[entry.adapter]].append(entry.loss)
-    return losses
-
-
 def evaluation_losses(replica: Replica, reports: Sequence[StageReport]) -> dict[str, dict[int, float]]:
     """Return the losses on evaluation data by adapter and the step behind which it was evaluated, ascending."""
     found: dict[str, dict[int, float]] = {}
@@ -126,7 +115,7 @@ def evaluation_losses(replica: Replica, reports: Sequence[StageReport]) -> dict[
     return found
 
 
-def losses_as_json(losses: Mapping[str, list[float]]) -> str:
+def losses_as_json(losses: Mapping[str, Sequence[float]]) -> str:
     """Return the losses as JSON, which knows no NaN: a diverged loss is null."""
     finite = {name: [x if math.isfinite(x) else None for x in values] for name, values in losses.items()}
     return json.dumps(finite, indent=2) + "\n"

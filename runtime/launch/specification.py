@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cappuccino.instance import Adapter
 from cappuccino.plan import Replica
+from cappuccino.runtime.checkpoint.manifest import Origin
 
 
 class JobSpecification(BaseModel):
@@ -17,7 +18,7 @@ class JobSpecification(BaseModel):
     adapter: Adapter
     """What is trained."""
     num_steps: int
-    """Optimizer steps."""
+    """Optimizer steps, those that are done already included."""
     data: Path
     """Stem of the tokenized dataset's files."""
     num_lengths: int
@@ -26,6 +27,12 @@ class JobSpecification(BaseModel):
     """Stem of the files of the dataset that it is evaluated on, if any."""
     num_evaluated: int = 0
     """Samples of that."""
+    origin: Origin
+    """What its checkpoints say that they are from."""
+    checkpoint_every: int | None
+    """Optimizer steps between two checkpoints; None: only after the last step."""
+    start: Path | None
+    """Folder of the checkpoint that it goes on from; None: it begins."""
 
 
 class ReplicaSpecification(BaseModel):
@@ -62,4 +69,6 @@ class ReplicaSpecification(BaseModel):
     rendezvous: Path
     """File through which the processes find each other; must not exist before."""
     results: Path
-    """Folder for what the stages produce."""
+    """Folder for what the stages report."""
+    checkpoints: Path
+    """Folder for checkpoints, those after last steps included."""

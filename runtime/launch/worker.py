@@ -1,25 +1,28 @@
 """What the process of one stage does: `python -m cappuccino.runtime.launch.worker SPECIFICATION STAGE`.
 
-The launcher holds the other ends of two pipes: standard input, which closes when the launcher dies, and standard
-output, on which the process writes one byte per finished operation.
+The launcher holds the other ends of two pipes: standard input, which asks for checkpoints and closes when the launcher
+dies, and standard output, on which the process writes one byte per finished operation and part of a checkpoint. Signals
+to end go to the launcher, and reach the process, which terminals and schedulers send them to as well, in this way.
 """
 
+import ctypes
 import os
+import signal
 import sys
 import threading
 import time
 import traceback
 import warnings
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from cappuccino.files import parse_model, read_json
 from cappuccino.runtime.launch.journal import JournalEntry, JournalWriter
+from cappuccino.runtime.launch.processes import CHECKPOINTS, OPERATION, PART
 from cappuccino.runtime.launch.results import (
+    EvaluationLoss,
     StageReport,
-    StepLoss,
     as_failure,
     failure_file,
     report_file,
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 _PATIENCE = timedelta(days=7)
 """The launcher ends the others when one stage fails, so no stage needs to give up waiting."""
 _REASON_LINES = 8
+_PR_SET_PDEATHSIG = 1
+"""Of linux/prctl.h."""
 
 
 class StageProgress:
@@ -46,7 +51,7 @@ class StageProgress:
     Parameters
     ----------
     descriptor
-        Of the file that gets one byte per operation.
+        Of the file that gets one byte per operation, and one per part of a checkpoint.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -61,7 +66,11 @@ class StageProgress:
     def advance(self) -> None:
         """Note that an operation is finished."""
         self.done = (self.done or 0) + 1
-        os.write(self._descriptor, b".")
+        os.write(self._descriptor, OPERATION)
+
+    def wrote_part(self) -> None:
+        """Note that a part of a checkpoint is written; any thread may."""
+        os.write(self._descriptor, PART)
 
 
 def main(arguments: list[str]) -> NoReturn:
@@ -69,10 +78,14 @@ def main(arguments: list[str]) -> NoReturn:
     path, stage = Path(arguments[0]), int(arguments[1])
     progress = StageProgress(os.dup(1))
     os.dup2(2, 1)  # whatever libraries print must not look like progress
-    threading.Thread(target=_end_with_launcher, daemon=True).start()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    _die_with_parent()
+    asked = threading.Event()
+    threading.Thread(target=_listen, args=(asked,), daemon=True).start()
     specification = parse_model(ReplicaSpecification, read_json(path), path)
     try:
-        run_stage(specification, stage, progress)
+        run_stage(specification, stage, progress, asked)
     except Exception as error:
         lines = "".join(traceback.format_exception(error)).strip().splitlines()
         reason = "\n".join(lines[-_REASON_LINES:])
@@ -85,13 +98,21 @@ def main(arguments: list[str]) -> NoReturn:
     os._exit(0)  # all is written, and taking down what was imported takes seconds
 
 
-def _end_with_launcher() -> None:
-    while os.read(0, 1):
-        pass
+def _listen(asked: threading.Event) -> None:
+    """Take note that checkpoints are asked for, and end the process with its launcher."""
+    while said := os.read(0, 1):
+        if said == CHECKPOINTS:
+            asked.set()
     os._exit(1)
 
 
-def run_stage(specification: ReplicaSpecification, stage: int, progress: StageProgress) -> None:
+def _die_with_parent() -> None:
+    """Let the system end the process with its launcher, should no thread of it get to run, where it can do so."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def run_stage(specification: ReplicaSpecification, stage: int, progress: StageProgress, asked: threading.Event) -> None:
     """Build a stage, run its program and write its results.
 
     Parameters
@@ -102,6 +123,8 @@ def run_stage(specification: ReplicaSpecification, stage: int, progress: StagePr
         Which stage.
     progress
         Told of every operation.
+    asked
+        Set when checkpoints are wanted after every step.
     """
     import torch  # noqa: PLC0415
     import torch.distributed as dist  # noqa: PLC0415
@@ -123,13 +146,17 @@ def run_stage(specification: ReplicaSpecification, stage: int, progress: StagePr
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # megatron-core warns of every optional kernel that is not there
-        report = _train(specification, stage, progress, device)
+        report = _train(specification, stage, progress, asked, device)
     write_record(report_file(specification.results, stage), report)
     dist.destroy_process_group()
 
 
 def _train(
-    specification: ReplicaSpecification, stage: int, progress: StageProgress, device: "torch.device"
+    specification: ReplicaSpecification,
+    stage: int,
+    progress: StageProgress,
+    asked: threading.Event,
+    device: "torch.device",
 ) -> StageReport:
     import torch  # noqa: PLC0415
     import torch.distributed as dist  # noqa: PLC0415
@@ -139,8 +166,11 @@ def _train(
 
     from cappuccino.plan import Recompute  # noqa: PLC0415
     from cappuccino.runtime.backbone.part import BackbonePart  # noqa: PLC0415
+    from cappuccino.runtime.checkpoint.recorder import CheckpointRecorder, RecordedAdapter  # noqa: PLC0415
+    from cappuccino.runtime.checkpoint.restore import read_checkpoint, restore  # noqa: PLC0415
+    from cappuccino.runtime.checkpoint.store import CheckpointStore  # noqa: PLC0415
     from cappuccino.runtime.data.samples import AdapterSamples, TokenizedDataset  # noqa: PLC0415
-    from cappuccino.runtime.lora.export import write_part, write_parts  # noqa: PLC0415
+    from cappuccino.runtime.lora.export import write_part  # noqa: PLC0415
     from cappuccino.runtime.lora.multi_lora import MultiLora  # noqa: PLC0415
     from cappuccino.runtime.pipeline.adapter_training import AdapterTraining  # noqa: PLC0415
     from cappuccino.runtime.pipeline.communication import PlannedCommunicator  # noqa: PLC0415
@@ -171,10 +201,14 @@ def _train(
     )
     lookahead = 1 if device.type == "cuda" else 2  # a posted NCCL receive occupies the GPU until it is served
     communicator = PlannedCommunicator(pipeline, config, device, lookahead)
-    trainings = [
-        AdapterTraining(job.adapter, job.num_steps, lora.parameters(position), control)
-        for position, job in enumerate(jobs)
-    ]
+    starts = [None if job.start is None else read_checkpoint(job.start) for job in jobs]
+    trainings = []
+    for position, (job, start) in enumerate(zip(jobs, starts, strict=True)):
+        done = 0 if start is None else start.step
+        training = AdapterTraining(job.adapter, job.num_steps, lora.parameters(position), control, done)
+        if job.start is not None and start is not None:
+            restore(job.start, start, position, lora, training)
+        trainings.append(training)
     samples = [
         AdapterSamples(TokenizedDataset.load(job.data), job.num_lengths, job.adapter.global_batch_size) for job in jobs
     ]
@@ -197,27 +231,45 @@ def _train(
     )
     if meter is None:  # a profile warms up point by point: the largest ones would hide the memory of the others
         executor.warm_up()
+    recorder = CheckpointRecorder(
+        store=CheckpointStore(specification.checkpoints),
+        stage=stage,
+        layers=(layers.start, layers.stop),
+        num_layers=sum(specification.layers_per_stage),
+        adapters=[
+            RecordedAdapter(
+                origin=job.origin,
+                every=job.checkpoint_every,
+                losses=start.losses if start else (),
+                evaluations=start.evaluations if start else {},
+            )
+            for job, start in zip(jobs, starts, strict=True)
+        ],
+        lora=lora,
+        trainings=trainings,
+        loss=executor.loss if stage == replica.num_stages - 1 else None,
+        evaluations=executor.evaluated,
+        asked=asked,
+        on_part=progress.wrote_part,
+    )
     dist.barrier(control)  # so that no stage's first operations wait for another's imports
     progress.begin()
     if meter is not None and specification.journal is not None:
         diary = _Diary(specification, stage, executor, meter, control, device, dtype)
         record = executor.run(progress.advance, meter, frozenset(specification.pauses[stage]), diary.pause)
     else:
-        record = executor.run(progress.advance, meter)
-    write_parts(lora, stage, specification.results)
+        try:
+            record = executor.run(progress.advance, meter, on_step=recorder.on_step)
+        finally:  # also when another stage is gone: what is complete here may be so there
+            recorder.close()
     dist.barrier(control)  # a stage that left early would cut connections that others still read from
     return StageReport(
         starts=tuple(record.starts.tolist()),
         ends=tuple(record.ends.tolist()),
-        losses=_as_losses(record.losses),
-        evaluations=_as_losses(record.evaluations),
+        evaluations=tuple(EvaluationLoss(adapter=a, step=j, loss=loss) for (a, j), loss in record.evaluations.items()),
         memory_gib=tuple(record.memory_gib.tolist()),
         parts=meter.costs() if meter else (),
     )
-
-
-def _as_losses(losses: Mapping[tuple[int, int], float]) -> tuple[StepLoss, ...]:
-    return tuple(StepLoss(adapter=a, step=j, loss=loss) for (a, j), loss in losses.items())
 
 
 def _evaluated(job: JobSpecification) -> "AdapterSamples | None":

@@ -87,6 +87,12 @@ class MultiLora:
         layers = self._layers[adapter].values()
         return [weight for layer in layers for weight in (layer.lora_A[name].weight, layer.lora_B[name].weight)]
 
+    def named_parameters(self, adapter: int) -> dict[str, nn.Parameter]:
+        """Return an adapter's `parameters`, in their order, under the names of PEFT's files."""
+        layers = self._layers[adapter]
+        names = [f"base_model.model.{layer}.{matrix}.weight" for layer in layers for matrix in ("lora_A", "lora_B")]
+        return dict(zip(names, self.parameters(adapter), strict=True))
+
     def state_dict(self, adapter: int) -> dict[str, torch.Tensor]:
         """Return an adapter's weights on this stage under the names of PEFT's files, on the CPU."""
         if self._peft is None or not self._layers[adapter]:

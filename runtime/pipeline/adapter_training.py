@@ -1,6 +1,7 @@
 """The optimizer steps of one adapter on one stage."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -29,13 +30,20 @@ class AdapterTraining:
         Its parameters on this stage; there may be none.
     control_group
         The stages of the pipeline, for tensors on the CPU.
+    first_step
+        Steps that are done already; `load` then brings what they left behind.
     """
 
     def __init__(
-        self, adapter: Adapter, num_steps: int, parameters: Sequence[nn.Parameter], control_group: dist.ProcessGroup
+        self,
+        adapter: Adapter,
+        num_steps: int,
+        parameters: Sequence[nn.Parameter],
+        control_group: dist.ProcessGroup,
+        first_step: int = 0,
     ) -> None:
         self._limit = adapter.max_grad_norm
-        self._steps_left = num_steps
+        self._steps_left = num_steps - first_step
         self._parameters = list(parameters)
         self._group = control_group
         self._norm: tuple[torch.Tensor, dist.Work] | None = None
@@ -47,6 +55,43 @@ class AdapterTraining:
             self._schedule = get_scheduler(
                 _SCHEDULERS[adapter.lr_scheduler], self._optimizer, adapter.warmup_steps, num_steps
             )
+
+    def state(self) -> tuple[list[dict[str, torch.Tensor]], dict[str, Any] | None]:
+        """Return what the next step depends on, besides the weights.
+
+        Returns
+        -------
+        list of dict
+            By parameter, AdamW's tensors by name, not copied; empty for parameters that had no gradient yet, and after
+            the last step.
+        dict or None
+            State of the learning-rate scheduler, which JSON can hold; None without parameters, and after the last step.
+        """
+        if self._optimizer is None:
+            return [{} for _ in self._parameters], None
+        moments = self._optimizer.state
+        return [dict(moments[p]) if p in moments else {} for p in self._parameters], self._schedule.state_dict()
+
+    def load(self, moments: Sequence[Mapping[str, torch.Tensor]], schedule: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave, here or on stages with other layers.
+
+        Parameters
+        ----------
+        moments
+            By parameter, as of `state`.
+        schedule
+            State of the learning-rate scheduler.
+        """
+        if self._optimizer is None:
+            return
+        state = {
+            "state": {i: dict(found) for i, found in enumerate(moments) if found},
+            "param_groups": self._optimizer.state_dict()["param_groups"],
+        }
+        self._optimizer.load_state_dict(state)
+        self._schedule.load_state_dict(dict(schedule))
+        for group, rate in zip(self._optimizer.param_groups, self._schedule.get_last_lr(), strict=True):
+            group["lr"] = rate
 
     def forget_gradients(self) -> None:
         """Drop the gradients gathered so far."""

@@ -39,8 +39,6 @@ class StageRecord:
     """When it ended, likewise."""
     memory_gib: np.ndarray
     """Highest memory use of the process so far, after every operation, likewise."""
-    losses: dict[tuple[int, int], float]
-    """By (adapter, step); on the last stage only."""
     evaluations: dict[tuple[int, int], float]
     """Losses on evaluation data behind steps, likewise."""
 
@@ -154,6 +152,7 @@ class Executor:
         meter: PartMeter | None = None,
         pauses: Collection[int] = (),
         on_pause: Callable[[], None] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
     ) -> StageRecord:
         """Run the program.
 
@@ -167,6 +166,8 @@ class Executor:
             Operations before which `on_pause` is called; the program's length stands for its end.
         on_pause
             Runs between two operations, and may ask for the `record` so far.
+        on_step
+            Called with (position of the adapter, step) after every optimizer step, and may ask for its `loss`.
         """
         self._meter = self._stage.meter = meter
         program = self._replica.programs[self._index]
@@ -184,21 +185,28 @@ class Executor:
                 self._evaluate(operation[1])
             else:
                 self._step(operation[1])
+                if on_step is not None:
+                    on_step(operation[1], operation[2])
             self._memory_gib.append(self._peak_memory_gib())
             on_operation()
         if on_pause is not None and len(program) in pauses:
             on_pause()
         self._communicator.finish()
-        losses, evaluations = (
-            {key: float(torch.stack(parts).sum()) for key, parts in found.items()}
-            for found in (self._losses, self._evaluations)
-        )
-        return replace(self.record(), losses=losses, evaluations=evaluations)
+        evaluations = {key: float(torch.stack(parts).sum()) for key, parts in self._evaluations.items()}
+        return replace(self.record(), evaluations=evaluations)
+
+    def evaluated(self, adapter: int) -> dict[int, float]:
+        """Return the losses of an adapter's evaluations that are done, by step; on the last stage only."""
+        return {j: float(torch.stack(x).sum()) for (a, j), x in self._evaluations.items() if a == adapter}
+
+    def loss(self, adapter: int, step: int) -> float:
+        """Return the loss of an optimizer step that is done; on the last stage only."""
+        return float(torch.stack(self._losses[adapter, step]).sum())
 
     def record(self, first: int = 0) -> StageRecord:
-        """Return what is known of the operations so far, without losses; those before `first` are left out."""
+        """Return what is known of the operations so far; those before `first` are left out."""
         times = self._clock.times(2 * first).reshape(-1, 2)
-        return StageRecord(times[:, 0], times[:, 1], np.array(self._memory_gib[first:]), {}, {})
+        return StageRecord(times[:, 0], times[:, 1], np.array(self._memory_gib[first:]), {})
 
     def _forward(self, micro_batch: int) -> None:
         received = self._communicator.recv_forward(self._shapes[micro_batch], self._first)

@@ -23,7 +23,7 @@ pytest.importorskip("peft")
 from helpers.small import save_llama, write_data
 
 from cappuccino.errors import InputError
-from cappuccino.runtime.launch import local
+from cappuccino.runtime.launch import local, replicas
 
 LENGTHS = {"news": [3, 9, 14, 24, 7, 11], "code": [20, 5, 16, 8]}
 
@@ -72,7 +72,7 @@ def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*arguments: object) -> None:
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(local, "ReplicaProcesses", forbidden)
+    monkeypatch.setattr(replicas, "ReplicaProcesses", forbidden)
 
 
 def test_a_planned_instance_is_trained_and_peft_loads_the_adapters(planned: Path, tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from cappuccino.instance import Instance
 from cappuccino.plan import Plan
-from cappuccino.runtime.launch.local import RunResult, run_plan
+from cappuccino.runtime.launch.local import run_plan
+from cappuccino.runtime.launch.run_result import RunResult
 
 DROPOUT_ADAPTER = 4
 """Position in the shared instance."""

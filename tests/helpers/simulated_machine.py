@@ -12,7 +12,8 @@ from cappuccino.instance import Instance
 from cappuccino.plan import Plan
 from cappuccino.runtime.launch.errors import RunError
 from cappuccino.runtime.launch.journal import JournalEntry, JournalWriter
-from cappuccino.runtime.launch.local import RunResult, Watch
+from cappuccino.runtime.launch.local import Watch
+from cappuccino.runtime.launch.run_result import RunResult
 from cappuccino.runtime.pipeline.part_costs import PartCost
 from cappuccino.simulator import run_programs
 from cappuccino.timeline import Timeline

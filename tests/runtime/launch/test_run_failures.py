@@ -1,4 +1,4 @@
-"""Whatever goes wrong: one clear error, no process left, nothing written."""
+"""Whatever goes wrong: one clear error, no process left, nothing half-written."""
 
 import json
 import os
@@ -17,6 +17,7 @@ from helpers.small import write_data
 from cappuccino.errors import InputError
 from cappuccino.instance import Instance
 from cappuccino.runtime.launch.errors import RunError
+from cappuccino.runtime.launch.keeper import CheckpointOptions
 from cappuccino.runtime.launch.local import run_plan
 
 
@@ -62,13 +63,42 @@ def test_interrupt_ends_the_run(small: Instance, llama: Path, data: Path, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
-def test_input_error_of_a_worker_reaches_the_caller(small: Instance, llama: Path, data: Path, tmp_path: Path) -> None:
-    wrong = replace(small, adapters=(small.adapters[0].model_copy(update={"target_modules": ("no_such_proj",)}),))
-    with pytest.raises(InputError, match="adapter q_proj: target_modules"):
-        run_plan(random_plan(wrong, 2, seed=0), wrong, llama, data, tmp_path / "out")
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(
+    instance: Instance, llama: Path, data: Path, tmp_path: Path
+) -> None:
+    two = instance.subset([0, 2])
+    out = tmp_path / "out"
+    (out / "checkpoints").mkdir(parents=True)
+    (out / "checkpoints" / "q_proj").write_text("in the way")
+    options = CheckpointOptions(every=2)
+    with pytest.raises(InputError, match=r"q_proj/step-2/.*: cannot be written .*; free space") as error:
+        run_plan(random_plan(two, 1, seed=0), two, llama, data, out, checkpoints=options)
     assert not workers()
-    assert not list(tmp_path.iterdir())
+    kept = [int(p.parent.name.removeprefix("step-")) for p in (out / "checkpoints" / "0").glob("*/checkpoint.json")]
+    assert (f"checkpoints: 0 (step {max(kept)})" if kept else "nothing was kept") in str(error.value)
+
+
+@pytest.mark.parametrize("done", [0.3, pytest.param(0.7, marks=pytest.mark.slow)])
+def test_a_killed_run_loses_few_steps(small: Instance, llama: Path, data: Path, tmp_path: Path, done: float) -> None:
+    every = 4
+    long = replace(small, adapters=(small.adapters[0].model_copy(update={"num_steps": 100}),))
+    plan = random_plan(long, 1, seed=0)
+    (program,) = plan.replicas[0].programs
+    reached: list[int] = []
+
+    def kill(operations: int, total: int) -> None:
+        if operations >= done * total and not reached:
+            reached.append(sum(operation[0] == "S" for operation in program[:operations]))
+            (victim,) = workers()
+            victim.kill()
+
+    with pytest.raises(RunError, match=r"checkpoints: q_proj \(step \d+\); go on by the same command with --resume"):
+        run_plan(plan, long, llama, data, tmp_path / "out", checkpoints=CheckpointOptions(every), on_progress=kill)
+    assert not workers()
+    kept = sorted(int(p.name.removeprefix("step-")) for p in (tmp_path / "out" / "checkpoints" / "q_proj").iterdir())
+    assert len(kept) <= 2
+    assert kept[-1] % every == 0
+    assert kept[-1] > reached[0] - 2 * every  # the last one may have been under way
 
 
 @pytest.mark.slow

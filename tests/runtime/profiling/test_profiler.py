@@ -19,7 +19,7 @@ from cappuccino.errors import InputError
 from cappuccino.plan import Plan, Recompute
 from cappuccino.runtime.backbone.config import read_backbone_shape
 from cappuccino.runtime.launch.errors import RunError
-from cappuccino.runtime.launch.local import RunResult
+from cappuccino.runtime.launch.run_result import RunResult
 from cappuccino.runtime.profiling import measuring
 from cappuccino.runtime.profiling.grid import ProfileGrid
 from cappuccino.runtime.profiling.profiler import PARTIAL, profile_backbone
