@@ -52,8 +52,10 @@ def test_labels(setting, value, text):
 
 def test_every_setting_of_an_adapter_is_swept_or_left_out_on_purpose():
     assert list(Sweep.model_fields) == list(SHORT_NAMES)
-    # names and data are what adapters are told apart by; a micro_batch_size of baselines changes no training
-    assert set(Adapter.model_fields) - set(Sweep.model_fields) == {"name", "dataset", "micro_batch_size"}
+    # names and data tell adapters apart; a micro_batch_size of baselines changes no training, nor does how
+    # it is evaluated
+    left_out = {"name", "dataset", "micro_batch_size", "eval_dataset", "eval_every"}
+    assert set(Adapter.model_fields) - set(Sweep.model_fields) == left_out
 
 
 def test_settings_stand_in_one_order_however_the_file_lists_them():

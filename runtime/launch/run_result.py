@@ -85,7 +85,8 @@ def gather_results(
     keep
         Which weights adapters are written with.
     """
-    names = [name for replica in plan.replicas for name in replica.adapters]
+    placed = [name for replica in plan.replicas for name in replica.adapters]
+    names = [*placed, *(name for name in plan.done if name not in placed)]
     evaluations = {name: found[name].evaluated if name in found else {} for name in names}
     kept: dict[str, int | None] = dict.fromkeys(names)
     timelines, memory, parts = [], {}, {}

@@ -25,7 +25,7 @@ JOBS: list[dict[str, Any]] = [
         "global_batch_size": 4,
         "num_steps": 3,
         "dropout": 0.05,
-        "eval_dataset": "long",
+        "eval_dataset": "short",
         "eval_every": 2,
     },
     {
@@ -34,7 +34,7 @@ JOBS: list[dict[str, Any]] = [
         "target_modules": "all-linear",
         "global_batch_size": 4,
         "num_steps": 3,
-        "eval_dataset": "long",
+        "eval_dataset": "short",
     },
     {"dataset": "short", "rank": 8, "target_modules": ATTENTION, "global_batch_size": 4, "num_steps": 3},
     {"dataset": "short", "rank": 8, "target_modules": ["q_proj", "v_proj"], "global_batch_size": 2, "num_steps": 4},
