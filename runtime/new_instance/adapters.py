@@ -63,8 +63,11 @@ def new_adapter(
     passes = epochs or next(number for least, number in EPOCHS if samples >= least)
     fewest = min(sweep.get("epochs", (passes,)))
     batch = next((b for b in BATCHES if samples * fewest >= ENOUGH_STEPS * b), BATCHES[-1])
-    why_passes = "passes over the data" if epochs else f"passes over the data: the default for {samples} samples"
-    why_batch = f"samples a step: the largest of {', '.join(map(str, BATCHES))} with {ENOUGH_STEPS} steps, if any has"
+    by_size = ", ".join(f"{number} from {least} samples on" for least, number in reversed(EPOCHS[:-1]))
+    why_passes = "passes over the data" + ("" if epochs else f": {EPOCHS[-1][1]}, {by_size}")
+    why_batch = f"samples a step: of {', '.join(map(str, BATCHES))} the largest that leaves {ENOUGH_STEPS} steps"
+    if "num_steps" not in sweep:
+        why_batch += f"; here {max(1, int(samples * fewest / batch))} steps"
     settings = (
         Setting("target_modules", "all-linear", "or a list, such as [q_proj, k_proj, v_proj, o_proj]: faster, weaker"),
         Setting("rank", 16, "enough for most data; larger learns and costs more"),
