@@ -118,7 +118,7 @@ def scalar(value: str | float | None) -> str:
     if isinstance(value, str):
         if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
             return value
-        return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in json.dumps(value, ensure_ascii=False))
+        return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in json.dumps(value, ensure_ascii=False))
     if isinstance(value, float) and 0 < value < _LEAST_PLAIN:
         return f"{Decimal(repr(value)).normalize():e}"
     return json.dumps(value)

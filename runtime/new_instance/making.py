@@ -146,12 +146,12 @@ def make_instance(
         ],
         adapters=_adapters(measured, sweep, options.epochs),
     )
-    instance = _checked(new, output, table, measured)
+    _check(new, output, table, measured)
     if estimate is not None:
         write_atomically(table, estimate)
     write_atomically(target, _distribution(measured))
     write_atomically(output, new.json() if output.suffix.lower() == ".json" else new.yaml())
-    return MadeInstance(output, target, instance, shape, measured, pools)
+    return MadeInstance(output, target, Instance.load(output), shape, measured, pools)
 
 
 _TREATED: Mapping[TooLong, str] = {"cut": "cut", "drop": "left out"}
@@ -238,11 +238,11 @@ def _adapters(
     return made
 
 
-def _checked(new: NewInstance, output: Path, table: Path, measured: Mapping[str, MeasuredDataset]) -> Instance:
-    """Return what reading the file will give, so that nothing is written that cannot be read."""
+def _check(new: NewInstance, output: Path, table: Path, measured: Mapping[str, MeasuredDataset]) -> None:
+    """Refuse what could not be read again: before it is written, and not after it."""
     document, _ = expand_sweeps(new.document(), output)
     schema = parse_model(InstanceFile, document, output)
-    return Instance(
+    Instance(
         name=schema.name,
         backbone=schema.backbone,
         cost_table=table,

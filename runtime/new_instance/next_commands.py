@@ -1,5 +1,6 @@
 """The commands that lead from a new instance to adapters."""
 
+import os
 import shlex
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def next_commands(backbone: str, path: Path, instance: Instance, shape: Backbone
     profiled
         Whether there is a cost table.
     """
-    table, plan = instance.cost_table, beside(path, "plan.json")
+    table, plan = Path(os.path.normpath(instance.cost_table)), beside(path, "plan.json")
     commands = [] if profiled else _profiles(backbone, table, instance, shape)
     commands.append(_joined("plan", str(path), "-o", str(plan)))
     on_gpus = any(pool.gpu != CPU for pool in instance.gpu_pools)
