@@ -1,5 +1,6 @@
 """The commands that lead from a new instance to adapters."""
 
+import math
 import os
 import shlex
 from pathlib import Path
@@ -15,6 +16,12 @@ STAGE_COUNTS = (1, 2, 4, 8)
 """Profiled as far as GPUs and layers allow."""
 _SAMPLES = 8
 """Least samples of the largest profiled micro-batch: it is shared out to as many as four adapters."""
+_STEPS = 2
+"""Optimizer steps that it holds at least: micro-batches take those of several adapters."""
+_MOST_TOKENS = 8192
+"""But it has no more than these, unless the longest sample has."""
+_MOST_SIZES = 6
+"""Of micro-batches: more than these are a factor of four apart, not two."""
 
 
 def next_commands(backbone: str, path: Path, instance: Instance, shape: BackboneShape, profiled: bool) -> list[str]:
@@ -52,7 +59,8 @@ def _profiles(backbone: str, table: Path, instance: Instance, shape: BackboneSha
 
 def _profile(backbone: str, table: Path, pool: GpuPool, instance: Instance, shape: BackboneShape) -> str:
     lengths = np.concatenate([np.ravel(steps) for steps in instance.step_lengths])
-    sequence_lengths, tokens = profiled_sizes(lengths)
+    step = np.mean([steps.sum(axis=1).mean() for steps in instance.step_lengths])
+    sequence_lengths, tokens = profiled_sizes(lengths, float(step))
     stages = [g for g in STAGE_COUNTS if g <= min(pool.count, shape.num_layers)]
     gpu = () if pool.gpu == CPU else ("--gpu", pool.gpu, "--device", "cuda", "--dtype", "bfloat16")
     grid = {"--num-stages": stages, "--tokens": tokens, "--sequence-lengths": sequence_lengths}
@@ -60,18 +68,28 @@ def _profile(backbone: str, table: Path, pool: GpuPool, instance: Instance, shap
     return _joined("profile", "--backbone", backbone, "-o", str(table), *gpu, *options)
 
 
-def profiled_sizes(lengths: np.ndarray) -> tuple[list[int], list[int]]:
+def profiled_sizes(lengths: np.ndarray, step: float) -> tuple[list[int], list[int]]:
     """Return lengths of samples to profile, and tokens of micro-batches: powers of two around those of the data.
 
     Parameters
     ----------
     lengths
         Tokens of samples, shape (samples,).
+    step
+        Tokens of an optimizer step in the mean.
     """
     short, middle, long = np.percentile(lengths, [10, 50, 100])
-    exponents = sorted({int(np.ceil(np.log2(max(8.0, n)))) for n in (short, middle, long)})
-    first, last = exponents[0] + 1, max(exponents[-1] + 1, exponents[0] + int(np.log2(_SAMPLES)))
-    return [2**e for e in exponents], [2**e for e in range(first, last + 1)]
+    exponents = sorted({_exponent(n) for n in (short, middle, long)})
+    first, longest = exponents[0] + 1, exponents[-1] + 1
+    steps = min(_exponent(_STEPS * step), _exponent(_MOST_TOKENS))
+    last = max(longest, steps, exponents[0] + _exponent(_SAMPLES))
+    apart = 1 if last - first < _MOST_SIZES else 2
+    return [2**e for e in exponents], sorted(2**e for e in range(last, first - 1, -apart))
+
+
+def _exponent(number: float) -> int:
+    """Return that of the power of two that is as large or larger; 8 at least."""
+    return max(3, math.ceil(math.log2(number)))
 
 
 def _joined(command: str, *parts: str) -> str:

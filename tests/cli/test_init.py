@@ -53,10 +53,15 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_from_raw_data_to_adapters(user: Path) -> None:
+SHORT = ("--num-stages", 1, "--tokens", "64,128,256", "--sequence-lengths", 32, "--num-adapters", 2)
+"""A profile of fewer points than `init` proposes."""
+
+
+@pytest.mark.parametrize("grid", [SHORT, pytest.param((), marks=pytest.mark.slow)], ids=["short", "as-proposed"])
+def test_from_raw_data_to_adapters(user: Path, grid: tuple[object, ...]) -> None:
     data = ("--data", "raw/chat.jsonl", "raw/code.parquet", "essays=raw/notes.json")
     sweep = ("--sweep", "rank=" + ",".join(map(str, RANKS)))
-    made = cappuccino("init", "--backbone", "backbone", *data, *sweep, "--epochs", 1, "--gpu", "cpu=2:8", "--json")
+    made = cappuccino("init", "--backbone", "backbone", *data, *sweep, "--epochs", 0.4, "--gpu", "cpu=2:8", "--json")
     assert made.code == 0, made.err
     assert {name: (d["form"], d["num_samples"]) for name, d in made.json["datasets"].items()} == {
         "chat": ("messages", SAMPLES),
@@ -64,10 +69,10 @@ def test_from_raw_data_to_adapters(user: Path) -> None:
         "essays": ("text", SAMPLES),
     }
     names = {f"{dataset}-r{rank}": rank for dataset in made.json["datasets"] for rank in RANKS}
-    assert made.json["steps"] == dict.fromkeys(names, SAMPLES // 4)
+    assert made.json["steps"] == dict.fromkeys(names, 6)  # 0.4 * 60 samples, 4 a step
     profile, plan, run = (shlex.split(command)[1:] for command in made.json["next"])
-    short = ("--time-budget", "none", "--repeats", 1, "--micro-batches", 1)
-    for command in ((*profile, *short), (*plan, "--time-limit", 3)):
+    whole = ("--time-budget", "none", "--repeats", 1, "--micro-batches", 1)
+    for command in ((*profile, *whole, *grid), (*plan, "--time-limit", 2)):
         done = cappuccino(*command)
         assert done.code == 0, done.err
     done = cappuccino(*run, "--json")

@@ -53,19 +53,22 @@ def test_gpus_are_named_and_tables_of_several_types_put_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lengths", "expected", "most"),
+    ("lengths", "step", "samples", "tokens"),
     [
-        ([30] * 50 + [100] * 40 + [500] * 10, [32, 128, 512], 1024),
-        ([60, 60, 60], [64], 512),  # of one length, and still shared out to four adapters, with a second point
-        ([3], [8], 64),
+        ([30] * 60 + [100] * 30 + [500] * 10, 400, [32, 512], [64, 128, 256, 512, 1024]),
+        ([30] * 40 + [100] * 50 + [500] * 10, 400, [32, 128, 512], [64, 128, 256, 512, 1024]),
+        ([60, 60, 60], 120, [64], [128, 256, 512]),  # of one length, and still shared out to four adapters
+        ([3], 3, [8], [16, 32, 64]),
+        ([50] * 9 + [60], 600, [64], [128, 256, 512, 1024, 2048]),  # two steps of 600 tokens
+        ([50] * 9 + [60], 50_000, [64], [128, 512, 2048, 8192]),  # of the most tokens, a factor of four apart
+        ([9_000], 9_000, [16384], [32768, 65536, 131072]),
     ],
 )
-def test_profiled_sizes_are_around_the_data_and_make_a_grid(lengths: list[int], expected: list[int], most: int) -> None:
-    if len(expected) == 3:
-        lengths = lengths + [lengths[0]] * 12  # so that the median lies in the middle
-    sequence_lengths, tokens = profiled_sizes(np.array(lengths))
-    assert sequence_lengths[0] == expected[0] and sequence_lengths[-1] == expected[-1]
-    assert tokens[-1] == most
-    grid = ProfileGrid(tokens=tuple(tokens), sequence_lengths=tuple(sequence_lengths))
-    assert {p.length for p in grid.points()} == set(sequence_lengths)
+def test_profiled_sizes_are_around_the_data_and_make_a_grid(
+    lengths: list[int], step: float, samples: list[int], tokens: list[int]
+) -> None:
+    found = profiled_sizes(np.array(lengths), step)
+    assert found == (samples, tokens)
+    grid = ProfileGrid(tokens=tuple(tokens), sequence_lengths=tuple(samples))
+    assert {p.length for p in grid.points()} == set(samples)
     assert {p.num_adapters for p in grid.points()} == {1, 2, 4}
