@@ -122,18 +122,25 @@ def init(
     commands = next_commands(backbone, output, made.instance, made.shape, profiled=estimate)
     steps = {a.name: made.instance.num_steps(i) for i, a in enumerate(made.instance.adapters)}
     if json:
-        record = {"instance": str(output), "lengths": str(made.lengths), "cost_table": str(made.instance.cost_table)}
-        pools = [pool.model_dump(exclude_none=True) for pool in made.instance.gpu_pools]
-        datasets = {name: _counted(found) for name, found in made.measured.items()}
-        found = {"gpu_pools": pools, "datasets": datasets, "steps": steps, "notes": notes, "next": commands}
-        console.print_json(record | found)
+        console.print_json(
+            {
+                "instance": str(output),
+                "lengths": str(made.lengths),
+                "cost_table": str(made.instance.cost_table),
+                "gpu_pools": [pool.model_dump(exclude_none=True) for pool in made.instance.gpu_pools],
+                "datasets": {name: _counted(found) for name, found in made.measured.items()},
+                "steps": steps,
+                "notes": notes,
+                "next": commands,
+            }
+        )
         return
-    for name, record in made.measured.items():
-        print(_lengths_line(name, record.statistics))
+    for name, found in made.measured.items():
+        print(_lengths_line(name, found.statistics))
     for note in notes:
         print(note)
     pools = ", ".join(f"{f.pool.count} x {f.pool.gpu} of {f.pool.memory_gib:g} GiB ({f.why})" for f in made.pools)
-    print(f"planned for {pools}")
+    print(f"plans may use {pools}")
     print(f"{len(steps)} adapters, {sum(steps.values())} steps in {output}, lengths in {made.lengths}")
     print("next:")
     for command in commands:

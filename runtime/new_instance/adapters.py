@@ -60,7 +60,8 @@ def new_adapter(
     sweep
         Values to try; their settings are left out otherwise.
     """
-    passes = epochs or next(number for least, number in EPOCHS if samples >= least)
+    whole = int(epochs) if epochs and epochs == int(epochs) else epochs
+    passes = whole or next(number for least, number in EPOCHS if samples >= least)
     fewest = min(sweep.get("epochs", (passes,)))
     batch = next((b for b in BATCHES if samples * fewest >= ENOUGH_STEPS * b), BATCHES[-1])
     by_size = ", ".join(f"{number} from {least} samples on" for least, number in reversed(EPOCHS[:-1]))

@@ -1,6 +1,7 @@
 """Makes an instance of raw data: measures their lengths, and sets what is not given to what mostly works."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from cappuccino.runtime.data.reading import ReadingRules
 from cappuccino.runtime.data.summary import left_out
 from cappuccino.runtime.encoding.forms import Form, LossOn
 from cappuccino.runtime.encoding.text_encoder import TextEncoder
-from cappuccino.runtime.new_instance.adapters import adapter_name, new_adapter, parse_sweeps
+from cappuccino.runtime.new_instance.adapters import NewAdapter, adapter_name, new_adapter, parse_sweeps
 from cappuccino.runtime.new_instance.document import NewDataset, NewInstance
 from cappuccino.runtime.new_instance.estimate import estimated_costs
 from cappuccino.runtime.new_instance.pools import FoundPool, named_pools, pools_of_this_machine
@@ -115,6 +116,8 @@ def make_instance(
             raise InputError(path, "", "would replace the training data", "name another output")
         if path.exists() and not force:
             raise InputError(path, "", "is there already", "name another output, or give --force to replace it")
+    if options.epochs is not None and not 0 < options.epochs < math.inf:
+        raise InputError("--epochs", "", f"{options.epochs} is not allowed", "give a positive number of passes")
     sweep = parse_sweeps(options.sweeps, options.epochs)
     folder = find_backbone(backbone)
     shape, positions = read_trainable_shape(folder), None
@@ -214,8 +217,12 @@ def _measured(
 def _fields(name: str, place: str, found: MeasuredDataset, options: NewInstanceOptions, output: Path) -> dict[str, Any]:
     """Return a dataset as the instance file has it."""
     report = found.report
-    loss_on = None if report.loss_on is None else report.loss_on.value
-    data = TrainingData(place, report.form.value, loss_on, options.too_long).fields(output.resolve().parent)
+    data = TrainingData(
+        source=place,
+        form=report.form.value,
+        loss_on=None if report.loss_on is None else report.loss_on.value,
+        too_long=options.too_long,
+    ).fields(output.resolve().parent)
     lengths = {"file": beside(output, LENGTHS).name, "key": name}
     return lengths | {"source": data.pop("source")} | data
 
@@ -230,8 +237,8 @@ def _counts(found: MeasuredDataset) -> str:
 
 def _adapters(
     measured: Mapping[str, MeasuredDataset], sweep: Mapping[str, tuple[Any, ...]], epochs: float | None
-) -> list[Any]:
-    made = []
+) -> list[NewAdapter]:
+    made: list[NewAdapter] = []
     for name, found in measured.items():
         called = adapter_name(name, [adapter.name for adapter in made])
         made.append(new_adapter(called, name, found.report.samples, epochs, sweep))

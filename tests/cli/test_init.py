@@ -102,7 +102,7 @@ def test_the_commands_that_come_next_are_told(user: Path) -> None:
     made = cappuccino("init", "--backbone", "backbone", "--data", "raw/chat.jsonl", "-o", "in/chat.yaml", *options)
     assert made.code == 0, made.err
     assert "4 adapters, 180 steps in in/chat.yaml, lengths in in/chat-lengths.json" in made.out  # 3 passes of 15 steps
-    assert "planned for 8 x h100-80gb of 80 GiB (memory by the catalogue), 2 x mine of 24 GiB (as given)" in made.out
+    assert "plans may use 8 x h100-80gb of 80 GiB (memory by the catalogue), 2 x mine of 24 GiB (as given)" in made.out
     commands = [line.strip() for line in made.out.splitlines() if line.startswith("  cappuccino ")]
     assert [shlex.split(command)[1] for command in commands] == ["profile", "profile", "plan", "run"]
     assert read_yaml(user / "in" / "chat.yaml")["datasets"]["chat"]["source"] == "../raw/chat.jsonl"

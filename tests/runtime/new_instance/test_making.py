@@ -135,6 +135,7 @@ def test_an_estimated_table_is_one_that_plans_are_made_with(make: Make, tmp_path
         ({"max_length": 10}, "chat.jsonl: holds no sample to learn from"),
         ({"sources": ["x=raw/none.jsonl"]}, "raw/none.jsonl: file not found"),
         ({"forms": {"x": "text"}}, '--form: "x" is no dataset'),
+        ({"epochs": float("inf")}, "--epochs: inf is not allowed"),
         ({"epochs": 1e12}, "1000000000000.0 passes over"),
     ],
 )
