@@ -142,6 +142,8 @@ def init(
     pools = ", ".join(f"{f.pool.count} x {f.pool.gpu} of {f.pool.memory_gib:g} GiB ({f.why})" for f in made.pools)
     print(f"plans may use {pools}")
     print(f"{len(steps)} adapters, {sum(steps.values())} steps in {output}, lengths in {made.lengths}")
+    if estimate:
+        print(f"costs in {made.instance.cost_table}, computed from specifications: profile before much depends on them")
     print("next:")
     for command in commands:
         print(f"  {command}")

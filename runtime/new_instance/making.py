@@ -120,9 +120,10 @@ def make_instance(
         raise InputError("--epochs", "", f"{options.epochs} is not allowed", "give a positive number of passes")
     sweep = parse_sweeps(options.sweeps, options.epochs)
     folder = find_backbone(backbone)
-    shape, positions = read_trainable_shape(folder), None
-    if folder.is_dir():
-        positions = read_positions(folder)
+    shape = read_trainable_shape(folder)
+    if not folder.is_dir():
+        raise InputError(folder, "", "has no tokenizer beside it", "name the folder of the backbone")
+    positions = read_positions(folder)
     if options.max_length and positions and options.max_length > positions:
         problem = f"{options.max_length} is more than the {positions} positions of the backbone"
         raise InputError("--max-length", "", problem, f"give {positions} or less")

@@ -124,7 +124,7 @@ def gpu_name(device: str, memory_gib: float) -> str:
     return "-".join(kept) or "gpu"
 
 
-_SHARED = "memory of the machine shared out evenly"
+_SHARED = "its memory shared out evenly"
 
 
 def _cpu_memory_gib(count: int) -> float:

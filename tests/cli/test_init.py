@@ -123,6 +123,9 @@ def test_an_estimate_takes_the_place_of_a_profile(user: Path) -> None:
 def test_errors_name_what_is_wrong(user: Path) -> None:
     one_clear_error(cappuccino("init", "--backbone", "backbone"), "--data: is not given")
     one_clear_error(cappuccino("init", "--backbone", "none", "raw/chat.jsonl"), "none: is not a folder")
+    one_clear_error(
+        cappuccino("init", "--backbone", "backbone/config.json", "raw/chat.jsonl"), "no tokenizer beside it"
+    )
     broken = user / "raw" / "broken.jsonl"
     broken.write_text('{"messages": "hi"}\n')
     one_clear_error(cappuccino("init", "--backbone", "backbone", "raw/broken.jsonl"), "raw/broken.jsonl: row 0")
