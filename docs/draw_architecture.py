@@ -184,6 +184,7 @@ def way_of_the_data() -> tuple[list[Step], list[tuple[str, str]]]:
     boxes = [
         file("samples", 1.3, 6.6, "rows, texts, chats"),
         file("backbone", 1.3, 5.0, "transformers folder"),
+        command("init", 4.2, 8.0, "runtime.new_instance.making"),
         command("lengths", 4.2, 6.6, "runtime.data.lengths"),
         command("profile", 4.2, 5.0, "runtime.profiling.profiler"),
         command("estimate", 4.2, 3.4, "analytic.roofline"),
@@ -209,6 +210,7 @@ def way_of_the_data() -> tuple[list[Step], list[tuple[str, str]]]:
         step("solvers.verification", 2.4, 0.5, "verified"),
     ]
     arrows = [
+        ("samples", "init"), ("init", "instance"),
         ("samples", "lengths"), ("lengths", "length distribution"), ("backbone", "profile"), ("profile", "cost table"),
         ("estimate", "cost table"), ("length distribution", "plan"), ("cost table", "plan"), ("instance", "plan"),
         ("plan", "plan.json"), ("plan.json", "check"), ("plan.json", "run"), ("run", "adapters"), ("run", "trace"),

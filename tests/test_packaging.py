@@ -58,6 +58,8 @@ MAY_IMPORT = {
     "runtime.lora": "errors files instance runtime.backbone",
     "runtime.encoding": "errors",
     "runtime.data": "errors files lengths plan training_data instance runtime.backbone runtime.lora runtime.encoding",
+    "runtime.new_instance": "errors files documents adapter sweep backbone plan training_data instance analytic "
+    "runtime.backbone runtime.encoding runtime.data",
     "runtime.pipeline": "plan instance runtime.backbone runtime.lora runtime.data",
     "runtime.checkpoint": "errors files instance runtime.lora runtime.data runtime.pipeline",
     "runtime.launch": "errors files backbone plan instance remaining timeline runtime.backbone runtime.lora "
@@ -73,8 +75,8 @@ MAY_IMPORT = {
     "instances.generate_index": "instance library",
     "cli": "errors files lengths backbone plan instance remaining costs timeline workload simulator analytic prototype "
     "checker reports solvers.budget solvers.layer_split solvers.baselines solvers.planning solvers.pareto "
-    "runtime.backbone runtime.lora runtime.encoding runtime.data runtime.checkpoint runtime.launch runtime.profiling "
-    "instances.generate_tiny library",
+    "runtime.backbone runtime.lora runtime.encoding runtime.data runtime.new_instance runtime.checkpoint "
+    "runtime.launch runtime.profiling instances.generate_tiny library",
 }
 """Who imports whom, a package (or a module at the root of a floor) a line; each only from those above it."""
 LARGE = {

@@ -9,12 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from cappuccino.analytic.catalogue import GpuSpec
+from cappuccino.analytic.catalogue import GPUS, GpuSpec
 from cappuccino.analytic.efficiency import FUSED, Efficiency
 from cappuccino.analytic.memory import held_micro_batches, peak_memory_gib
 from cappuccino.analytic.roofline import PartTimes, part_times, step_time, transfer_time
 from cappuccino.backbone import ALL_LINEAR, ATTENTION_MODULES, BackboneShape, TargetModules
 from cappuccino.costs.adapters import AdapterSize
+from cappuccino.errors import InputError
 from cappuccino.plan import Recompute, even_layers
 
 SEED_COLUMNS = (
@@ -56,7 +57,50 @@ OTHER_ADAPTERS: tuple[tuple[int, int, TargetModules], ...] = (
 """Number in a micro-batch, rank and target modules of adapters that tell what others than the usual one add."""
 OTHER_MICRO_BATCH_SIZE, OTHER_SEQUENCE_LENGTHS = 4, (32, 256, 1024)
 """Points of theirs, where launches count and where work does."""
+STAGE_COUNTS = (1, 2, 4, 8)
+"""Estimated where none are given, as far as the backbone has layers."""
 _MIB_PER_GIB = 1024
+
+
+def stage_counts(spec: BackboneShape) -> list[int]:
+    """Return the numbers of stages that are estimated where none are given."""
+    return [g for g in STAGE_COUNTS if g <= spec.num_layers]
+
+
+def estimated_table(
+    backbone: str,
+    gpu: str,
+    spec: BackboneShape,
+    pp_sizes: Sequence[int],
+    modes: Sequence[Recompute],
+    efficiency: Efficiency,
+    dtype: str,
+) -> pd.DataFrame:
+    """Return the tables of a backbone on a catalogued GPU for all kinds of recomputation, as one.
+
+    Parameters
+    ----------
+    backbone, gpu, spec, pp_sizes, efficiency, dtype
+        As for `analytic_table`.
+    modes
+        Kinds of activation recomputation.
+
+    Raises
+    ------
+    InputError
+        When nothing fits the GPU.
+    """
+    parts = [
+        analytic_table(backbone, gpu, spec, GPUS[gpu], pp_sizes, efficiency=efficiency, recompute=mode, dtype=dtype)
+        for mode in modes
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    table["tasknum"] = table.index + 1
+    if not (table["status"] == "OK").any():
+        stages = ",".join(map(str, pp_sizes))
+        problem = f"{stages}: nothing of {backbone}, {spec.parameters / 1e9:.3g} billion parameters, fits a {gpu}"
+        raise InputError("--num-stages", "", problem, "give more stages or a larger GPU")
+    return table
 
 
 def analytic_table(

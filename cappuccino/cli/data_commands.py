@@ -1,4 +1,4 @@
-"""lengths, inspect: what training data hold, and what of it is learnt."""
+"""init, lengths, inspect: what training data hold, what of it is learnt, and an instance made of it."""
 
 from dataclasses import asdict
 from enum import StrEnum
@@ -15,6 +15,7 @@ from cappuccino.files import require_folder, require_writable
 
 if TYPE_CHECKING:
     from cappuccino.runtime.data.inspection import InspectedDataset
+    from cappuccino.runtime.data.lengths import MeasuredDataset
     from cappuccino.runtime.encoding.forms import Form
 
 
@@ -39,8 +40,113 @@ class TooLongChoice(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
+    app.command()(init)
     app.command()(lengths)
     app.command()(inspect)
+
+
+FormOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]FORM",
+        help="messages, prompt_completion, sharegpt, alpaca, text or input_ids; default: by the columns.",
+    ),
+]
+LossOption = Annotated[
+    LossChoice | None, typer.Option(help="Tokens that are learnt; default: the assistant's or the completion's.")
+]
+
+
+def init(
+    backbone: BackboneOption,
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", metavar="[NAME=]SOURCE...", help="Training data: files, saved data sets, hub names."),
+    ] = None,
+    more_data: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME=]SOURCE...", help="More of them, as behind --data.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="INSTANCE", help="Where the instance goes: .yaml or .json.")
+    ] = Path("instance.yaml"),
+    gpu: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=COUNT[:MEMORY_GIB]", help="GPUs to plan for; default: those of this machine."),
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SETTING=VALUE,...", help="Values to try, e.g. rank=8,16; every combination is trained."),
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(min=1e-6, help="Passes over the data; default: by their size.")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a sample; default: of the longest, as the backbone allows.")
+    ] = None,
+    too_long: Annotated[TooLongChoice, typer.Option(help="What becomes of longer samples.")] = TooLongChoice.CUT,
+    num_samples: Annotated[int | None, typer.Option(min=1, help="First rows of every source; default: all.")] = None,
+    form: FormOption = None,
+    loss_on: LossOption = None,
+    cost_table: Annotated[
+        Path | None, typer.Option(metavar="TABLE", help="Cost table, there or to come; default: cost-table.csv.")
+    ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Write the cost table from the specifications of catalogued GPUs.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an instance that is there.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Write an instance from raw data, an adapter a data set, and say which commands come next."""
+    from cappuccino.runtime.encoding.forms import LossOn  # noqa: PLC0415
+    from cappuccino.runtime.new_instance.making import NewInstanceOptions, make_instance  # noqa: PLC0415
+    from cappuccino.runtime.new_instance.next_commands import next_commands  # noqa: PLC0415
+
+    common, forms = _forms(form or [])
+    options = NewInstanceOptions(
+        gpus=gpu or (),
+        sweeps=sweep or (),
+        epochs=epochs,
+        max_length=max_length,
+        num_samples=num_samples,
+        form=common,
+        forms=forms,
+        loss_on=None if loss_on is None else LossOn(loss_on.value),
+        too_long="drop" if too_long is TooLongChoice.DROP else "cut",
+        cost_table=cost_table,
+        estimate=estimate,
+    )
+    notes: list[str] = []
+    sources = [*(data or ()), *(more_data or ())]
+    with console.progress_bar("tokenizing") as show:
+        made = make_instance(backbone, sources, output, options, force=force, on_progress=show, on_note=notes.append)
+    commands = next_commands(backbone, output, made.instance, made.shape, profiled=estimate)
+    steps = {a.name: made.instance.num_steps(i) for i, a in enumerate(made.instance.adapters)}
+    if json:
+        console.print_json(
+            {
+                "instance": str(output),
+                "lengths": str(made.lengths),
+                "cost_table": str(made.instance.cost_table),
+                "gpu_pools": [pool.model_dump(exclude_none=True) for pool in made.instance.gpu_pools],
+                "datasets": {name: _counted(found) for name, found in made.measured.items()},
+                "steps": steps,
+                "notes": notes,
+                "next": commands,
+            }
+        )
+        return
+    for name, found in made.measured.items():
+        print(_lengths_line(name, found.statistics))
+    for note in notes:
+        print(note)
+    pools = ", ".join(f"{f.pool.count} x {f.pool.gpu} of {f.pool.memory_gib:g} GiB ({f.why})" for f in made.pools)
+    print(f"plans may use {pools}")
+    print(f"{len(steps)} adapters, {sum(steps.values())} steps in {output}, lengths in {made.lengths}")
+    if estimate:
+        print(f"costs in {made.instance.cost_table}, computed from specifications: profile before much depends on them")
+    print("next:")
+    for command in commands:
+        print(f"  {command}")
 
 
 def lengths(
@@ -55,16 +161,8 @@ def lengths(
     num_samples: Annotated[int, typer.Option(min=1, help="Samples per dataset.")] = 1000,
     max_length: Annotated[int, typer.Option(min=1, help="Longer samples are cut or dropped.")] = 4096,
     too_long: Annotated[TooLongChoice, typer.Option(help="What becomes of longer samples.")] = TooLongChoice.CUT,
-    form: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME=]FORM",
-            help="messages, prompt_completion, sharegpt, alpaca, text or input_ids; default: by the columns.",
-        ),
-    ] = None,
-    loss_on: Annotated[
-        LossChoice | None, typer.Option(help="Tokens that are learnt; default: the assistant's or the completion's.")
-    ] = None,
+    form: FormOption = None,
+    loss_on: LossOption = None,
     text_field: Annotated[
         str | None, typer.Option(help="Field of the text, where rows are to be read so; several joined by +.")
     ] = None,
@@ -116,29 +214,35 @@ def lengths(
             on_progress=show,
             on_note=notes.append,
         )
-    summary: dict[str, dict[str, Any]] = {}
-    for name, found in measured.items():
-        numbers = {k: v for k, v in found.statistics.items() if not k.startswith("permutation")}
-        report = found.report
-        summary[name] = numbers | {
-            "form": report.form,
-            "loss_on": report.loss_on,
-            "tokens": report.tokens,
-            "loss_tokens": report.loss_tokens,
-            "cut": report.cut,
-            "dropped": report.dropped,
-            "empty": report.empty,
-            "without_loss": report.unlearnt,
-            "special_tokens": found.edges,
-        }
     if json:
+        summary = {name: _counted(found) for name, found in measured.items()}
         console.print_json({"output": str(output), "datasets": summary, "notes": notes})
         return
-    for dataset, record in summary.items():
-        print(f"{dataset}: {record['num_samples']} samples, median {record['p50']}, p99 {record['p99']} tokens")
+    for dataset, record in measured.items():
+        print(_lengths_line(dataset, record.statistics))
     for note in notes:
         print(note)
     print(f"lengths in {output}")
+
+
+def _lengths_line(dataset: str, numbers: dict[str, Any]) -> str:
+    return f"{dataset}: {numbers['num_samples']} samples, median {numbers['p50']}, p99 {numbers['p99']} tokens"
+
+
+def _counted(found: "MeasuredDataset") -> dict[str, Any]:
+    """Return what was found in a source, but for the lengths themselves."""
+    report = found.report
+    return {k: v for k, v in found.statistics.items() if not k.startswith("permutation")} | {
+        "form": report.form,
+        "loss_on": report.loss_on,
+        "tokens": report.tokens,
+        "loss_tokens": report.loss_tokens,
+        "cut": report.cut,
+        "dropped": report.dropped,
+        "empty": report.empty,
+        "without_loss": report.unlearnt,
+        "special_tokens": found.edges,
+    }
 
 
 def inspect(

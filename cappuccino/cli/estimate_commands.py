@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from cappuccino.analytic.efficiency import Efficiency, StatedErrors
     from cappuccino.backbone import BackboneShape
 
-STAGE_COUNTS = (1, 2, 4, 8)
-"""Estimated unless told otherwise, as far as the backbone has layers."""
 BOTH = "both"
 
 
@@ -54,11 +52,9 @@ def estimate(
     json: JsonFlag = False,
 ) -> None:
     """Estimate a cost table from the specifications of a backbone and a GPU: nothing runs, and the error is stated."""
-    import pandas as pd  # noqa: PLC0415
-
     from cappuccino.analytic.catalogue import DTYPES, GPUS  # noqa: PLC0415
     from cappuccino.analytic.efficiency import ENGINES  # noqa: PLC0415
-    from cappuccino.analytic.table import analytic_table  # noqa: PLC0415
+    from cappuccino.analytic.table import estimated_table  # noqa: PLC0415
     from cappuccino.backbone import BACKBONES  # noqa: PLC0415
     from cappuccino.files import write_atomically  # noqa: PLC0415
     from cappuccino.plan import Recompute  # noqa: PLC0415
@@ -77,20 +73,11 @@ def estimate(
     counts = _stage_counts(num_stages, label, spec)
     efficiency, errors = _calibrated(calibrate or [], calibrate_gpu, engine, {**BACKBONES, label: spec})
     modes = tuple(Recompute) if recompute == BOTH else (Recompute(recompute),)
-    parts = [
-        analytic_table(label, gpu, spec, GPUS[gpu], counts, efficiency=efficiency, recompute=mode, dtype=dtype)
-        for mode in modes
-    ]
-    table = pd.concat(parts, ignore_index=True)
-    table["tasknum"] = table.index + 1
+    table = estimated_table(label, gpu, spec, counts, modes, efficiency, dtype)
     fits = table["status"] == "OK"
     fitting = {
         m: {g: int((fits & (table["recompute"] == m) & (table["pp_size"] == g)).sum()) for g in counts} for m in modes
     }
-    if not fits.any():
-        stages = ",".join(map(str, counts))
-        problem = f"{stages}: nothing of {label}, {spec.parameters / 1e9:.3g} billion parameters, fits a {gpu}"
-        raise InputError("--num-stages", "", problem, "give more stages or a larger GPU")
     write_atomically(output, table.to_csv(index=False, lineterminator="\n"))
     if gpu not in errors.gpus:
         console.warn(f"no measured table is of a {gpu}: its error may be larger than stated")
@@ -137,8 +124,10 @@ def _backbone(text: str, name: str | None) -> "tuple[str, BackboneShape]":
 
 
 def _stage_counts(text: str | None, label: str, spec: "BackboneShape") -> list[int]:
+    from cappuccino.analytic.table import stage_counts  # noqa: PLC0415
+
     if text is None:
-        return [g for g in STAGE_COUNTS if g <= spec.num_layers]
+        return stage_counts(spec)
     counts = list(dict.fromkeys(console.integers("--num-stages", text, least=1)))
     if max(counts) > spec.num_layers:
         problem = f"{max(counts)} is more than the {spec.num_layers} layers of {label}"

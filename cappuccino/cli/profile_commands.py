@@ -81,7 +81,7 @@ def profile(
 ) -> None:
     """Measure a backbone on this machine and write its cost table; started again, it goes on where it was ended."""
     from cappuccino.plan import Recompute  # noqa: PLC0415
-    from cappuccino.runtime.backbone.hub import find_backbone  # noqa: PLC0415
+    from cappuccino.runtime.backbone.hub import find_backbone, table_name  # noqa: PLC0415
     from cappuccino.runtime.profiling.grid import ProfileGrid  # noqa: PLC0415
     from cappuccino.runtime.profiling.profiler import partial_file, profile_backbone  # noqa: PLC0415
 
@@ -97,7 +97,7 @@ def profile(
         repeats=repeats,
     )
     place = find_backbone(backbone)
-    called = name or (place.resolve().parent.name if place.suffix == ".json" else place.resolve().name)
+    called = name or table_name(place)
     minutes = _minutes(time_budget, device)
     modes = tuple(Recompute) if recompute is ProfiledRecompute.BOTH else (Recompute(recompute.value),)
     points = f"{len(grid.points()) * len(grid.num_stages) * len(modes)} points"

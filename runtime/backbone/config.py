@@ -43,6 +43,13 @@ def read_trainable_shape(path: Path) -> BackboneShape:
     return read_backbone_shape(file)
 
 
+def read_positions(folder: Path) -> int | None:
+    """Return the most tokens that a sample may have, as `config.json` says; None where it does not."""
+    config = read_json(folder / "config.json")
+    positions = config.get("max_position_embeddings") if isinstance(config, dict) else None
+    return positions if isinstance(positions, int) and positions > 0 else None
+
+
 def is_configuration(path: Path) -> bool:
     """Return whether a backbone is given by its configuration alone, and so has random weights."""
     return path.suffix == ".json" and path.is_file()

@@ -50,6 +50,20 @@ def backbone_name(given: str, folder: Path) -> str:
     return f"{cached[1]}/{cached[2]}" if cached else given
 
 
+def table_name(folder: Path) -> str:
+    """Return what cost tables and instances call a backbone: the last part of its name on the hub, or its folder.
+
+    Parameters
+    ----------
+    folder
+        Where the backbone was found; or a `config.json`, which stands for its folder.
+    """
+    cached = _CACHED.search(folder.absolute().as_posix())
+    if cached:
+        return cached[2]
+    return (folder.resolve().parent if folder.suffix == ".json" else folder.resolve()).name
+
+
 def is_hub_name(name: str) -> bool:
     """Return whether a backbone's name is that of a model of the hub, as far as one can tell here."""
     return _NAME.fullmatch(name) is not None and not Path(name).exists()

@@ -1,7 +1,7 @@
 """Lengths of the samples of real data sets, from local files or the Hugging Face hub."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -99,25 +99,79 @@ def measure_lengths(
         mine = replace(rules, form=forms.get(name, rules.form), leave_out=True)
         reader = SampleReader(open_source(place, split), tokenizer, mine, note)
         samples[name] = _taken(reader, num_samples, None if in_order else seed)
-        gone = summary.left_out(reader.report, rules.longest)
-        if not samples[name]:
-            raise InputError(place, "", f"holds no sample to learn from ({gone or 'no rows'})", "add samples")
-        for said in (
-            summary.form_and_loss(reader.report),
-            gone,
-            summary.edges_in_words(reader.report, encoder.tokenizer),
-            summary.unused(reader.unused),
-        ):
-            if said:
-                note(f"{name}: {said}")
-        statistics = length_statistics(np.array([len(sample.ids) for sample in samples[name]]))
-        found[name] = MeasuredDataset(statistics, reader.report, summary.edges(reader.report, encoder.tokenizer))
-        document[name] = {"seeds": [seed], f"seed_{seed}": statistics}
+        lengths = (len(sample.ids) for sample in samples[name])
+        found[name] = _measured(name, place, reader, lengths, rules.longest, encoder, note)
+        document[name] = distribution_entry(found[name], seed)
     for name, target in targets.items():
         rows = ({"input_ids": s.ids.tolist(), "labels": s.labels.tolist()} for s in samples[name])
         write_atomically(target, "".join(json.dumps(row) + "\n" for row in rows))
     write_atomically(output, json.dumps(document) + "\n")
     return found
+
+
+def measure_in_order(
+    name: str,
+    place: str,
+    encoder: TextEncoder,
+    tokenizer: Path,
+    rules: ReadingRules,
+    most: int | None,
+    on_note: Callable[[str], None],
+) -> MeasuredDataset:
+    """Tokenize the first samples of a source, as training reads them; none of them is kept.
+
+    Parameters
+    ----------
+    encoder, tokenizer
+        The tokenizer and its folder.
+    rules
+        What is made of the rows; those without a token to learn from are left out.
+    most
+        Rows that are read; None: all.
+    on_note
+        Told what `measure_lengths` tells.
+
+    Raises
+    ------
+    InputError
+        When the source cannot be read, a row is malformed, or nothing is left to learn from.
+    """
+    reader = SampleReader(open_source(place), tokenizer, replace(rules, leave_out=True), on_note)
+    rows = reader.source.count()
+    taken = rows if most is None else min(rows, most)
+    lengths = (len(sample.ids) for sample in reader.samples(range(taken), taken))
+    return _measured(name, place, reader, lengths, rules.longest, encoder, on_note)
+
+
+def distribution_entry(found: MeasuredDataset, seed: int) -> dict[str, Any]:
+    """Return what a distribution file holds of a dataset."""
+    return {"seeds": [seed], f"seed_{seed}": found.statistics}
+
+
+def _measured(
+    name: str,
+    place: str,
+    reader: SampleReader,
+    lengths: Iterable[int],
+    longest: int,
+    encoder: TextEncoder,
+    note: Callable[[str], None],
+) -> MeasuredDataset:
+    """Return what a source holds, once its samples are read for their lengths, and tell it."""
+    tokens = np.fromiter(lengths, dtype=np.int64)
+    gone = summary.left_out(reader.report, longest)
+    if not len(tokens):
+        raise InputError(place, "", f"holds no sample to learn from ({gone or 'no rows'})", "add samples")
+    for said in (
+        summary.form_and_loss(reader.report),
+        gone,
+        summary.edges_in_words(reader.report, encoder.tokenizer),
+        summary.unused(reader.unused),
+    ):
+        if said:
+            note(f"{name}: {said}")
+    edges = summary.edges(reader.report, encoder.tokenizer)
+    return MeasuredDataset(length_statistics(tokens), reader.report, edges)
 
 
 def _taken(reader: SampleReader, most: int, seed: int | None) -> list[Sample]:

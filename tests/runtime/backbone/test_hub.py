@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from cappuccino.runtime.backbone.hub import backbone_name, is_hub_name
+from cappuccino.runtime.backbone.hub import backbone_name, is_hub_name, table_name
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,15 @@ from cappuccino.runtime.backbone.hub import backbone_name, is_hub_name
 )
 def test_backbones_are_named_as_peft_looks_them_up(given: str, folder: str, name: str) -> None:
     assert backbone_name(given, Path(folder)) == name
+
+
+def test_tables_name_a_backbone_by_its_folder_or_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert table_name(Path("backbones/Qwen2.5-7B")) == "Qwen2.5-7B"
+    assert table_name(Path("backbones/Qwen2.5-7B/config.json")) == "Qwen2.5-7B"
+    assert table_name(Path("/hub/models--Qwen--Qwen2.5-7B/snapshots/0a1b")) == "Qwen2.5-7B"
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path / "tiny")
+    assert table_name(Path(".")) == "tiny"
 
 
 def test_a_folder_is_no_name_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

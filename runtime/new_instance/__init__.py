@@ -1,0 +1,1 @@
+"""An instance to start from, made from raw data."""
