@@ -16,11 +16,11 @@ from pathlib import Path
 
 from cappuccino.checker import check
 from cappuccino.cli.console import print_table
-from cappuccino.cli.isolation import ProcessError, run_isolated
 from cappuccino.costs import CostModel, fit_instance_costs
 from cappuccino.errors import CappuccinoError, InfeasibleError
 from cappuccino.instance import FORMAT, Instance, InstanceFile
 from cappuccino.lengths import read_length_distribution
+from cappuccino.library.isolation import ProcessError, run_isolated
 from cappuccino.plan import Objective, objective_gap
 from cappuccino.solvers.settings import DEFAULT, PlannerSettings, with_changes
 

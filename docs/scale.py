@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from cappuccino import __version__, instances
-from cappuccino.cli.isolation import ProcessError, run_isolated
 from cappuccino.errors import CappuccinoError
 from cappuccino.files import write_atomically
 from cappuccino.instance import Instance, InstanceFile
 from cappuccino.instances.building import DATASETS, instance, pool, short_adapter
+from cappuccino.library.isolation import ProcessError, run_isolated
 from cappuccino.plan import objective_gap
 from cappuccino.reports.plot import Axis, Panel, Series, line_charts
 

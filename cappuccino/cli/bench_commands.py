@@ -12,9 +12,9 @@ import typer
 
 from cappuccino.cli import console
 from cappuccino.cli.console import JsonFlag
-from cappuccino.cli.isolation import ProcessError, run_isolated
 from cappuccino.errors import CappuccinoError, InputError
 from cappuccino.files import require_folder, require_writable, write_atomically
+from cappuccino.library.isolation import ProcessError, run_isolated
 
 if TYPE_CHECKING:
     from cappuccino.library.bench import EntryRun

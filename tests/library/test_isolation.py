@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cappuccino.cli.isolation import ProcessError, run_isolated
 from cappuccino.errors import CappuccinoError
 from cappuccino.files import read_text
+from cappuccino.library.isolation import ProcessError, run_isolated
 
 
 def test_the_result_comes_back_with_its_memory():
