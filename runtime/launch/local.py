@@ -21,9 +21,11 @@ from cappuccino.instance import Instance
 from cappuccino.plan import Plan, Replica, even_layers
 from cappuccino.runtime.backbone.config import read_trainable_shape
 from cappuccino.runtime.data.samples import load_datasets
+from cappuccino.runtime.launch.metrics import METRICS, MetricEvent, first_not_finite
 from cappuccino.runtime.launch.model_card import model_card
+from cappuccino.runtime.launch.monitor import LOSSES, TRACE, RunMonitor, require_free_names
 from cappuccino.runtime.launch.processes import ReplicaProcesses
-from cappuccino.runtime.launch.results import measured_timeline, read_reports, step_losses
+from cappuccino.runtime.launch.results import measured_timeline, read_reports
 from cappuccino.runtime.launch.specification import JobSpecification, ReplicaSpecification
 from cappuccino.runtime.lora.adapter_folder import CARD
 from cappuccino.runtime.lora.export import join_parts
@@ -33,9 +35,6 @@ from cappuccino.timeline import Timeline, write_trace
 Device = Literal["cpu", "cuda"]
 DType = Literal["float32", "float64", "bfloat16"]
 Progress = Callable[[int, int], None]
-
-TRACE = "trace.json"
-LOSSES = "losses.json"
 
 _POLL_S = 0.05
 
@@ -49,7 +48,9 @@ class RunResult:
     timelines: list[Timeline]
     """By replica, in the order of the plan; seconds from the replica's first operation."""
     losses: Mapping[str, list[float]]
-    """By adapter, the loss of every optimizer step: mean cross-entropy over the global batch's loss tokens."""
+    """By adapter, the loss of every optimizer step: mean cross-entropy over the global batch's loss tokens; NaN where
+    it is not finite.
+    """
     trace: Path
     """Trace file of the measured times."""
     memory_gib: Mapping[int, tuple[np.ndarray, ...]]
@@ -58,6 +59,11 @@ class RunResult:
     """
     parts: Mapping[int, tuple[tuple[PartCost, ...], ...]]
     """By replica id and stage, the parts of the operations; empty where they were not measured."""
+
+    @property
+    def diverged(self) -> dict[str, int]:
+        """By adapter whose loss was not finite at some step, the first such step."""
+        return {name: step for name, values in self.losses.items() if (step := first_not_finite(values)) is not None}
 
     def peak_memory_gib(self, replica: int) -> tuple[float, ...]:
         """Return the highest memory use of a replica, by its id, on every stage."""
@@ -90,6 +96,7 @@ def run_plan(
     backbone_name: str | None = None,
     on_progress: Progress | None = None,
     on_note: Callable[[str], None] | None = None,
+    on_event: Callable[[MetricEvent], None] | None = None,
 ) -> RunResult:
     """Train the adapters of a plan, one process per stage.
 
@@ -106,7 +113,9 @@ def run_plan(
     data
         Folder with `<dataset>.jsonl` or `<dataset>.parquet` for every dataset.
     out
-        Folder for the adapters, `losses.json` and `trace.json`; what it holds under these names is replaced.
+        Folder for the adapters, `losses.json` and `trace.json`, written when all replicas are done, and for
+        `metrics.jsonl` and `logs/`, which grow from the start and stay when the run fails; what it holds under these
+        names is replaced.
     device
         "cpu" or "cuda".
     dtype
@@ -121,13 +130,16 @@ def run_plan(
         Called with the operations done and the operations in all.
     on_note
         Told what the data hold that is not used.
+    on_event
+        Told of every optimizer step.
 
     Raises
     ------
     InputError
-        When the instance, the backbone or the data cannot be trained; nothing was written.
+        When the instance, the backbone or the data cannot be trained; nothing was written, or only events and logs
+        where a process found it out.
     RunError
-        When a process failed; all others were ended and nothing was written.
+        When a process failed; all others were ended, and only events and logs were written.
     """
     if device not in get_args(Device):
         raise InputError("device", "", f'"{device}" is not known', f"use one of {', '.join(get_args(Device))}")
@@ -146,6 +158,7 @@ def run_plan(
     capacity = _capacity(device, plan)
     called = backbone_name or str(backbone)
     used = instance.subset([instance.adapter_index(name) for r in plan.replicas for name in r.adapters])
+    require_free_names(used)
     _require_modules(used, shape)
     datasets = load_datasets(used, data, backbone, shape.vocab, on_note)
 
@@ -153,6 +166,7 @@ def run_plan(
         stems = {name: folder / f"data-{i}" for i, name in enumerate(datasets)}
         for name, tokens in datasets.items():
             tokens.save(stems[name])
+        monitor = RunMonitor(out, on_event)
         pending = []
         for replica, split in zip(plan.replicas, layers, strict=True):
             place = folder / f"replica-{replica.id}"
@@ -182,14 +196,15 @@ def run_plan(
                 rendezvous=place / "rendezvous",
                 results=place / "results",
             )
+            monitor.follow(specification.results / METRICS)
             pending.append((specification, place))
-        _run_all(pending, capacity, on_progress, watch.on_poll if watch else None)
-        timelines, losses, memory, parts = [], {}, {}, {}
+        _run_all(pending, capacity, monitor, on_progress, watch.on_poll if watch else None)
+        timelines, memory, parts = [], {}, {}
+        losses = {name: monitor.losses[name] for replica in plan.replicas for name in replica.adapters}
         for specification, _ in pending:
             replica = specification.replica
             reports = read_reports(specification.results, replica.num_stages)
             timelines.append(measured_timeline(replica, reports))
-            losses.update(step_losses(replica, reports))
             memory[replica.id] = tuple(np.array(report.memory_gib) for report in reports)
             parts[replica.id] = tuple(report.parts for report in reports)
             for position, name in enumerate(replica.adapters):
@@ -252,6 +267,7 @@ def _capacity(device: str, plan: Plan) -> int | None:
 def _run_all(
     pending: list[tuple[ReplicaSpecification, Path]],
     capacity: int | None,
+    monitor: RunMonitor,
     on_progress: Progress | None,
     on_poll: Callable[[], None] | None,
 ) -> None:
@@ -273,13 +289,15 @@ def _run_all(
                     break
                 mine = tuple(free[:stages])
                 busy.update(mine)
-                running.append(ReplicaProcesses(specification.model_copy(update={"device_indices": mine}), place))
+                placed = specification.model_copy(update={"device_indices": mine})
+                running.append(ReplicaProcesses(placed, place, monitor.logs))
                 waiting.pop(0)
             for processes in list(running):
                 if processes.poll():
                     processes.stop()
                     running.remove(processes)
                     finished += sum(map(len, processes.specification.replica.programs))
+            monitor.collect()
             done = finished + sum(processes.done for processes in running)
             if on_progress is not None and done > told:
                 on_progress(done, total)
@@ -290,6 +308,7 @@ def _run_all(
     finally:
         for processes in running:
             processes.stop()
+        monitor.close()
 
 
 @contextmanager
@@ -305,21 +324,18 @@ def _gathered(out: Path) -> Iterator[tuple[Path, Path]]:
         results = folder / "out"
         results.mkdir()
         yield folder, results
-        if not out.exists():
-            results.rename(out)
-        else:
-            replaced = folder / "replaced"
-            replaced.mkdir()
-            for item in sorted(results.iterdir()):
-                target = out / item.name
-                aside = replaced / item.name
-                if target.exists():
-                    target.rename(aside)
-                try:
-                    item.rename(target)
-                except OSError:
-                    if aside.exists():
-                        aside.rename(target)
-                    raise
+        replaced = folder / "replaced"
+        replaced.mkdir()
+        for item in sorted(results.iterdir()):
+            target = out / item.name
+            aside = replaced / item.name
+            if target.exists():
+                target.rename(aside)
+            try:
+                item.rename(target)
+            except OSError:
+                if aside.exists():
+                    aside.rename(target)
+                raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -28,14 +28,16 @@ class ReplicaProcesses:
     specification
         What they are to do.
     folder
-        For the specification and the logs.
+        For the specification.
+    logs
+        For what they print.
     """
 
-    def __init__(self, specification: ReplicaSpecification, folder: Path) -> None:
+    def __init__(self, specification: ReplicaSpecification, folder: Path, logs: Path) -> None:
         self.specification = specification
         self.done = 0
         """Operations finished so far, over all stages."""
-        self._folder = folder
+        self._logs = logs
         self._processes: list[subprocess.Popen[bytes]] = []
         path = folder / "specification.json"
         path.write_text(specification.model_dump_json(), encoding="utf-8")
@@ -96,7 +98,7 @@ class ReplicaProcesses:
                     pipe.close()
 
     def _log(self, stage: int) -> Path:
-        return self._folder / f"stage-{stage}.log"
+        return self._logs / f"replica-{self.specification.replica.id}-stage-{stage}.log"
 
     def _failure(self) -> CappuccinoError:
         """Return what the stage that failed first says; the others fail because it is gone."""
@@ -109,13 +111,13 @@ class ReplicaProcesses:
         for stage in failed:
             record = read_failure(self.specification.results, stage)
             if record is None:
-                return RunError(replica, stage, self._silent_end(stage))
+                return RunError(replica, stage, self._silent_end(stage), log=self._log(stage))
             said[stage] = record
         first = min(said, key=lambda stage: said[stage].time_s)
         fields = said[first].input_error
         if fields is not None:
             return InputError(*fields)
-        return RunError(replica, first, said[first].reason, said[first].operation)
+        return RunError(replica, first, said[first].reason, said[first].operation, self._log(first))
 
     def _silent_end(self, stage: int) -> str:
         """Describe the end of a process that left no record."""

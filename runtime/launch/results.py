@@ -7,7 +7,6 @@ them when all stages are done.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -19,19 +18,6 @@ from cappuccino.runtime.pipeline.part_costs import PartCost
 from cappuccino.timeline import Timeline
 
 
-class StepLoss(BaseModel):
-    """Loss of one optimizer step."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    adapter: int
-    """Position in the replica's adapters."""
-    step: int
-    """Optimizer step."""
-    loss: float
-    """Mean cross-entropy over the loss tokens of the global batch."""
-
-
 class StageReport(BaseModel):
     """What one stage measured."""
 
@@ -41,8 +27,6 @@ class StageReport(BaseModel):
     """By operation, seconds on the machine's monotonic clock."""
     ends: tuple[float, ...]
     """Likewise."""
-    losses: tuple[StepLoss, ...]
-    """Of the last stage; empty on the others."""
     memory_gib: tuple[float, ...]
     """Highest memory use of the process so far, after every operation: resident on the CPU, allocated on the GPU."""
     parts: tuple[PartCost, ...] = ()
@@ -76,7 +60,7 @@ def failure_file(results: Path, stage: int) -> Path:
 
 def write_record(path: Path, record: StageReport | StageFailure) -> None:
     """Write a report or a failure, whole or not at all."""
-    write_atomically(path, json.dumps(record.model_dump(mode="json"), allow_nan=True) + "\n")
+    write_atomically(path, json.dumps(record.model_dump(mode="json")) + "\n")
 
 
 def read_reports(results: Path, num_stages: int) -> list[StageReport]:
@@ -84,7 +68,7 @@ def read_reports(results: Path, num_stages: int) -> list[StageReport]:
     reports = []
     for stage in range(num_stages):
         file = report_file(results, stage)
-        reports.append(parse_model(StageReport, _lenient(file), file))
+        reports.append(parse_model(StageReport, read_json(file), file))
     return reports
 
 
@@ -94,25 +78,12 @@ def read_failure(results: Path, stage: int) -> StageFailure | None:
     return parse_model(StageFailure, read_json(file), file) if file.exists() else None
 
 
-def _lenient(file: Path) -> Any:
-    """Read JSON in which a diverged loss may be NaN."""
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
 def measured_timeline(replica: Replica, reports: Sequence[StageReport]) -> Timeline:
     """Return the replica's operations on one clock that starts with the first of them."""
     origin = min((r.starts[0] for r in reports if r.starts), default=0.0)
     starts = tuple(np.array(r.starts) - origin for r in reports)
     ends = tuple(np.array(r.ends) - origin for r in reports)
     return Timeline(replica.id, replica.programs, starts, ends)
-
-
-def step_losses(replica: Replica, reports: Sequence[StageReport]) -> dict[str, list[float]]:
-    """Return the losses by adapter and step."""
-    losses: dict[str, list[float]] = {name: [] for name in replica.adapters}
-    for entry in sorted(reports[-1].losses, key=lambda e: (e.adapter, e.step)):
-        losses[replica.adapters[entry.adapter]].append(entry.loss)
-    return losses
 
 
 def as_failure(error: BaseException, time_s: float, reason: str, operation: int | None) -> StageFailure:

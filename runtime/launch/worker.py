@@ -15,15 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from cappuccino.files import parse_model, read_json
-from cappuccino.runtime.launch.journal import JournalEntry, JournalWriter
-from cappuccino.runtime.launch.results import (
-    StageReport,
-    StepLoss,
-    as_failure,
-    failure_file,
-    report_file,
-    write_record,
-)
+from cappuccino.runtime.launch.journal import JournalEntry, journal_file
+from cappuccino.runtime.launch.lines import LineWriter
+from cappuccino.runtime.launch.metrics import METRICS, MetricsRecorder
+from cappuccino.runtime.launch.results import StageReport, as_failure, failure_file, report_file, write_record
 from cappuccino.runtime.launch.specification import ReplicaSpecification
 
 if TYPE_CHECKING:
@@ -189,19 +184,34 @@ def _train(
     )
     if meter is None:  # a profile warms up point by point: the largest ones would hide the memory of the others
         executor.warm_up()
+    recorder: MetricsRecorder | None = None
+    if stage == replica.num_stages - 1:
+        file = specification.results / METRICS
+        recorder = MetricsRecorder(file, replica.adapters, trainings, samples, executor.losses)
+    on_step = recorder.on_step if recorder else None
+
+    def on_operation() -> None:
+        if recorder:
+            recorder.write()
+        progress.advance()
+
     dist.barrier(control)  # so that no stage's first operations wait for another's imports
     progress.begin()
+    if recorder:
+        recorder.begin()
     if meter is not None and specification.journal is not None:
         diary = _Diary(specification, stage, executor, meter, control, device, dtype)
-        record = executor.run(progress.advance, meter, frozenset(specification.pauses[stage]), diary.pause)
+        pauses = frozenset(specification.pauses[stage])
+        record = executor.run(on_operation, meter, pauses, diary.pause, on_step)
     else:
-        record = executor.run(progress.advance, meter)
+        record = executor.run(on_operation, meter, on_step=on_step)
+    if recorder:
+        recorder.write(wait=True)
     write_parts(lora, stage, specification.results)
     dist.barrier(control)  # a stage that left early would cut connections that others still read from
     return StageReport(
         starts=tuple(record.starts.tolist()),
         ends=tuple(record.ends.tolist()),
-        losses=tuple(StepLoss(adapter=a, step=j, loss=loss) for (a, j), loss in record.losses.items()),
         memory_gib=tuple(record.memory_gib.tolist()),
         parts=meter.costs() if meter else (),
     )
@@ -224,7 +234,7 @@ class _Diary:
 
         if specification.journal is None:
             raise ValueError("a journal needs a folder")
-        self._writer = JournalWriter(specification.journal, stage)
+        self._writer = LineWriter(journal_file(specification.journal, stage))
         self._executor, self._meter, self._control = executor, meter, control
         self._kernel = ReferenceKernel(device, dtype)
         self._operations = self._marks = 0

@@ -7,7 +7,7 @@ import inspect
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from cappuccino.runtime.pipeline.clock import DeviceClock
 from cappuccino.runtime.pipeline.communication import PlannedCommunicator
 from cappuccino.runtime.pipeline.part_meter import PartMeter
 from cappuccino.runtime.pipeline.stage import Stage
+from cappuccino.runtime.pipeline.step_losses import StepLosses
 
 _TAKES_MODEL_TYPE = "model_type" in inspect.signature(schedules.backward_step).parameters
 """Newer versions of megatron-core dropped the argument."""
@@ -39,8 +40,6 @@ class StageRecord:
     """When it ended, likewise."""
     memory_gib: np.ndarray
     """Highest memory use of the process so far, after every operation, likewise."""
-    losses: dict[tuple[int, int], float]
-    """By (adapter, step); on the last stage only."""
 
 
 class Executor:
@@ -91,7 +90,8 @@ class Executor:
         self._first, self._last = index == 0, index == replica.num_stages - 1
         self._clock = DeviceClock.of(device)
         self._in_flight: dict[int, tuple[torch.Tensor | None, torch.Tensor]] = {}
-        self._losses: dict[tuple[int, int], list[torch.Tensor]] = defaultdict(list)
+        self.losses = StepLosses(device)
+        """Of the steps made; on the last stage only."""
         hidden = stage.config.hidden_size
         self._shapes = [(1, num_tokens(m, samples), hidden) for m in replica.micro_batches]
         self._completed_by = self._steps_by_last_backward(replica.programs[index])
@@ -115,7 +115,7 @@ class Executor:
             self._backward_step(*tensors)
         for training in self._trainings:
             training.forget_gradients()
-        self._losses.clear()
+        self.losses.forget()
 
     def _fullest_moment(self) -> list[int]:
         """Return the micro-batches that are forwarded and not yet backwarded when they have the most tokens."""
@@ -139,6 +139,7 @@ class Executor:
         meter: PartMeter | None = None,
         pauses: Collection[int] = (),
         on_pause: Callable[[], None] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
     ) -> StageRecord:
         """Run the program.
 
@@ -152,6 +153,8 @@ class Executor:
             Operations before which `on_pause` is called; the program's length stands for its end.
         on_pause
             Runs between two operations, and may ask for the `record` so far.
+        on_step
+            Called with (position of the adapter, step) after every optimizer step.
         """
         self._meter = self._stage.meter = meter
         program = self._replica.programs[self._index]
@@ -167,18 +170,21 @@ class Executor:
                 self._backward(operation[1])
             else:
                 self._step(operation[1])
+                if self._last:
+                    self.losses.complete(operation[1], operation[2])
+                if on_step is not None:
+                    on_step(operation[1], operation[2])
             self._memory_gib.append(self._peak_memory_gib())
             on_operation()
         if on_pause is not None and len(program) in pauses:
             on_pause()
         self._communicator.finish()
-        losses = {key: float(torch.stack(parts).sum()) for key, parts in self._losses.items()}
-        return replace(self.record(), losses=losses)
+        return self.record()
 
     def record(self, first: int = 0) -> StageRecord:
-        """Return what is known of the operations so far, without losses; those before `first` are left out."""
+        """Return what is known of the operations so far; those before `first` are left out."""
         times = self._clock.times(2 * first).reshape(-1, 2)
-        return StageRecord(times[:, 0], times[:, 1], np.array(self._memory_gib[first:]), {})
+        return StageRecord(times[:, 0], times[:, 1], np.array(self._memory_gib[first:]))
 
     def _forward(self, micro_batch: int) -> None:
         received = self._communicator.recv_forward(self._shapes[micro_batch], self._first)
@@ -246,7 +252,7 @@ class Executor:
             losses_L = cross_entropy(logits_LV, batch.targets, reduction="none") * batch.weights.to(logits_LV.dtype)
             for segment in batch.loss_segments:
                 part = losses_L.detach()[segment.start : segment.end].double().sum()
-                self._losses[segment.adapter, segment.step].append(part)
+                self.losses.add(segment.adapter, segment.step, part)
             total = losses_L.sum()
             if self._meter is not None:
                 self._meter.mark("loss")

@@ -16,6 +16,7 @@ from cappuccino.instance import Instance
 @dataclass(frozen=True)
 class Trained:
     losses: list[float]
+    norms: list[float | None]
     weights: dict[str, torch.Tensor]
 
 
@@ -38,7 +39,8 @@ def train_alone(
     )
     rows = [json.loads(line) for line in (data / f"{job.dataset}.jsonl").read_text().splitlines()]
     total = len(instance.dataset_lengths[job.dataset])
-    losses = []
+    losses: list[float] = []
+    norms: list[float | None] = []
     for step in range(steps):
         batch = [rows[n % total] for n in range(step * job.global_batch_size, (step + 1) * job.global_batch_size)]
         longest = instance.max_sequence_length
@@ -52,12 +54,13 @@ def train_alone(
             loss = cross_entropy(logits, targets_L, ignore_index=-100, reduction="sum") / count
             loss.backward()
             losses[-1] += loss.item()
+        norms.append(None)
         if job.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(parameters, job.max_grad_norm)
+            norms[-1] = float(torch.nn.utils.clip_grad_norm_(parameters, job.max_grad_norm))
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-    return Trained(losses, get_peft_model_state_dict(model, save_embedding_layers=False))
+    return Trained(losses, norms, get_peft_model_state_dict(model, save_embedding_layers=False))
 
 
 def learning_rate_factor(kind: str, step: int, warmup: int, steps: int) -> float:

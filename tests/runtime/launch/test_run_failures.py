@@ -1,4 +1,4 @@
-"""Whatever goes wrong: one clear error, no process left, nothing written."""
+"""Whatever goes wrong: one clear error, no process left, no adapter written; events and logs stay."""
 
 import json
 import os
@@ -18,6 +18,7 @@ from cappuccino.errors import InputError
 from cappuccino.instance import Instance
 from cappuccino.runtime.launch.errors import RunError
 from cappuccino.runtime.launch.local import run_plan
+from cappuccino.runtime.launch.metrics import MetricEvent
 
 
 @pytest.fixture
@@ -33,9 +34,13 @@ def workers() -> list[psutil.Process]:
 
 def test_killed_worker_ends_the_run(small: Instance, llama: Path, data: Path, tmp_path: Path) -> None:
     killed: list[int] = []
+    events: list[MetricEvent] = []
+    (tmp_path / "out" / "logs").mkdir(parents=True)
+    (tmp_path / "out" / "logs" / "replica-3-stage-1.log").write_text("of an earlier run")
+    (tmp_path / "out" / "metrics.jsonl").write_text("{}\n")
 
     def kill_one(done: int, total: int) -> None:
-        if done and not killed:  # the first call comes before they start, others may while it dies
+        if len(events) >= 2 and not killed:  # it is called on while it dies
             (victim,) = (p.pid for p in workers() if p.cmdline()[-1] == "1")
             killed.append(victim)
             os.kill(victim, signal.SIGKILL)
@@ -44,10 +49,19 @@ def test_killed_worker_ends_the_run(small: Instance, llama: Path, data: Path, tm
     long = replace(small, adapters=(small.adapters[0].model_copy(update={"num_steps": 100}),))
     plan = random_plan(long, 2, seed=0)
     with pytest.raises(RunError, match="replica 0, stage 1 failed: the process was ended by SIGKILL") as error:
-        run_plan(plan, long, llama, data, tmp_path / "out", on_progress=kill_one)
+        run_plan(plan, long, llama, data, tmp_path / "out", on_progress=kill_one, on_event=events.append)
     assert (error.value.replica, error.value.stage) == (0, 1)
     assert not workers()
-    assert not list(tmp_path.iterdir())
+    out = tmp_path / "out"
+    assert list(tmp_path.iterdir()) == [out]
+    assert sorted(p.name for p in out.iterdir()) == ["logs", "metrics.jsonl"]
+    logs = sorted(p.name for p in (out / "logs").iterdir())
+    assert logs == ["replica-0-stage-0.log", "replica-0-stage-1.log"]  # the earlier run's is gone
+    assert f"what it printed is in {out / 'logs' / 'replica-0-stage-1.log'}" in str(error.value)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [event.model_dump() for event in events]
+    assert [event.step for event in events] == list(range(len(events)))
+    assert 2 <= len(events) < 100
 
 
 @pytest.mark.slow
@@ -59,7 +73,7 @@ def test_interrupt_ends_the_run(small: Instance, llama: Path, data: Path, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         run_plan(random_plan(small, 1, seed=0), small, llama, data, tmp_path / "out", on_progress=interrupt)
     assert not workers()
-    assert not list(tmp_path.iterdir())
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["logs", "metrics.jsonl"]
 
 
 @pytest.mark.slow
@@ -68,7 +82,7 @@ def test_input_error_of_a_worker_reaches_the_caller(small: Instance, llama: Path
     with pytest.raises(InputError, match="adapter q_proj: target_modules"):
         run_plan(random_plan(wrong, 2, seed=0), wrong, llama, data, tmp_path / "out")
     assert not workers()
-    assert not list(tmp_path.iterdir())
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["logs", "metrics.jsonl"]
 
 
 @pytest.mark.slow
@@ -123,6 +137,9 @@ def test_settings_that_cannot_run_are_refused(small: Instance, llama: Path, data
         run_plan(split(2, 3), small, llama, data, out)
     with pytest.raises(InputError, match="leave a stage without layers"):
         run_plan(random_plan(small, 5, seed=0), small, llama, data, out)
+    renamed = replace(small, adapters=(small.adapters[0].model_copy(update={"name": "logs"}),))
+    with pytest.raises(InputError, match='name of adapter "logs": is the name of another result of a run'):
+        run_plan(random_plan(renamed, 2, seed=0), renamed, llama, data, out)
     with pytest.raises(InputError, match='dtype: "float8" is not known'):
         run_plan(plan, small, llama, data, out, dtype="float8")
     with pytest.raises(InputError, match='device: "tpu" is not known'):
