@@ -13,11 +13,15 @@ from cappuccino.files import require_folder, require_writable
 if TYPE_CHECKING:
     from cappuccino.costs import CostModel
     from cappuccino.plan import Plan, Recompute, Replica
+    from cappuccino.runtime.launch.local import RunResult
+    from cappuccino.runtime.launch.metrics import MetricEvent
 
 BackboneOption = Annotated[
     str, typer.Option("--backbone", help="Folder of the Hugging Face backbone, or its name on the hub.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
+DIVERGED = 3
+"""Exit code of a run that ended with adapters whose loss is not finite."""
 DtypeOption = Annotated[str, typer.Option("--dtype", help="float32, float64 or bfloat16.")]
 
 
@@ -112,16 +116,31 @@ def run(
         str | None,
         typer.Option(help="What the adapters call their backbone; by default its name on the hub, or the path given."),
     ] = None,
+    report_to: Annotated[
+        str | None,
+        typer.Option(
+            help="Trackers, separated by commas: tensorboard, wandb, mlflow, trackio; none. "
+            "By default tensorboard, where it is installed."
+        ),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Train the adapters of a plan, one process per pipeline stage, exactly as planned."""
+    """Train the adapters of a plan, one process per pipeline stage, exactly as planned.
+
+    Exit code 3 says that all adapters were written, and that some diverged: their loss is not finite.
+    """
     from cappuccino.checker import check  # noqa: PLC0415
+    from cappuccino.cli.training_view import TrainingView, show_training  # noqa: PLC0415
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415
     from cappuccino.plan import Plan, Recompute  # noqa: PLC0415
+    from cappuccino.reports.remaining_time import RemainingTime  # noqa: PLC0415
     from cappuccino.runtime.backbone.hub import backbone_name, find_backbone  # noqa: PLC0415
     from cappuccino.runtime.launch.local import run_plan  # noqa: PLC0415
+    from cappuccino.runtime.launch.trackers import Trackers, chosen_trackers  # noqa: PLC0415
+    from cappuccino.simulator import simulate  # noqa: PLC0415
 
+    named = chosen_trackers(report_to)
     loaded, stated = Instance.load(instance), Plan.load(plan)
     costs = fit_instance_costs(loaded)
     check(stated, loaded, costs).raise_if_invalid(plan)
@@ -133,50 +152,115 @@ def run(
     for warning in dict.fromkeys(warnings):
         console.warn(f"{loaded.cost_table}: {warning}: its times and memory are no prediction for this run")
     folder = find_backbone(backbone)
-    with console.progress_bar("training") as show:
-        result = run_plan(
-            stated,
-            loaded,
-            folder,
-            data,
-            output,
-            device=device,
-            dtype=used,
-            backbone_name=base_model_name or backbone_name(backbone, folder),
-            on_progress=lambda done, total: show(done / total, f"{done} of {total} operations"),
-            on_note=console.warn,
-        )
-    replicas: list[dict[str, Any]] = [
-        {
-            "id": r.id,
-            "predicted_s": r.makespan_s,
-            "measured_s": line.makespan,
-            "difference": line.makespan / r.makespan_s - 1,
-            "measured_bubble": line.bubble,
-            "peak_memory_gib": list(result.peak_memory_gib(r.id)),
-            "predicted_memory_gib": list(r.peak_memory_gib),
-        }
-        for r, line in zip(stated.replicas, result.timelines, strict=True)
-    ]
-    adapters = {
-        name: {"path": str(path), "first_loss": result.losses[name][0], "last_loss": result.losses[name][-1]}
-        for name, path in result.adapters.items()
-    }
+    trained = [loaded.adapters[loaded.adapter_index(name)] for r in stated.replicas for name in r.adapters]
+    steps = {adapter.name: loaded.num_steps(loaded.adapter_index(adapter.name)) for adapter in trained}
+    settings = {adapter.name: adapter.model_dump(mode="json", exclude={"name"}) for adapter in trained}
+    trackers = Trackers(named, output, loaded.name, settings, console.warn)
+    predicted = [replica.timeline for replica in simulate(planned, loaded, costs).replicas]
+    view = TrainingView(steps, RemainingTime(stated, predicted, _num_gpus(device)))
+    diverged: set[str] = set()
+    with show_training(view) as refresh:
+
+        def on_progress(done: int, total: int) -> None:
+            trackers.begin()  # whatever could be refused was
+            view.on_progress(done, total)
+            refresh()
+
+        def on_event(event: "MetricEvent") -> None:
+            view.on_event(event)
+            trackers.on_event(event)
+            if event.loss is None and event.kind == "train" and event.adapter not in diverged:
+                diverged.add(event.adapter)
+                console.warn(f'adapter "{event.adapter}" diverged: its loss is not finite at step {event.step}')
+
+        try:
+            result = run_plan(
+                stated,
+                loaded,
+                folder,
+                data,
+                output,
+                device=device,
+                dtype=used,
+                backbone_name=base_model_name or backbone_name(backbone, folder),
+                on_progress=on_progress,
+                on_note=console.warn,
+                on_event=on_event,
+            )
+        finally:
+            trackers.end()
+    summary = _run_summary(stated, result)
     if json:
-        console.print_json({"checked": True, "replicas": replicas, "adapters": adapters, "trace": str(result.trace)})
-        return
-    for entry in replicas:
-        print(
-            f"replica {entry['id']}: measured {entry['measured_s']:.3f} s, predicted {entry['predicted_s']:.3f} s "
-            f"({100 * entry['difference']:+.1f}%)"
-        )
+        console.print_json(summary)
+    else:
+        _print_run(summary)
+    if result.diverged:
+        raise typer.Exit(DIVERGED)
+
+
+def _num_gpus(device: str) -> int | None:
+    """Return over how many GPUs replicas run side by side; None where they run in turn."""
+    if device != "cuda":
+        return None
+    import torch  # noqa: PLC0415
+
+    return torch.cuda.device_count()
+
+
+def _run_summary(plan: "Plan", result: "RunResult") -> dict[str, Any]:
+    """Return what is to be said of a run: predicted beside measured, and what became of the adapters."""
+    lines = list(zip(plan.replicas, result.timelines, strict=True))
+    gpu_time = sum(r.num_stages * line.makespan for r, line in lines)
+    return {
+        "checked": True,
+        "makespan": _compared(plan.makespan_s, max(line.makespan for _, line in lines)),
+        "gpu_time": _compared(plan.gpu_time_s, gpu_time),
+        "replicas": [
+            {
+                "id": r.id,
+                **_compared(r.makespan_s, line.makespan),
+                "measured_bubble": line.bubble,
+                "peak_memory_gib": list(result.peak_memory_gib(r.id)),
+                "predicted_memory_gib": list(r.peak_memory_gib),
+            }
+            for r, line in lines
+        ],
+        "adapters": {
+            name: {
+                "path": str(path),
+                "first_loss": result.losses[name][0],
+                "last_loss": result.losses[name][-1],
+                "diverged_at_step": result.diverged.get(name),
+            }
+            for name, path in result.adapters.items()
+        },
+        "trace": str(result.trace),
+        "metrics": str(result.metrics),
+    }
+
+
+def _compared(predicted_s: float, measured_s: float) -> dict[str, float]:
+    return {"predicted_s": predicted_s, "measured_s": measured_s, "difference": measured_s / predicted_s - 1}
+
+
+def _print_run(summary: dict[str, Any]) -> None:
+    """Print what is to be said of a run as text."""
+    times = [("makespan", "s", summary["makespan"]), ("GPU time", "GPU-s", summary["gpu_time"])]
+    if len(summary["replicas"]) > 1:
+        times += [(f"replica {entry['id']}", "s", entry) for entry in summary["replicas"]]
+    for name, unit, entry in times:
+        measured, predicted = (f"{entry[key]:.3f} {unit}" for key in ("measured_s", "predicted_s"))
+        print(f"{name}: measured {measured}, predicted {predicted} ({100 * entry['difference']:+.1f}%)")
+    for entry in summary["replicas"]:
         taken, expected = (
             "/".join(f"{x:.3g}" for x in entry[name]) for name in ("peak_memory_gib", "predicted_memory_gib")
         )
         print(f"replica {entry['id']}: highest memory {taken} GiB, predicted {expected}")
-    for name, found in adapters.items():
-        print(f"{name}: loss {found['first_loss']:.3f} -> {found['last_loss']:.3f}, {found['path']}")
-    print(f"trace {result.trace}")
+    for name, found in summary["adapters"].items():
+        step = found["diverged_at_step"]
+        word = "" if step is None else f" DIVERGED at step {step},"
+        print(f"{name}:{word} loss {found['first_loss']:.3f} -> {found['last_loss']:.3f}, {found['path']}")
+    print(f"trace {summary['trace']}, metrics {summary['metrics']}")
 
 
 def _recomputing(plan: "Plan", mode: "Recompute") -> "Plan":

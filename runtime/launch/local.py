@@ -61,6 +61,11 @@ class RunResult:
     """By replica id and stage, the parts of the operations; empty where they were not measured."""
 
     @property
+    def metrics(self) -> Path:
+        """File of the run's events."""
+        return self.trace.with_name(METRICS)
+
+    @property
     def diverged(self) -> dict[str, int]:
         """By adapter whose loss was not finite at some step, the first such step."""
         return {name: step for name, values in self.losses.items() if (step := first_not_finite(values)) is not None}
