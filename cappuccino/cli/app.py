@@ -77,7 +77,10 @@ def _options(
 
 
 def main() -> NoReturn:
-    """Run the command line; exit 0 when done, 1 when the input is wrong or infeasible, 2 on wrong usage."""
+    """Run the command line.
+
+    Exits with 0 when done, 1 when the input is wrong or infeasible, 2 on wrong usage, 3 when adapters of a run diverged.
+    """
     try:
         app(standalone_mode=True)
     except CappuccinoError as error:

@@ -136,6 +136,7 @@ def run(
     from cappuccino.plan import Plan, Recompute  # noqa: PLC0415
     from cappuccino.reports.remaining_time import RemainingTime  # noqa: PLC0415
     from cappuccino.runtime.backbone.hub import backbone_name, find_backbone  # noqa: PLC0415
+    from cappuccino.runtime.launch.devices import num_gpus  # noqa: PLC0415
     from cappuccino.runtime.launch.local import run_plan  # noqa: PLC0415
     from cappuccino.runtime.launch.trackers import Trackers, chosen_trackers  # noqa: PLC0415
     from cappuccino.simulator import simulate  # noqa: PLC0415
@@ -157,7 +158,7 @@ def run(
     settings = {adapter.name: adapter.model_dump(mode="json", exclude={"name"}) for adapter in trained}
     trackers = Trackers(named, output, loaded.name, settings, console.warn)
     predicted = [replica.timeline for replica in simulate(planned, loaded, costs).replicas]
-    view = TrainingView(steps, RemainingTime(stated, predicted, _num_gpus(device)))
+    view = TrainingView(steps, RemainingTime(stated, predicted, num_gpus(device)))
     diverged: set[str] = set()
     with show_training(view) as refresh:
 
@@ -196,15 +197,6 @@ def run(
         _print_run(summary)
     if result.diverged:
         raise typer.Exit(DIVERGED)
-
-
-def _num_gpus(device: str) -> int | None:
-    """Return over how many GPUs replicas run side by side; None where they run in turn."""
-    if device != "cuda":
-        return None
-    import torch  # noqa: PLC0415
-
-    return torch.cuda.device_count()
 
 
 def _run_summary(plan: "Plan", result: "RunResult") -> dict[str, Any]:

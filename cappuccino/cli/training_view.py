@@ -59,7 +59,7 @@ class TrainingView:
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the adapters' lines, by `COLUMNS`, most recent first."""
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for name, recent in list(reversed(self._recent.items()))[:MOST_SHOWN]:
             event, first = recent[-1], recent[0]
             seconds = event.time_s - first.time_s
@@ -109,8 +109,13 @@ def show_training(view: TrainingView) -> Iterator[Callable[[], None]]:
         with console.progress_bar("training") as show:
             yield lambda: show(view.fraction, ", ".join(filter(None, (view.text(), view.latest()))))
         return
-    options = {"refresh_per_second": _REFRESHES_PER_S, "transient": True, "redirect_stdout": False}
-    with Live(console=terminal, get_renderable=lambda: _render(view), **options):
+    with Live(
+        console=terminal,
+        get_renderable=lambda: _render(view),
+        refresh_per_second=_REFRESHES_PER_S,
+        transient=True,
+        redirect_stdout=False,
+    ):
         yield lambda: None
     print(f"training: {view.text()}", file=sys.stderr)
 

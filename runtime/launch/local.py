@@ -21,6 +21,7 @@ from cappuccino.instance import Instance
 from cappuccino.plan import Plan, Replica, even_layers
 from cappuccino.runtime.backbone.config import read_trainable_shape
 from cappuccino.runtime.data.samples import load_datasets
+from cappuccino.runtime.launch.devices import num_gpus
 from cappuccino.runtime.launch.metrics import METRICS, MetricEvent, first_not_finite
 from cappuccino.runtime.launch.model_card import model_card
 from cappuccino.runtime.launch.monitor import LOSSES, TRACE, RunMonitor, require_free_names
@@ -257,13 +258,9 @@ def _cores() -> int:
 
 def _capacity(device: str, plan: Plan) -> int | None:
     """Return how many GPUs there are, None on the CPU, where replicas run in turn."""
-    if device == "cpu":
-        return None
-    import torch  # noqa: PLC0415
-
-    count = torch.cuda.device_count()
+    count = num_gpus(device)
     for replica in plan.replicas:
-        if replica.num_stages > count:
+        if count is not None and replica.num_stages > count:
             problem = f"replica {replica.id} has {replica.num_stages} stages, this machine {count} GPUs"
             raise InputError("device", "", problem, "plan with fewer stages per replica, or use device cpu")
     return count

@@ -2,7 +2,9 @@
 
 import importlib
 import os
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
@@ -94,6 +96,10 @@ class Trackers:
             self._thread.join()
 
     def _work(self) -> None:
+        with redirect_stdout(sys.stderr):  # of the whole process: some print there, where results belong
+            self._serve()
+
+    def _serve(self) -> None:
         working: dict[str, _Tracker] = {}
         for name in self._names:
             kind = _TensorBoard if name == "tensorboard" else _OneRun
