@@ -79,7 +79,7 @@ def _options(
 def main() -> NoReturn:
     """Run the command line.
 
-    Exits with 0 when done, 1 when the input is wrong or infeasible, 2 on wrong usage, 3 when adapters of a run diverged.
+    Exits with 0 when done, 1 when the input is wrong or infeasible, 2 on wrong usage, 3 when adapters diverged.
     """
     try:
         app(standalone_mode=True)
