@@ -16,6 +16,7 @@ from helpers.small import write_data
 
 from cappuccino.errors import InputError
 from cappuccino.instance import Instance
+from cappuccino.runtime.launch import local
 from cappuccino.runtime.launch.errors import RunError
 from cappuccino.runtime.launch.local import run_plan
 from cappuccino.runtime.launch.metrics import MetricEvent
@@ -77,7 +78,10 @@ def test_interrupt_ends_the_run(small: Instance, llama: Path, data: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_input_error_of_a_worker_reaches_the_caller(small: Instance, llama: Path, data: Path, tmp_path: Path) -> None:
+def test_input_error_of_a_worker_reaches_the_caller(
+    small: Instance, llama: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "_require_modules", lambda *arguments: None)  # which finds it out before
     wrong = replace(small, adapters=(small.adapters[0].model_copy(update={"target_modules": ("no_such_proj",)}),))
     with pytest.raises(InputError, match="adapter q_proj: target_modules"):
         run_plan(random_plan(wrong, 2, seed=0), wrong, llama, data, tmp_path / "out")
