@@ -15,7 +15,7 @@ from itertools import cycle
 from pathlib import Path
 
 from cappuccino.checker import check
-from cappuccino.cli.console import print_table
+from cappuccino.cli.terminal.console import print_table
 from cappuccino.costs import CostModel, fit_instance_costs
 from cappuccino.errors import CappuccinoError, InfeasibleError
 from cappuccino.instance import FORMAT, Instance, InstanceFile

@@ -62,10 +62,11 @@ MAY_IMPORT = {
     "runtime.backbone runtime.encoding runtime.data",
     "runtime.pipeline": "plan instance runtime.backbone runtime.lora runtime.data",
     "runtime.checkpoint": "errors files instance runtime.lora runtime.data runtime.pipeline",
+    "runtime.monitoring": "errors files instance runtime.data runtime.pipeline runtime.checkpoint",
     "runtime.launch": "errors files backbone plan instance remaining timeline runtime.backbone runtime.lora "
-    "runtime.data runtime.pipeline runtime.checkpoint",
+    "runtime.data runtime.pipeline runtime.checkpoint runtime.monitoring",
     "runtime.profiling": "errors files backbone plan instance costs timeline runtime.backbone runtime.pipeline "
-    "runtime.launch",
+    "runtime.monitoring runtime.launch",
     "instances.generate_lengths": "files lengths",
     "instances.building": "instance instances.generate_lengths",
     "instances.generate_instances": "files instances.generate_lengths instances.building",
@@ -73,10 +74,11 @@ MAY_IMPORT = {
     "instances.generate_tiny": "instance runtime.backbone runtime.profiling",
     "library": "errors files plan instance costs simulator checker solvers.baselines solvers.planning",
     "instances.generate_index": "instance library",
+    "cli.terminal": "errors plan timeline checker reports runtime.monitoring runtime.launch",
     "cli": "errors files lengths backbone plan instance remaining costs timeline workload simulator analytic prototype "
     "checker reports solvers.budget solvers.layer_split solvers.baselines solvers.planning solvers.pareto "
     "runtime.backbone runtime.lora runtime.encoding runtime.data runtime.new_instance runtime.checkpoint "
-    "runtime.launch runtime.profiling instances.generate_tiny library",
+    "runtime.monitoring runtime.launch runtime.profiling instances.generate_tiny library cli.terminal",
 }
 """Who imports whom, a package (or a module at the root of a floor) a line; each only from those above it."""
 LARGE = {

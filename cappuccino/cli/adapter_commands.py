@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cappuccino.cli import console
-from cappuccino.cli.console import JsonFlag
+from cappuccino.cli.terminal import console
+from cappuccino.cli.terminal.console import JsonFlag
 
 AdapterArgument = Annotated[Path, typer.Argument(metavar="ADAPTER_FOLDER", help="Folder of an adapter, as of run.")]
 

@@ -81,7 +81,8 @@ def _options(
 def main() -> NoReturn:
     """Run the command line.
 
-    It exits 0 when done, 1 when the input is wrong or infeasible, 2 on wrong usage, 75 when a run was interrupted.
+    It exits 0 when done, 1 when the input is wrong or infeasible, 2 on wrong usage, 3 when adapters diverged, 75 when a
+    run was interrupted.
     """
     try:
         app(standalone_mode=True)

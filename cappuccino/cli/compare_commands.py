@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cappuccino.cli import console
-from cappuccino.cli.console import JsonFlag
 from cappuccino.cli.plan_commands import InstanceArgument
+from cappuccino.cli.terminal import console
+from cappuccino.cli.terminal.console import JsonFlag
 from cappuccino.errors import InfeasibleError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cappuccino.cli.console import Show
+    from cappuccino.cli.terminal.console import Show
     from cappuccino.costs import CostModel
     from cappuccino.instance import Instance
     from cappuccino.plan import Plan

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from cappuccino.cli import console
+from cappuccino.cli.terminal import console
 from cappuccino.files import require_folder
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cappuccino.cli import console
-from cappuccino.cli.console import JsonFlag
+from cappuccino.cli.terminal import console
+from cappuccino.cli.terminal.console import JsonFlag
 from cappuccino.errors import InputError
 from cappuccino.files import require_writable
 

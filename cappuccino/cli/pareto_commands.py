@@ -8,9 +8,9 @@ from xml.sax.saxutils import escape
 
 import typer
 
-from cappuccino.cli import console
-from cappuccino.cli.console import JsonFlag
 from cappuccino.cli.plan_commands import InstanceArgument, ObjectiveOption
+from cappuccino.cli.terminal import console
+from cappuccino.cli.terminal.console import JsonFlag
 from cappuccino.errors import InputError
 from cappuccino.files import require_folder, require_writable, write_atomically
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cappuccino.cli import console
-from cappuccino.cli.console import JsonFlag
+from cappuccino.cli.terminal import console
+from cappuccino.cli.terminal.console import JsonFlag
 from cappuccino.files import require_writable
 
 if TYPE_CHECKING:

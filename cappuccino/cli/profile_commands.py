@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from cappuccino.cli import console
-from cappuccino.cli.console import JsonFlag
 from cappuccino.cli.run_commands import DeviceOption, DtypeOption
+from cappuccino.cli.terminal import console
+from cappuccino.cli.terminal.console import JsonFlag
 from cappuccino.errors import InputError
 from cappuccino.files import require_writable
 

@@ -2,26 +2,27 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cappuccino.cli import console
-from cappuccino.cli.console import JsonFlag
 from cappuccino.cli.plan_commands import InstanceOption, PlanArgument, RecomputeChoice
+from cappuccino.cli.terminal import console
+from cappuccino.cli.terminal.console import JsonFlag
 from cappuccino.errors import InputError
 
 if TYPE_CHECKING:
     from cappuccino.costs import CostModel
     from cappuccino.plan import Plan, Recompute, Replica
     from cappuccino.runtime.launch.keeper import CheckpointOptions
-    from cappuccino.runtime.launch.run_result import RunResult
-    from cappuccino.timeline import Timeline
+    from cappuccino.runtime.monitoring.metrics import MetricEvent
 
 BackboneOption = Annotated[
     str, typer.Option("--backbone", help="Folder of the Hugging Face backbone, or its name on the hub.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
+DIVERGED = 3
+"""Exit code of a run that ended with adapters whose loss is not finite."""
 DtypeOption = Annotated[str, typer.Option("--dtype", help="float32, float64 or bfloat16.")]
 DataOption = Annotated[
     Path | None,
@@ -90,22 +91,37 @@ def run(
     ] = "auto",
     keep_checkpoints: Annotated[int, typer.Option(min=1, help="Checkpoints that stay of every adapter.")] = 2,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoints in the output folder.")] = False,
+    report_to: Annotated[
+        str | None,
+        typer.Option(
+            help="Trackers, separated by commas: tensorboard, wandb, mlflow, trackio; none. "
+            "By default tensorboard, where it is installed."
+        ),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Train the adapters of a plan, one process per pipeline stage, exactly as planned.
 
-    Ctrl-C or SIGTERM ends the run with checkpoints written and exit status 75; a second one ends it at once.
+    Ctrl-C or SIGTERM ends the run with checkpoints written and exit code 75; a second one ends it at once. Exit code 3
+    says that all adapters were written, and that some diverged: their loss is not finite.
     """
     from cappuccino.checker import check  # noqa: PLC0415
+    from cappuccino.cli.terminal.summary import print_run, run_summary  # noqa: PLC0415
+    from cappuccino.cli.terminal.training_view import TrainingView, show_training  # noqa: PLC0415
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415
     from cappuccino.plan import Plan, Recompute  # noqa: PLC0415
     from cappuccino.remaining import planned_alone  # noqa: PLC0415
+    from cappuccino.reports.remaining_time import RemainingTime  # noqa: PLC0415
     from cappuccino.runtime.backbone.hub import backbone_name, find_backbone  # noqa: PLC0415
+    from cappuccino.runtime.launch.devices import num_gpus  # noqa: PLC0415
     from cappuccino.runtime.launch.interruption import interruptible  # noqa: PLC0415
     from cappuccino.runtime.launch.local import run_plan  # noqa: PLC0415
+    from cappuccino.runtime.monitoring.trackers import Trackers, chosen_trackers  # noqa: PLC0415
+    from cappuccino.simulator import simulate  # noqa: PLC0415
 
     checkpoints = _checkpoints(checkpoint_every, keep_checkpoints)
+    named = chosen_trackers(report_to)
     loaded, stated = Instance.load(instance), Plan.load(plan)
     costs = fit_instance_costs(loaded)
     check(*planned_alone(stated, loaded), costs).raise_if_invalid(plan)
@@ -117,64 +133,54 @@ def run(
     for warning in dict.fromkeys(warnings):
         console.warn(f"{loaded.cost_table}: {warning}: its times and memory are no prediction for this run")
     folder = find_backbone(backbone)
-    with console.progress_bar("training") as show, interruptible(_say_that_it_ends) as interruption:
-        result = run_plan(
-            stated,
-            loaded,
-            folder,
-            data,
-            output,
-            device=device,
-            dtype=used,
-            keep=keep.value,
-            backbone_name=base_model_name or backbone_name(backbone, folder),
-            checkpoints=checkpoints,
-            resume=resume,
-            interruption=interruption,
-            on_progress=lambda done, total: show(done / total, f"{done} of {total} operations"),
-            on_note=console.warn,
-        )
-    planned_replicas = {r.id: r for r in stated.replicas}
-    replicas = [_replica_entry(planned_replicas[line.replica], line, result) for line in result.timelines]
-    adapters = {name: _trained(result, name, path) for name, path in result.adapters.items()}
+    trained = [loaded.adapters[loaded.adapter_index(name)] for r in stated.replicas for name in r.adapters]
+    steps = {adapter.name: loaded.num_steps(loaded.adapter_index(adapter.name)) for adapter in trained}
+    settings = {adapter.name: adapter.model_dump(mode="json", exclude={"name"}) for adapter in trained}
+    trackers = Trackers(named, output, loaded.name, settings, console.warn)
+    predicted = [r.timeline for r in simulate(*planned_alone(planned, loaded), costs).replicas]
+    view = TrainingView(steps, RemainingTime(stated, predicted, num_gpus(device)))
+    diverged: set[str] = set()
+    with show_training(view) as refresh, interruptible(_say_that_it_ends) as interruption:
+
+        def on_progress(done: int, total: int) -> None:
+            trackers.begin()  # whatever could be refused was
+            view.on_progress(done, total)
+            refresh()
+
+        def on_event(event: "MetricEvent") -> None:
+            view.on_event(event)
+            trackers.on_event(event)
+            if event.loss is None and event.kind == "train" and event.adapter not in diverged:
+                diverged.add(event.adapter)
+                console.warn(f'adapter "{event.adapter}" diverged: its loss is not finite at step {event.step}')
+
+        try:
+            result = run_plan(
+                stated,
+                loaded,
+                folder,
+                data,
+                output,
+                device=device,
+                dtype=used,
+                keep=keep.value,
+                backbone_name=base_model_name or backbone_name(backbone, folder),
+                checkpoints=checkpoints,
+                resume=resume,
+                interruption=interruption,
+                on_progress=on_progress,
+                on_note=console.warn,
+                on_event=on_event,
+            )
+        finally:
+            trackers.end()
+    summary = run_summary(stated, result)
     if json:
-        console.print_json({"checked": True, "replicas": replicas, "adapters": adapters, "trace": str(result.trace)})
-        return
-    for entry in replicas:
-        predicted = "what was left of the plan"
-        if entry["predicted_s"] is not None:
-            predicted = f"predicted {entry['predicted_s']:.3f} s ({100 * entry['difference']:+.1f}%)"
-        print(f"replica {entry['id']}: measured {entry['measured_s']:.3f} s, {predicted}")
-        taken, expected = (
-            "/".join(f"{x:.3g}" for x in entry[name]) for name in ("peak_memory_gib", "predicted_memory_gib")
-        )
-        print(f"replica {entry['id']}: highest memory {taken} GiB, predicted {expected}")
-    for name, found in adapters.items():
-        print(f"{name}: loss {found['first_loss']:.3f} -> {found['last_loss']:.3f}, {found['path']}")
-        evaluated = found["evaluations"]
-        if evaluated:
-            losses = ", ".join(f"{e['loss']:.3f} ({e['steps']} steps)" for e in evaluated)
-            of = "" if found["kept_steps"] is None else f"; kept as after {found['kept_steps']} steps"
-            print(f"{name}: evaluated {losses}, perplexity {evaluated[-1]['perplexity']:.4g}{of}")
-    print(f"trace {result.trace}")
-
-
-def _trained(result: "RunResult", name: str, path: Path) -> dict[str, Any]:
-    """Return what is said of an adapter."""
-    import math  # noqa: PLC0415
-
-    evaluated = [
-        {"steps": step + 1, "loss": loss, "perplexity": math.exp(min(loss, 700.0))}
-        for step, loss in result.evaluations.get(name, {}).items()
-    ]
-    kept = result.kept.get(name)
-    return {
-        "path": str(path),
-        "first_loss": result.losses[name][0],
-        "last_loss": result.losses[name][-1],
-        "evaluations": evaluated,
-        "kept_steps": None if kept is None else kept + 1,
-    }
+        console.print_json(summary)
+    else:
+        print_run(summary)
+    if result.diverged:
+        raise typer.Exit(DIVERGED)
 
 
 def _checkpoints(every: str, keep: int) -> "CheckpointOptions | None":
@@ -190,20 +196,6 @@ def _checkpoints(every: str, keep: int) -> "CheckpointOptions | None":
 
 def _say_that_it_ends() -> None:
     console.warn("interrupted: writing checkpoints; interrupt again to end at once")
-
-
-def _replica_entry(planned: "Replica", line: "Timeline", result: "RunResult") -> dict[str, Any]:
-    """Return what is said of a replica's run; there is no prediction for a part of its plan."""
-    whole = line.programs == planned.programs
-    return {
-        "id": planned.id,
-        "predicted_s": planned.makespan_s if whole else None,
-        "measured_s": line.makespan,
-        "difference": line.makespan / planned.makespan_s - 1 if whole else None,
-        "measured_bubble": line.bubble,
-        "peak_memory_gib": list(result.peak_memory_gib(planned.id)),
-        "predicted_memory_gib": list(planned.peak_memory_gib),
-    }
 
 
 def _recomputing(plan: "Plan", mode: "Recompute") -> "Plan":

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cappuccino.cli import console
-from cappuccino.cli.console import JsonFlag
 from cappuccino.cli.plan_commands import InstanceOption, PlanArgument
+from cappuccino.cli.terminal import console
+from cappuccino.cli.terminal.console import JsonFlag
 from cappuccino.errors import InputError, InvalidPlanError
 from cappuccino.files import require_writable
 

@@ -1,5 +1,7 @@
 """What can go wrong while a plan runs."""
 
+from pathlib import Path
+
 from cappuccino.errors import CappuccinoError
 
 
@@ -16,6 +18,8 @@ class RunError(CappuccinoError):
         How the process ended, on the first line, or the end of its traceback; the message has one line of it.
     operation
         Position in the stage's program of what failed, where it is known.
+    log
+        File of what the process printed, where that is kept.
     kept
         What the run leaves and how to go on, in words.
     """
@@ -26,12 +30,15 @@ class RunError(CappuccinoError):
         stage: int,
         reason: str,
         operation: int | None = None,
+        *,
+        log: Path | None = None,
         kept: str = "nothing was kept; run again",
     ) -> None:
-        self.replica, self.stage, self.reason, self.operation = replica, stage, reason, operation
+        self.replica, self.stage, self.reason, self.operation, self.log = replica, stage, reason, operation, log
         lines = reason.strip().splitlines() or ["no reason given"]
         line = lines[0] if lines[0].startswith("the process ") else lines[-1]
-        super().__init__(f"replica {replica}, stage {stage} failed: {line.strip()}; {_remedy(reason)}; {kept}")
+        printed = "" if log is None else f"; what it printed is in {log}"
+        super().__init__(f"replica {replica}, stage {stage} failed: {line.strip()}{printed}; {_remedy(reason)}; {kept}")
 
 
 def _remedy(reason: str) -> str:

@@ -100,6 +100,10 @@ class AdapterKeeper:
                 self._export(checkpoint)
             self._store.prune(name, 1 if checkpoint.finished else self._keep)
 
+    def evaluated(self, name: str) -> dict[int, float]:
+        """Return an adapter's losses on evaluation data before this run, by step, as its checkpoint has them."""
+        return self._found[name].evaluated if name in self._found else {}
+
     def keep_weights(self, name: str, parts: Sequence[Path]) -> None:
         """Write a finished adapter with other weights than those of its last step.
 

@@ -1,7 +1,7 @@
 """Running a whole plan on this machine; needs no torch itself, the processes it starts do."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from cappuccino.runtime.checkpoint.manifest import Checkpoint, Origin
 from cappuccino.runtime.checkpoint.progress import CHECKPOINTS, find_checkpoints, require_no_checkpoints
 from cappuccino.runtime.checkpoint.store import CheckpointStore
 from cappuccino.runtime.data.samples import load_datasets
+from cappuccino.runtime.launch.devices import num_gpus
 from cappuccino.runtime.launch.errors import RunError
 from cappuccino.runtime.launch.interruption import InterruptedRunError, Interruption
 from cappuccino.runtime.launch.keeper import AdapterKeeper, CheckpointOptions
@@ -25,6 +26,8 @@ from cappuccino.runtime.launch.output import OutputFolder
 from cappuccino.runtime.launch.replicas import run_replicas
 from cappuccino.runtime.launch.run_result import Keep, RunResult, gather_results
 from cappuccino.runtime.launch.specification import JobSpecification, ReplicaSpecification
+from cappuccino.runtime.monitoring.metrics import METRICS, MetricEvent
+from cappuccino.runtime.monitoring.monitor import RunMonitor, require_free_names
 
 Device = Literal["cpu", "cuda"]
 DType = Literal["float32", "float64", "bfloat16"]
@@ -61,6 +64,7 @@ def run_plan(
     interruption: Interruption | None = None,
     on_progress: Progress | None = None,
     on_note: Callable[[str], None] | None = None,
+    on_event: Callable[[MetricEvent], None] | None = None,
 ) -> RunResult:
     """Train the adapters of a plan, one process per stage.
 
@@ -77,8 +81,9 @@ def run_plan(
     data
         Folder with a file for every dataset (`<dataset>.jsonl`, `.json` or `.parquet`); None: the instance names them.
     out
-        Folder for the adapters, each written as soon as its last step is done, for checkpoints, and in the end for
-        `losses.json` and `trace.json`; what it holds under these names is replaced.
+        Folder for the adapters, each written as soon as its last step is done, for checkpoints, for `metrics.jsonl` and
+        `logs/`, which grow from the start and stay when the run fails, and in the end for `losses.json` and
+        `trace.json`; what it holds under these names is replaced.
     device
         "cpu" or "cuda".
     dtype
@@ -102,12 +107,15 @@ def run_plan(
         Called with the operations done and the operations in all.
     on_note
         Told what the data hold that is not used, and from where adapters go on.
+    on_event
+        Told of every optimizer step and evaluation; before the run begins, of those that it goes on from.
 
     Raises
     ------
     InputError
         When the instance, the backbone or the data cannot be trained, or checkpoints are of another training; nothing
-        was written. Or when something could not be written; the error says what is kept.
+        was written, or only events and logs where a process found it out. Or when something could not be written; the
+        error says what is kept.
     RunError
         When a process failed; all others were ended, and the error says what is kept.
     InterruptedRunError
@@ -121,11 +129,9 @@ def run_plan(
     placed = [name for r in plan.replicas for name in r.adapters]
     names = [*placed, *(name for name in plan.done if name not in placed)]
     used = instance.subset([instance.adapter_index(name) for name in names])
+    require_free_names(used)
     _require_modules(used, shape)
     resumable = checkpoints is not None or resume
-    if resumable and CHECKPOINTS in names:
-        problem = f'an adapter called "{CHECKPOINTS}" would take the place of the checkpoints'
-        raise InputError(instance.source, "adapters", problem, "rename it, or run with --checkpoint-every none")
     datasets = load_datasets(used, data, backbone, shape.vocab, on_note).datasets
 
     identity, digest = backbone_digest(backbone), plan.digest
@@ -185,12 +191,16 @@ def run_plan(
                 checkpoints=store.root,
             )
             pending.append((specification, place))
+        monitor = RunMonitor(out, on_event, _goes_on(keeper.steps, pending) if resume else None)
+        for specification, _ in pending:
+            monitor.follow(specification.results / METRICS)
         try:
             with interruption.heeded() if interruption else nullcontext():
                 run_replicas(
                     pending,
                     capacity,
                     keeper,
+                    monitor,
                     resumable=checkpoints is not None,
                     interruption=interruption,
                     on_progress=on_progress,
@@ -198,7 +208,7 @@ def run_plan(
                 )
         except CappuccinoError as error:
             raise _with_kept(error, keeper.kept(resumable)) from error
-        return gather_results(plan, out, output, [specification for specification, _ in pending], keeper, found, keep)
+        return gather_results(plan, out, output, [specification for specification, _ in pending], keeper, monitor, keep)
 
 
 def _require_runnable(instance: Instance, out: Path, device: str, dtype: str, *, best: bool, resume: bool) -> None:
@@ -235,10 +245,28 @@ def _found(plan: Plan, out: Path, origins: Mapping[str, Origin], resume: bool) -
     return found
 
 
+def _goes_on(
+    done: Mapping[str, int], pending: Sequence[tuple[ReplicaSpecification, Path]]
+) -> Callable[[MetricEvent], bool]:
+    """Return what tells whether an event of the run before is not to come again."""
+    again = {
+        (replica.adapters[x.adapter], x.step)
+        for s, _ in pending
+        for replica in [s.replica]
+        for x in replica.evaluations
+    }
+
+    def goes_on(event: MetricEvent) -> bool:
+        made = event.step < done.get(event.adapter, 0)
+        return made and (event.kind == "train" or (event.adapter, event.step) not in again)
+
+    return goes_on
+
+
 def _with_kept(error: CappuccinoError, kept: str) -> CappuccinoError:
     """Return the error that ended a run with what the run leaves."""
     if isinstance(error, RunError):
-        return RunError(error.replica, error.stage, error.reason, error.operation, kept)
+        return RunError(error.replica, error.stage, error.reason, error.operation, log=error.log, kept=kept)
     if isinstance(error, InterruptedRunError):
         return InterruptedRunError(kept)
     if isinstance(error, InputError):
@@ -275,13 +303,9 @@ def _cores() -> int:
 
 def _capacity(device: str, plan: Plan) -> int | None:
     """Return how many GPUs there are, None on the CPU, where replicas run in turn."""
-    if device == "cpu":
-        return None
-    import torch  # noqa: PLC0415
-
-    count = torch.cuda.device_count()
+    count = num_gpus(device)
     for replica in plan.replicas:
-        if replica.num_stages > count:
+        if count is not None and replica.num_stages > count:
             problem = f"replica {replica.id} has {replica.num_stages} stages, this machine {count} GPUs"
             raise InputError("device", "", problem, "plan with fewer stages per replica, or use device cpu")
     return count

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from cappuccino.instance import Adapter
 from cappuccino.plan import Plan, Replica
 from cappuccino.runtime.backbone.hub import is_hub_name
+from cappuccino.runtime.monitoring.metrics import first_not_finite
 
 
 def model_card(
@@ -58,7 +59,7 @@ model = AutoPeftModelForCausalLM.from_pretrained("{adapter.name}")  # this folde
 ## Training
 
 {num_steps} optimizer steps on the dataset `{adapter.dataset}` ({num_steps * adapter.global_batch_size} samples), loss
-{_loss(losses[0])} at the first step and {_loss(losses[-1])} at the last.
+{_loss(losses[0])} at the first step and {_loss(losses[-1])} at the last.{_diverged(losses)}
 
 | setting | value |
 |---|---|
@@ -81,6 +82,13 @@ def _shown(value: object) -> str:
 
 def _loss(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "that is no number"
+
+
+def _diverged(losses: Sequence[float]) -> str:
+    step = first_not_finite(losses)
+    if step is None:
+        return ""
+    return f"\n\n**Diverged:** the loss is not finite from step {step} (counted from 0); the weights are of no use."
 
 
 def _planned(plan: Plan, replica: Replica) -> str:

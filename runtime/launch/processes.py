@@ -10,13 +10,10 @@ from pathlib import Path
 
 from cappuccino.errors import CappuccinoError, InputError
 from cappuccino.runtime.launch.errors import RunError
+from cappuccino.runtime.launch.protocol import CHECKPOINTS, OPERATION, PART
 from cappuccino.runtime.launch.results import StageFailure, read_failure
 from cappuccino.runtime.launch.specification import ReplicaSpecification
 
-OPERATION, PART = b".", b"w"
-"""What a stage writes on standard output: an operation is finished, a part of a checkpoint is written."""
-CHECKPOINTS = b"c"
-"""What it reads on standard input: write checkpoints after every step. The end of the input ends it."""
 _LOG_LINES = 8
 _GRACE_S = 5.0
 """How long a process may take to end when it is asked to."""
@@ -33,14 +30,16 @@ class ReplicaProcesses:
     specification
         What they are to do.
     folder
-        For the specification and the logs.
+        For the specification.
+    logs
+        For what they print.
     """
 
-    def __init__(self, specification: ReplicaSpecification, folder: Path) -> None:
+    def __init__(self, specification: ReplicaSpecification, folder: Path, logs: Path) -> None:
         self.specification = specification
         self._done = [0] * specification.replica.num_stages
         self._written = False
-        self._folder = folder
+        self._logs = logs
         self._processes: list[subprocess.Popen[bytes]] = []
         path = folder / "specification.json"
         path.write_text(specification.model_dump_json(), encoding="utf-8")
@@ -54,7 +53,7 @@ class ReplicaProcesses:
         try:
             for stage in range(specification.replica.num_stages):
                 command = [sys.executable, "-m", "cappuccino.runtime.launch.worker", str(path), str(stage)]
-                with self._log(stage).open("wb") as log:
+                with self._log(stage).open("ab") as log:
                     process = subprocess.Popen(
                         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment
                     )
@@ -134,7 +133,7 @@ class ReplicaProcesses:
                     pipe.close()
 
     def _log(self, stage: int) -> Path:
-        return self._folder / f"stage-{stage}.log"
+        return self._logs / f"replica-{self.specification.replica.id}-stage-{stage}.log"
 
     def _failure(self) -> CappuccinoError:
         """Return what the stage that failed first says; the others fail because it is gone."""
@@ -147,13 +146,13 @@ class ReplicaProcesses:
         for stage in failed:
             record = read_failure(self.specification.results, stage)
             if record is None:
-                return RunError(replica, stage, self._silent_end(stage))
+                return RunError(replica, stage, self._silent_end(stage), log=self._log(stage))
             said[stage] = record
         first = min(said, key=lambda stage: said[stage].time_s)
         fields = said[first].input_error
         if fields is not None:
             return InputError(*fields)
-        return RunError(replica, first, said[first].reason, said[first].operation)
+        return RunError(replica, first, said[first].reason, said[first].operation, log=self._log(first))
 
     def _silent_end(self, stage: int) -> str:
         """Describe the end of a process that left no record."""

@@ -10,6 +10,7 @@ from cappuccino.runtime.launch.interruption import SAVING_LIMIT_S, InterruptedRu
 from cappuccino.runtime.launch.keeper import AdapterKeeper
 from cappuccino.runtime.launch.processes import ReplicaProcesses
 from cappuccino.runtime.launch.specification import ReplicaSpecification
+from cappuccino.runtime.monitoring.monitor import RunMonitor
 
 _POLL_S = 0.05
 
@@ -43,6 +44,7 @@ def run_replicas(
     pending: list[tuple[ReplicaSpecification, Path]],
     capacity: int | None,
     keeper: AdapterKeeper,
+    monitor: RunMonitor,
     *,
     resumable: bool,
     interruption: Interruption | None = None,
@@ -59,6 +61,8 @@ def run_replicas(
         GPUs that there are; None on the CPU, where replicas run in turn.
     keeper
         Told of what the stages wrote.
+    monitor
+        Collects what they say of steps, and is closed.
     resumable
         Whether checkpoints are written.
     interruption
@@ -89,7 +93,7 @@ def run_replicas(
                 if interruption.signals > 1 or saving.over():
                     raise InterruptedRunError
             elif waiting:
-                _start(waiting, running, capacity)
+                _start(waiting, running, capacity, monitor.logs)
             for processes in list(running):
                 done = processes.poll()
                 if processes.take_written() or done:
@@ -98,6 +102,7 @@ def run_replicas(
                     processes.stop()
                     running.remove(processes)
                     finished += sum(map(len, processes.specification.replica.programs))
+            monitor.collect()
             now = finished + sum(processes.done for processes in running)
             if on_progress is not None and now > told:
                 on_progress(now, total)
@@ -113,10 +118,11 @@ def run_replicas(
                 keeper.look(processes.specification.replica.adapters)
         with suppress(CappuccinoError):
             keeper.tidy()
+        monitor.close()
 
 
 def _start(
-    waiting: list[tuple[ReplicaSpecification, Path]], running: list[ReplicaProcesses], capacity: int | None
+    waiting: list[tuple[ReplicaSpecification, Path]], running: list[ReplicaProcesses], capacity: int | None, logs: Path
 ) -> None:
     """Start the first of the waiting replicas as far as there are devices for them."""
     busy = {index for processes in running for index in processes.specification.device_indices}
@@ -128,5 +134,5 @@ def _start(
             return
         mine = tuple(free[:stages])
         busy.update(mine)
-        running.append(ReplicaProcesses(specification.model_copy(update={"device_indices": mine}), place))
+        running.append(ReplicaProcesses(specification.model_copy(update={"device_indices": mine}), place, logs))
         waiting.pop(0)

@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -19,19 +18,6 @@ from cappuccino.runtime.pipeline.part_costs import PartCost
 from cappuccino.timeline import Timeline
 
 
-class EvaluationLoss(BaseModel):
-    """Loss of an adapter on its evaluation data."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    adapter: int
-    """Position in the replica's adapters."""
-    step: int
-    """Optimizer step behind which it was evaluated."""
-    loss: float
-    """Mean cross-entropy over all tokens with a label."""
-
-
 class StageReport(BaseModel):
     """What one stage measured."""
 
@@ -41,8 +27,6 @@ class StageReport(BaseModel):
     """By operation, seconds on the machine's monotonic clock."""
     ends: tuple[float, ...]
     """Likewise."""
-    evaluations: tuple[EvaluationLoss, ...] = ()
-    """Losses on evaluation data, of the last stage."""
     memory_gib: tuple[float, ...]
     """Highest memory use of the process so far, after every operation: resident on the CPU, allocated on the GPU."""
     parts: tuple[PartCost, ...] = ()
@@ -76,7 +60,7 @@ def failure_file(results: Path, stage: int) -> Path:
 
 def write_record(path: Path, record: StageReport | StageFailure) -> None:
     """Write a report or a failure, whole or not at all."""
-    write_atomically(path, json.dumps(record.model_dump(mode="json"), allow_nan=True) + "\n")
+    write_atomically(path, json.dumps(record.model_dump(mode="json")) + "\n")
 
 
 def read_reports(results: Path, num_stages: int) -> list[StageReport]:
@@ -84,7 +68,7 @@ def read_reports(results: Path, num_stages: int) -> list[StageReport]:
     reports = []
     for stage in range(num_stages):
         file = report_file(results, stage)
-        reports.append(parse_model(StageReport, _lenient(file), file))
+        reports.append(parse_model(StageReport, read_json(file), file))
     return reports
 
 
@@ -92,11 +76,6 @@ def read_failure(results: Path, stage: int) -> StageFailure | None:
     """Return why a stage failed, None where it could not say."""
     file = failure_file(results, stage)
     return parse_model(StageFailure, read_json(file), file) if file.exists() else None
-
-
-def _lenient(file: Path) -> Any:
-    """Read JSON in which a diverged loss may be NaN."""
-    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def measured_timeline(replica: Replica, reports: Sequence[StageReport]) -> Timeline:
@@ -107,27 +86,19 @@ def measured_timeline(replica: Replica, reports: Sequence[StageReport]) -> Timel
     return Timeline(replica.id, replica.programs, starts, ends)
 
 
-def evaluation_losses(replica: Replica, reports: Sequence[StageReport]) -> dict[str, dict[int, float]]:
-    """Return the losses on evaluation data by adapter and the step behind which it was evaluated, ascending."""
-    found: dict[str, dict[int, float]] = {}
-    for entry in sorted(reports[-1].evaluations, key=lambda e: (e.adapter, e.step)):
-        found.setdefault(replica.adapters[entry.adapter], {})[entry.step] = entry.loss
-    return found
-
-
-def losses_as_json(losses: Mapping[str, Sequence[float]]) -> str:
-    """Return the losses as JSON, which knows no NaN: a diverged loss is null."""
-    finite = {name: [x if math.isfinite(x) else None for x in values] for name, values in losses.items()}
-    return json.dumps(finite, indent=2) + "\n"
-
-
 def evaluations_as_json(evaluations: Mapping[str, Mapping[int, float]]) -> str:
-    """Return the losses on evaluation data as JSON: by adapter, after how many steps which loss."""
+    """Return the losses on evaluation data as JSON, which knows no NaN: by adapter, after how many steps which loss."""
     found = {
         name: [{"steps": step + 1, "loss": loss if math.isfinite(loss) else None} for step, loss in losses.items()]
         for name, losses in evaluations.items()
     }
     return json.dumps(found, indent=2) + "\n"
+
+
+def losses_as_json(losses: Mapping[str, Sequence[float]]) -> str:
+    """Return the losses as JSON: a diverged loss is null."""
+    finite = {name: [x if math.isfinite(x) else None for x in values] for name, values in losses.items()}
+    return json.dumps(finite, indent=2) + "\n"
 
 
 def best_step(losses: Mapping[int, float]) -> int | None:

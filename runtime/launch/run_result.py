@@ -9,12 +9,10 @@ import numpy as np
 
 from cappuccino.files import write_atomically
 from cappuccino.plan import Plan
-from cappuccino.runtime.checkpoint.manifest import Checkpoint
 from cappuccino.runtime.launch.keeper import AdapterKeeper
 from cappuccino.runtime.launch.output import OutputFolder
 from cappuccino.runtime.launch.results import (
     best_step,
-    evaluation_losses,
     evaluations_as_json,
     losses_as_json,
     measured_timeline,
@@ -22,12 +20,11 @@ from cappuccino.runtime.launch.results import (
 )
 from cappuccino.runtime.launch.specification import ReplicaSpecification
 from cappuccino.runtime.lora.export import part_file
+from cappuccino.runtime.monitoring.metrics import METRICS, first_not_finite
+from cappuccino.runtime.monitoring.monitor import EVALUATIONS, LOSSES, TRACE, RunMonitor
 from cappuccino.runtime.pipeline.part_costs import PartCost
 from cappuccino.timeline import Timeline, write_trace
 
-TRACE = "trace.json"
-LOSSES = "losses.json"
-EVALUATIONS = "evaluations.json"
 Keep = Literal["last", "best"]
 
 
@@ -40,7 +37,9 @@ class RunResult:
     timelines: list[Timeline]
     """By replica that had something to run, in the order of the plan; seconds from the replica's first operation."""
     losses: Mapping[str, list[float]]
-    """By adapter, the loss of every optimizer step: mean cross-entropy over the global batch's loss tokens."""
+    """By adapter, the loss of every optimizer step: mean cross-entropy over the global batch's loss tokens; NaN where
+    it is not finite.
+    """
     trace: Path
     """Trace file of the measured times; a run that had nothing left to do leaves it as it was."""
     memory_gib: Mapping[int, tuple[np.ndarray, ...]]
@@ -54,6 +53,16 @@ class RunResult:
     kept: Mapping[str, int | None]
     """By adapter, the step whose weights it has; None: the last."""
 
+    @property
+    def metrics(self) -> Path:
+        """File of the run's events."""
+        return self.trace.with_name(METRICS)
+
+    @property
+    def diverged(self) -> dict[str, int]:
+        """By adapter whose loss was not finite at some step, the first such step."""
+        return {name: step for name, values in self.losses.items() if (step := first_not_finite(values)) is not None}
+
     def peak_memory_gib(self, replica: int) -> tuple[float, ...]:
         """Return the highest memory use of a replica, by its id, on every stage."""
         return tuple(float(memory[-1]) for memory in self.memory_gib[replica])
@@ -65,7 +74,7 @@ def gather_results(
     output: OutputFolder,
     specifications: Sequence[ReplicaSpecification],
     keeper: AdapterKeeper,
-    found: Mapping[str, Checkpoint],
+    monitor: RunMonitor,
     keep: Keep,
 ) -> RunResult:
     """Gather what a run's stages have left, and write all but the adapters, which stand there already.
@@ -80,14 +89,14 @@ def gather_results(
         Of the replicas that ran.
     keeper
         What looked after checkpoints and adapters.
-    found
-        By adapter, the checkpoint that the run went on from.
+    monitor
+        What knows the evaluations.
     keep
         Which weights adapters are written with.
     """
     placed = [name for replica in plan.replicas for name in replica.adapters]
     names = [*placed, *(name for name in plan.done if name not in placed)]
-    evaluations = {name: found[name].evaluated if name in found else {} for name in names}
+    evaluations = {name: keeper.evaluated(name) | monitor.evaluations.get(name, {}) for name in names}
     kept: dict[str, int | None] = dict.fromkeys(names)
     timelines, memory, parts = [], {}, {}
     for specification in specifications:
@@ -96,13 +105,11 @@ def gather_results(
         timelines.append(measured_timeline(replica, reports))
         memory[replica.id] = tuple(np.array(report.memory_gib) for report in reports)
         parts[replica.id] = tuple(report.parts for report in reports)
-        for name, evaluated in evaluation_losses(replica, reports).items():
-            evaluations[name] = {**evaluations[name], **evaluated}
         if keep == "best":
             kept.update(_keep_best(specification, evaluations, keeper))
     losses = {name: keeper.losses[name] for name in names if name in keeper.losses}
     output.put(LOSSES, lambda path: write_atomically(path, losses_as_json(losses)))
-    evaluations = {name: evaluated for name, evaluated in evaluations.items() if evaluated}
+    evaluations = {name: dict(sorted(evaluated.items())) for name, evaluated in evaluations.items() if evaluated}
     if evaluations:
         output.put(EVALUATIONS, lambda path: write_atomically(path, evaluations_as_json(evaluations)))
     if timelines:

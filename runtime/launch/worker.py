@@ -13,64 +13,17 @@ import threading
 import time
 import traceback
 import warnings
-from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from cappuccino.files import parse_model, read_json
-from cappuccino.runtime.launch.journal import JournalEntry, JournalWriter
-from cappuccino.runtime.launch.processes import CHECKPOINTS, OPERATION, PART
-from cappuccino.runtime.launch.results import (
-    EvaluationLoss,
-    StageReport,
-    as_failure,
-    failure_file,
-    report_file,
-    write_record,
-)
-from cappuccino.runtime.launch.specification import JobSpecification, ReplicaSpecification
+from cappuccino.runtime.launch.protocol import CHECKPOINTS, PATIENCE, StageProgress
+from cappuccino.runtime.launch.results import as_failure, failure_file, report_file, write_record
+from cappuccino.runtime.launch.specification import ReplicaSpecification
 
-if TYPE_CHECKING:
-    import torch
-    from torch.distributed import ProcessGroup
-
-    from cappuccino.runtime.data.samples import AdapterSamples
-    from cappuccino.runtime.pipeline.executor import Executor
-    from cappuccino.runtime.pipeline.part_meter import PartMeter
-
-_PATIENCE = timedelta(days=7)
-"""The launcher ends the others when one stage fails, so no stage needs to give up waiting."""
 _REASON_LINES = 8
 _PR_SET_PDEATHSIG = 1
 """Of linux/prctl.h."""
-
-
-class StageProgress:
-    """How far a stage has come.
-
-    Parameters
-    ----------
-    descriptor
-        Of the file that gets one byte per operation, and one per part of a checkpoint.
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self.done: int | None = None
-        """Operations finished; None before the program's begin."""
-
-    def begin(self) -> None:
-        """Note that the program begins."""
-        self.done = 0
-
-    def advance(self) -> None:
-        """Note that an operation is finished."""
-        self.done = (self.done or 0) + 1
-        os.write(self._descriptor, OPERATION)
-
-    def wrote_part(self) -> None:
-        """Note that a part of a checkpoint is written; any thread may."""
-        os.write(self._descriptor, PART)
 
 
 def main(arguments: list[str]) -> NoReturn:
@@ -136,200 +89,21 @@ def run_stage(specification: ReplicaSpecification, stage: int, progress: StagePr
         torch.cuda.set_device(device)
     # by its path: torch does not decode the URL of a file whose name has a space in it
     store = dist.FileStore(str(specification.rendezvous.absolute()), specification.replica.num_stages)  # type: ignore[attr-defined]
-    store.set_timeout(_PATIENCE)
+    store.set_timeout(PATIENCE)
     dist.init_process_group(
         backend="nccl" if on_gpu else "gloo",
         store=store,
         rank=stage,
         world_size=specification.replica.num_stages,
-        timeout=_PATIENCE,
+        timeout=PATIENCE,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # megatron-core warns of every optional kernel that is not there
-        report = _train(specification, stage, progress, asked, device)
+        from cappuccino.runtime.launch.stage_training import train_stage  # noqa: PLC0415
+
+        report = train_stage(specification, stage, progress, asked, device)
     write_record(report_file(specification.results, stage), report)
     dist.destroy_process_group()
-
-
-def _train(
-    specification: ReplicaSpecification,
-    stage: int,
-    progress: StageProgress,
-    asked: threading.Event,
-    device: "torch.device",
-) -> StageReport:
-    import torch  # noqa: PLC0415
-    import torch.distributed as dist  # noqa: PLC0415
-    from megatron.core import parallel_state  # noqa: PLC0415
-    from megatron.core.process_groups_config import ProcessGroupCollection  # noqa: PLC0415
-    from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: PLC0415
-
-    from cappuccino.plan import Recompute  # noqa: PLC0415
-    from cappuccino.runtime.backbone.part import BackbonePart  # noqa: PLC0415
-    from cappuccino.runtime.checkpoint.recorder import CheckpointRecorder, RecordedAdapter  # noqa: PLC0415
-    from cappuccino.runtime.checkpoint.restore import read_checkpoint, restore  # noqa: PLC0415
-    from cappuccino.runtime.checkpoint.store import CheckpointStore  # noqa: PLC0415
-    from cappuccino.runtime.data.samples import AdapterSamples, TokenizedDataset  # noqa: PLC0415
-    from cappuccino.runtime.lora.export import write_part  # noqa: PLC0415
-    from cappuccino.runtime.lora.multi_lora import MultiLora  # noqa: PLC0415
-    from cappuccino.runtime.pipeline.adapter_training import AdapterTraining  # noqa: PLC0415
-    from cappuccino.runtime.pipeline.communication import PlannedCommunicator  # noqa: PLC0415
-    from cappuccino.runtime.pipeline.executor import Executor  # noqa: PLC0415
-    from cappuccino.runtime.pipeline.part_meter import PartMeter  # noqa: PLC0415
-    from cappuccino.runtime.pipeline.stage import Stage  # noqa: PLC0415
-
-    replica, jobs = specification.replica, specification.jobs
-    dtype: torch.dtype = getattr(torch, specification.dtype)
-    first_layer = sum(specification.layers_per_stage[:stage])
-    layers = range(first_layer, first_layer + specification.layers_per_stage[stage])
-    part = BackbonePart(specification.backbone, layers, device, dtype)
-    lora = MultiLora(part, [job.adapter for job in jobs])
-
-    parallel_state.initialize_model_parallel(pipeline_model_parallel_size=replica.num_stages)
-    pipeline = ProcessGroupCollection.use_mpu_process_groups(required_pgs=["pp"]).pp
-    control = dist.new_group(backend="gloo", timeout=_PATIENCE)
-    config = TransformerConfig(
-        num_layers=max(sum(specification.layers_per_stage), replica.num_stages),
-        hidden_size=part.model.config.hidden_size,
-        num_attention_heads=part.model.config.num_attention_heads,
-        pipeline_model_parallel_size=replica.num_stages,
-        pipeline_dtype=dtype,
-        params_dtype=dtype,
-        calculate_per_token_loss=True,
-        deallocate_pipeline_outputs=True,
-        use_cpu_initialization=True,
-    )
-    lookahead = 1 if device.type == "cuda" else 2  # a posted NCCL receive occupies the GPU until it is served
-    communicator = PlannedCommunicator(pipeline, config, device, lookahead)
-    starts = [None if job.start is None else read_checkpoint(job.start) for job in jobs]
-    trainings = []
-    for position, (job, start) in enumerate(zip(jobs, starts, strict=True)):
-        done = 0 if start is None else start.step
-        training = AdapterTraining(job.adapter, job.num_steps, lora.parameters(position), control, done)
-        if job.start is not None and start is not None:
-            restore(job.start, start, position, lora, training)
-        trainings.append(training)
-    samples = [
-        AdapterSamples(TokenizedDataset.load(job.data), job.num_lengths, job.adapter.global_batch_size) for job in jobs
-    ]
-
-    def kept(adapter: int, step: int) -> None:
-        write_part(lora, adapter, stage, specification.results, step)
-
-    meter = PartMeter(device) if specification.measure_parts else None
-    executor = Executor(
-        stage=Stage(config, part, lora, replica.recompute is Recompute.FULL),
-        communicator=communicator,
-        trainings=trainings,
-        samples=samples,
-        evaluation_samples=[_evaluated(job) for job in jobs],
-        replica=replica,
-        index=stage,
-        device=device,
-        peak_memory_gib=lambda: _peak_memory_gib(device),
-        on_evaluation=kept if specification.keep_evaluated else None,
-    )
-    if meter is None:  # a profile warms up point by point: the largest ones would hide the memory of the others
-        executor.warm_up()
-    recorder = CheckpointRecorder(
-        store=CheckpointStore(specification.checkpoints),
-        stage=stage,
-        layers=(layers.start, layers.stop),
-        num_layers=sum(specification.layers_per_stage),
-        adapters=[
-            RecordedAdapter(
-                origin=job.origin,
-                every=job.checkpoint_every,
-                losses=start.losses if start else (),
-                evaluations=start.evaluations if start else {},
-            )
-            for job, start in zip(jobs, starts, strict=True)
-        ],
-        lora=lora,
-        trainings=trainings,
-        loss=executor.loss if stage == replica.num_stages - 1 else None,
-        evaluations=executor.evaluated,
-        asked=asked,
-        on_part=progress.wrote_part,
-    )
-    dist.barrier(control)  # so that no stage's first operations wait for another's imports
-    progress.begin()
-    if meter is not None and specification.journal is not None:
-        diary = _Diary(specification, stage, executor, meter, control, device, dtype)
-        record = executor.run(progress.advance, meter, frozenset(specification.pauses[stage]), diary.pause)
-    else:
-        try:
-            record = executor.run(progress.advance, meter, on_step=recorder.on_step)
-        finally:  # also when another stage is gone: what is complete here may be so there
-            recorder.close()
-    dist.barrier(control)  # a stage that left early would cut connections that others still read from
-    return StageReport(
-        starts=tuple(record.starts.tolist()),
-        ends=tuple(record.ends.tolist()),
-        evaluations=tuple(EvaluationLoss(adapter=a, step=j, loss=loss) for (a, j), loss in record.evaluations.items()),
-        memory_gib=tuple(record.memory_gib.tolist()),
-        parts=meter.costs() if meter else (),
-    )
-
-
-def _evaluated(job: JobSpecification) -> "AdapterSamples | None":
-    from cappuccino.runtime.data.samples import AdapterSamples, TokenizedDataset  # noqa: PLC0415
-
-    if job.evaluation_data is None:
-        return None
-    return AdapterSamples(TokenizedDataset.load(job.evaluation_data), job.num_evaluated, job.num_evaluated)
-
-
-class _Diary:
-    """Writes a stage's journal at its pauses, in which all stages run the reference kernel side by side."""
-
-    def __init__(
-        self,
-        specification: ReplicaSpecification,
-        stage: int,
-        executor: "Executor",
-        meter: "PartMeter",
-        control: "ProcessGroup",
-        device: "torch.device",
-        dtype: "torch.dtype",
-    ) -> None:
-        from cappuccino.runtime.pipeline.reference import ReferenceKernel  # noqa: PLC0415
-
-        if specification.journal is None:
-            raise ValueError("a journal needs a folder")
-        self._writer = JournalWriter(specification.journal, stage)
-        self._executor, self._meter, self._control = executor, meter, control
-        self._kernel = ReferenceKernel(device, dtype)
-        self._operations = self._marks = 0
-
-    def pause(self) -> None:
-        """Wait for the other stages, run the reference kernel, write what is new."""
-        import torch.distributed as dist  # noqa: PLC0415
-
-        record, parts = self._executor.record(self._operations), self._meter.costs(self._marks)
-        self._operations += len(record.starts)
-        self._marks = self._meter.num_marks
-        dist.barrier(self._control)
-        entry = JournalEntry(
-            starts=tuple(record.starts.tolist()),
-            ends=tuple(record.ends.tolist()),
-            memory_gib=tuple(record.memory_gib.tolist()),
-            parts=parts,
-            reference_s=self._kernel.samples(),
-        )
-        self._writer.write(entry)
-
-
-def _peak_memory_gib(device: "torch.device") -> float:
-    import resource  # noqa: PLC0415
-
-    import torch  # noqa: PLC0415
-
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device) / 2**30)
-    # Bytes on macOS, KiB elsewhere.
-    unit = 1 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 if __name__ == "__main__":

@@ -47,14 +47,19 @@ class AdapterTraining:
         self._parameters = list(parameters)
         self._group = control_group
         self._norm: tuple[torch.Tensor, dist.Work] | None = None
-        self._optimizer: torch.optim.Optimizer | None = None
-        if self._parameters:
-            self._optimizer = torch.optim.AdamW(
-                self._parameters, lr=adapter.learning_rate, weight_decay=adapter.weight_decay
-            )
-            self._schedule = get_scheduler(
-                _SCHEDULERS[adapter.lr_scheduler], self._optimizer, adapter.warmup_steps, num_steps
-            )
+        self.learning_rate: float | None = None
+        """That the last step was made with; None before the first."""
+        self.grad_norm: float | None = None
+        """Norm of the gradients of the last step over all stages, before clipping; None where nothing is clipped."""
+        # a stage without parameters has a schedule too: each knows the learning rate
+        self._optimizer: torch.optim.Optimizer | None = torch.optim.AdamW(
+            self._parameters or [nn.Parameter(torch.empty(0))],
+            lr=adapter.learning_rate,
+            weight_decay=adapter.weight_decay,
+        )
+        self._schedule = get_scheduler(
+            _SCHEDULERS[adapter.lr_scheduler], self._optimizer, adapter.warmup_steps, num_steps
+        )
 
     def state(self) -> tuple[list[dict[str, torch.Tensor]], dict[str, Any] | None]:
         """Return what the next step depends on, besides the weights.
@@ -115,7 +120,8 @@ class AdapterTraining:
         total, work = self._norm
         work.wait()
         self._norm = None
-        factor = self._limit / (total.sqrt().item() + _TINY)
+        self.grad_norm = total.sqrt().item()
+        factor = self._limit / (self.grad_norm + _TINY)
         if factor < 1:
             for parameter in self._parameters:
                 if parameter.grad is not None:
@@ -127,6 +133,7 @@ class AdapterTraining:
         if self._optimizer is not None:
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
+            self.learning_rate = float(self._schedule.get_last_lr()[0])
             self._schedule.step()
             if not self._steps_left:
                 self._optimizer = None

@@ -7,7 +7,7 @@ import inspect
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from cappuccino.runtime.pipeline.clock import DeviceClock
 from cappuccino.runtime.pipeline.communication import PlannedCommunicator
 from cappuccino.runtime.pipeline.part_meter import PartMeter
 from cappuccino.runtime.pipeline.stage import Stage
+from cappuccino.runtime.pipeline.step_losses import StepLosses
 
 _TAKES_MODEL_TYPE = "model_type" in inspect.signature(schedules.backward_step).parameters
 """Newer versions of megatron-core dropped the argument."""
@@ -39,8 +40,6 @@ class StageRecord:
     """When it ended, likewise."""
     memory_gib: np.ndarray
     """Highest memory use of the process so far, after every operation, likewise."""
-    evaluations: dict[tuple[int, int], float]
-    """Losses on evaluation data behind steps, likewise."""
 
 
 class Executor:
@@ -97,11 +96,15 @@ class Executor:
         self._first, self._last = index == 0, index == replica.num_stages - 1
         self._clock = DeviceClock.of(device)
         self._in_flight: dict[int, tuple[torch.Tensor | None, torch.Tensor]] = {}
-        self._losses: dict[tuple[int, int], list[torch.Tensor]] = defaultdict(list)
-        self._evaluations: dict[tuple[int, int], list[torch.Tensor]] = defaultdict(list)
+        self.losses = StepLosses(device)
+        """Of the steps made; on the last stage only."""
+        self.evaluations = StepLosses(device)
+        """On evaluation data, behind steps; likewise."""
         self._evaluated: tuple[int, int] | None = None
         """Adapter and step, while an evaluation runs."""
         self._evaluation_batches = [_evaluation(batch, evaluation_samples) for batch in replica.evaluations]
+        planned = [operation[1] for operation in replica.programs[index] if operation[0] == "E"]
+        self._last_evaluation = {(replica.evaluations[e].adapter, replica.evaluations[e].step): e for e in planned}
         self._on_evaluation = on_evaluation
         hidden = stage.config.hidden_size
         tokens = {m: num_tokens(batch, samples) for m, batch in enumerate(replica.micro_batches)}
@@ -128,7 +131,7 @@ class Executor:
             self._backward_step(*tensors)
         for training in self._trainings:
             training.forget_gradients()
-        self._losses.clear()
+        self.losses.forget()
 
     def _fullest_moment(self) -> list[int]:
         """Return the micro-batches that are forwarded and not yet backwarded when they have the most tokens."""
@@ -167,7 +170,7 @@ class Executor:
         on_pause
             Runs between two operations, and may ask for the `record` so far.
         on_step
-            Called with (position of the adapter, step) after every optimizer step, and may ask for its `loss`.
+            Called with (position of the adapter, step) after every optimizer step, when its loss can be asked for.
         """
         self._meter = self._stage.meter = meter
         program = self._replica.programs[self._index]
@@ -185,6 +188,8 @@ class Executor:
                 self._evaluate(operation[1])
             else:
                 self._step(operation[1])
+                if self._last:
+                    self.losses.complete(operation[1], operation[2])
                 if on_step is not None:
                     on_step(operation[1], operation[2])
             self._memory_gib.append(self._peak_memory_gib())
@@ -192,21 +197,12 @@ class Executor:
         if on_pause is not None and len(program) in pauses:
             on_pause()
         self._communicator.finish()
-        evaluations = {key: float(torch.stack(parts).sum()) for key, parts in self._evaluations.items()}
-        return replace(self.record(), evaluations=evaluations)
-
-    def evaluated(self, adapter: int) -> dict[int, float]:
-        """Return the losses of an adapter's evaluations that are done, by step; on the last stage only."""
-        return {j: float(torch.stack(x).sum()) for (a, j), x in self._evaluations.items() if a == adapter}
-
-    def loss(self, adapter: int, step: int) -> float:
-        """Return the loss of an optimizer step that is done; on the last stage only."""
-        return float(torch.stack(self._losses[adapter, step]).sum())
+        return self.record()
 
     def record(self, first: int = 0) -> StageRecord:
         """Return what is known of the operations so far; those before `first` are left out."""
         times = self._clock.times(2 * first).reshape(-1, 2)
-        return StageRecord(times[:, 0], times[:, 1], np.array(self._memory_gib[first:]), {})
+        return StageRecord(times[:, 0], times[:, 1], np.array(self._memory_gib[first:]))
 
     def _forward(self, micro_batch: int) -> None:
         received = self._communicator.recv_forward(self._shapes[micro_batch], self._first)
@@ -233,6 +229,8 @@ class Executor:
             output = self._run_forward(collate(*self._evaluation_batches[evaluation], self._device), received)
         self._stage.train()
         self._evaluated, self._stage.meter = None, meter
+        if self._last and self._last_evaluation[behind] == evaluation:
+            self.evaluations.complete(*behind)
         self._clock.mark()
         self._communicator.send_forward(output, self._last)
 
@@ -295,9 +293,9 @@ class Executor:
             for segment in batch.loss_segments:
                 part = losses_L.detach()[segment.start : segment.end].double().sum()
                 if self._evaluated is not None:
-                    self._evaluations[self._evaluated].append(part)
+                    self.evaluations.add(*self._evaluated, part)
                 else:
-                    self._losses[segment.adapter, segment.step].append(part)
+                    self.losses.add(segment.adapter, segment.step, part)
             total = losses_L.sum()
             if self._stage.meter is not None:
                 self._stage.meter.mark("loss")

@@ -200,7 +200,8 @@ class Measuring:
             except RunError as error:
                 take()
                 if not is_out_of_memory(error.reason) or error.reason.startswith("the process "):
-                    raise  # a process that was killed does not say why
+                    # a process that was killed does not say why; its log goes with the folder
+                    raise RunError(error.replica, error.stage, error.reason, error.operation) from None
                 if error.operation is None:  # while the weights are read, or for the adapters of all points
                     least = max(point.tokens for point in points)
                     failed = None

@@ -12,7 +12,7 @@ import numpy as np
 
 from cappuccino.backbone import ALL_LINEAR, BackboneShape
 from cappuccino.costs.adapters import AdapterSize
-from cappuccino.runtime.launch.journal import JournalReader
+from cappuccino.runtime.monitoring.journal import JournalReader
 from cappuccino.runtime.pipeline.part_costs import PartCost
 from cappuccino.runtime.profiling.grid import Point, ProfileGrid
 from cappuccino.runtime.profiling.plan import ProfilePlan

@@ -167,13 +167,16 @@ def test_interrupted_runs_have_a_status_of_their_own(
     assert [CheckpointOptions().steps(n) for n in (1, 10, 11, 1000)] == [1, 1, 2, 100]
 
 
-def test_an_adapter_cannot_take_the_place_of_the_checkpoints(crashed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["checkpoints", "logs"])
+def test_an_adapter_cannot_take_the_place_of_other_results(crashed: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "named"
     shutil.copytree(crashed, folder, ignore=shutil.ignore_patterns("out", "whole", "plan.json"))
     instance = read_instance(folder)
-    instance["adapters"][0]["name"] = "checkpoints"
+    instance["adapters"][0]["name"] = name
     write_instance(folder, instance)
     made = cappuccino("plan", folder / "instance.json", "-o", folder / "plan.json", "--time-limit", 1)
     assert made.code == 0, made.err
-    one_clear_error(run(folder, tmp_path / "out"), 'an adapter called "checkpoints"', "--checkpoint-every none")
+    one_clear_error(
+        run(folder, tmp_path / "out"), f'name of adapter "{name}"', "is the name of another result of a run"
+    )
     assert not (tmp_path / "out").exists()

@@ -20,9 +20,11 @@ from cli.conftest import (
 pytest.importorskip("torch")
 pytest.importorskip("peft")
 
+from helpers.alone import train_alone
 from helpers.small import save_llama, write_data
 
 from cappuccino.errors import InputError
+from cappuccino.instance import Instance
 from cappuccino.runtime.launch import local, replicas
 
 LENGTHS = {"news": [3, 9, 14, 24, 7, 11], "code": [20, 5, 16, 8]}
@@ -92,12 +94,18 @@ def test_a_planned_instance_is_trained_and_peft_loads_the_adapters(planned: Path
     assert replica["difference"] == pytest.approx(replica["measured_s"] / replica["predicted_s"] - 1)
     assert 0 <= replica["measured_bubble"] < 1
     assert len(replica["peak_memory_gib"]) == 2
+    same = ("predicted_s", "measured_s", "difference")
+    assert said["makespan"] == {key: replica[key] for key in same}  # of the only replica
+    assert said["gpu_time"]["predicted_s"] == plan["gpu_time_s"]
+    assert said["gpu_time"]["measured_s"] == 2 * replica["measured_s"]
+    assert len(Path(said["metrics"]).read_text().splitlines()) == 5  # optimizer steps
     losses = json.loads((out / "losses.json").read_text())
     assert {name: len(values) for name, values in losses.items()} == {"a": 2, "b": 3}
     for name, rank in (("a", 2), ("b", 16)):
         entry = said["adapters"][name]
         assert Path(entry["path"]) == out / name
         assert (entry["first_loss"], entry["last_loss"]) == (losses[name][0], losses[name][-1])
+        assert entry["diverged_at_step"] is None
         assert all(math.isfinite(loss) for loss in losses[name])
         backbone = AutoModelForCausalLM.from_pretrained(planned / "backbone")
         config = json.loads((out / name / "adapter_config.json").read_text())
@@ -117,6 +125,45 @@ def test_a_planned_instance_is_trained_and_peft_loads_the_adapters(planned: Path
     events = [e for e in json.loads(Path(said["trace"]).read_text())["traceEvents"] if e["ph"] == "X"]
     assert len(events) == sum(len(p) for r in plan["replicas"] for p in r["programs"])
     assert "training: " in done.err
+
+
+def test_an_adapter_that_diverges_is_said_and_harms_no_other(planned: Path, tmp_path: Path) -> None:
+    import numpy as np
+    import torch
+
+    wild = {"name": "wild", "dataset": "news", "global_batch_size": 2, "num_steps": 3, "learning_rate": 1e300}
+    document = read_instance(planned) | {"cost_table": str(planned / "table.csv")}
+    document["adapters"].append(wild)
+    file = write_instance(tmp_path, document)
+    options = ("--num-stages", 2, "--time-limit", 1)
+    assert cappuccino("plan", file, "-o", tmp_path / "plan.json", *options).code == 0
+    out = tmp_path / "out"
+    more = ("--dtype", "float64", "--report-to", "none")
+    done = run(planned, out, *more, plan=tmp_path / "plan.json", instance=file)
+    assert done.code == 3, done.err
+    losses = json.loads((out / "losses.json").read_text())
+    step = losses["wild"].index(None)
+    assert step > 0
+    warnings = [line for line in done.err.splitlines() if "diverged" in line]
+    assert warnings == [f'warning: adapter "wild" diverged: its loss is not finite at step {step}']
+    assert f"wild: DIVERGED at step {step}, loss" in done.out
+    assert "makespan: measured " in done.out
+    card = (out / "wild" / "README.md").read_text()
+    assert f"**Diverged:** the loss is not finite from step {step} (counted from 0)" in card
+    assert (out / "wild" / "adapter_model.safetensors").is_file()
+    loaded = Instance.load(file)
+    for name in ("a", "b"):
+        alone = train_alone(loaded, loaded.adapter_index(name), planned / "backbone", planned / "data", torch.float64)
+        np.testing.assert_allclose(losses[name], alone.losses, rtol=0, atol=1e-8)
+        assert "Diverged" not in (out / name / "README.md").read_text()
+    assert not (out / "tensorboard").exists()
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_a_tracker_that_is_not_known_is_one_error(planned: Path, tmp_path: Path) -> None:
+    done = run(planned, tmp_path / "out", "--report-to", "tensorboard,excel")
+    one_clear_error(done, "--report-to", '"excel" is not known', "tensorboard, wandb, mlflow, trackio")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("no_processes")

@@ -16,6 +16,7 @@ from cappuccino.instance import Instance
 @dataclass(frozen=True)
 class Trained:
     losses: list[float]
+    norms: list[float | None]
     weights: dict[str, torch.Tensor]
     evaluations: dict[int, float]
     """Mean cross-entropy on all of the evaluation data, by the step behind which it was worked out."""
@@ -46,7 +47,8 @@ def train_alone(
 
     rows, evaluations, after = rows_of(job.dataset), {}, {}
     total = len(instance.dataset_lengths[job.dataset])
-    losses = []
+    losses: list[float] = []
+    norms: list[float | None] = []
     for step in range(steps):
         batch = [rows[n % total] for n in range(step * job.global_batch_size, (step + 1) * job.global_batch_size)]
         longest = instance.max_sequence_length
@@ -60,8 +62,9 @@ def train_alone(
             loss = cross_entropy(logits, targets_L, ignore_index=-100, reduction="sum") / count
             loss.backward()
             losses[-1] += loss.item()
+        norms.append(None)
         if job.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(parameters, job.max_grad_norm)
+            norms[-1] = float(torch.nn.utils.clip_grad_norm_(parameters, job.max_grad_norm))
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
@@ -71,7 +74,7 @@ def train_alone(
             evaluations[step] = mean_loss(model, rows_of(job.eval_dataset)[:number], instance.max_sequence_length)
             weights = get_peft_model_state_dict(model, save_embedding_layers=False)
             after[step] = {name: weight.detach().clone() for name, weight in weights.items()}
-    return Trained(losses, get_peft_model_state_dict(model, save_embedding_layers=False), evaluations, after)
+    return Trained(losses, norms, get_peft_model_state_dict(model, save_embedding_layers=False), evaluations, after)
 
 
 def mean_loss(model: torch.nn.Module, rows: list[dict], longest: int) -> float:

@@ -11,9 +11,10 @@ from cappuccino.costs.adapters import AdapterSize
 from cappuccino.instance import Instance
 from cappuccino.plan import Plan
 from cappuccino.runtime.launch.errors import RunError
-from cappuccino.runtime.launch.journal import JournalEntry, JournalWriter
 from cappuccino.runtime.launch.local import Watch
 from cappuccino.runtime.launch.run_result import RunResult
+from cappuccino.runtime.monitoring.journal import JournalEntry, journal_file
+from cappuccino.runtime.monitoring.lines import LineWriter
 from cappuccino.runtime.pipeline.part_costs import PartCost
 from cappuccino.simulator import run_programs
 from cappuccino.timeline import Timeline
@@ -107,7 +108,7 @@ class Machine:
 
     def _tell(self, watch: Watch, line: Timeline, parts: list[list[list[PartCost]]], fails_at: int | None) -> None:
         """Write the journals pause by pause, as time goes by."""
-        writers = [JournalWriter(watch.journal, s) for s in range(len(line.programs))]
+        writers = [LineWriter(journal_file(watch.journal, s)) for s in range(len(line.programs))]
         self.now += self.start_s
         begin, last = self.now, [0] * len(writers)
         for positions in zip(*watch.pauses, strict=True):

@@ -5,7 +5,7 @@ from helpers.builders import changed, make_costs, make_instance, make_plan, make
 from pydantic import ValidationError
 
 from cappuccino.checker import check
-from cappuccino.cli import console
+from cappuccino.cli.terminal import console
 from cappuccino.plan import AdapterSaving, Objective
 from cappuccino.reports.sharing import sharing_summary
 

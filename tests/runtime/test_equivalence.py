@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from helpers.plans import joined, random_plan
 from helpers.runs import DROPOUT_ADAPTER, Run
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, get_scheduler
 
 from cappuccino.plan import Recompute
 from cappuccino.runtime.launch.local import run_plan
@@ -40,6 +41,15 @@ def test_float64_equals_training_alone(float64_run: Run, name: str) -> None:
     found = float64_run.result.evaluations.get(name, {})
     assert list(found) == list(expected.evaluations)
     np.testing.assert_allclose(list(found.values()), list(expected.evaluations.values()), rtol=0, atol=1e-8)
+    events = [event for event in written_events(float64_run) if event["adapter"] == name]
+    assert {e["step"]: e["loss"] for e in events if e["kind"] == "eval"} == found
+    trained = [event for event in events if event["kind"] == "train"]
+    assert [event["loss"] for event in trained] == float64_run.result.losses[name]
+    norms = [event["grad_norm"] for event in trained]
+    if None in norms:  # known where clipping needs it
+        assert norms == expected.norms
+    else:
+        np.testing.assert_allclose(norms, expected.norms, rtol=1e-8)
 
 
 def test_evaluations_are_where_the_jobs_ask_for_them(float64_run: Run) -> None:
@@ -64,6 +74,36 @@ def test_the_best_weights_are_kept_by_choice(float64_run: Run, tmp_path: Path) -
     assert largest_difference(weights, expected.after[result.kept["q_proj"]]) < 1e-8
     last = load_file(result.adapters["0"] / "adapter_model.safetensors")
     assert largest_difference(last, exported(float64_run, "0")) == 0
+
+
+@one_architecture
+def test_events_tell_of_every_step_in_time(float64_run: Run) -> None:
+    events = [event for event in written_events(float64_run) if event["kind"] == "train"]
+    assert [event["time_s"] for event in events] == sorted(event["time_s"] for event in events)
+    (line,) = float64_run.result.timelines
+    for event in events:
+        stage = len(line.programs) - 1
+        made = line.programs[stage].index(
+            ("S", float64_run.plan.replicas[0].adapters.index(event["adapter"]), event["step"])
+        )
+        assert event["time_s"] > line.ends[stage][made] - line.starts[stage][0]  # the first operation is before that
+    for position, job in enumerate(float64_run.instance.adapters):
+        own = [event for event in events if event["adapter"] == job.name]
+        assert [event["step"] for event in own] == list(range(5))
+        lengths = np.resize(float64_run.instance.dataset_lengths[job.dataset], 5 * job.global_batch_size)
+        trained = np.minimum(lengths, float64_run.instance.max_sequence_length).reshape(5, -1).sum(axis=1).cumsum()
+        assert [event["tokens"] for event in own] == trained.tolist()
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=job.learning_rate)
+        kind = {"constant": "constant_with_warmup"}.get(job.lr_scheduler, job.lr_scheduler)
+        schedule = get_scheduler(kind, optimizer, job.warmup_steps, float64_run.instance.num_steps(position))
+        for event in own:
+            assert event["learning_rate"] == schedule.get_last_lr()[0]
+            optimizer.step()
+            schedule.step()
+
+
+def written_events(run: Run) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run.out / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -145,7 +185,7 @@ def test_operations_are_measured_in_the_order_of_the_plan(float64_run: Run) -> N
 def test_outputs_are_complete(float64_run: Run) -> None:
     names = [a.name for a in float64_run.instance.adapters]
     assert sorted(p.name for p in float64_run.out.iterdir()) == sorted(
-        [*names, "evaluations.json", "losses.json", "trace.json"]
+        [*names, "evaluations.json", "logs", "losses.json", "metrics.jsonl", "trace.json"]
     )
     assert [p.name for p in float64_run.out.parent.iterdir()] == ["out"]
     assert json.loads((float64_run.out / "losses.json").read_text()) == float64_run.result.losses

@@ -40,6 +40,7 @@ def test_the_card_says_what_was_trained_and_how() -> None:
         "predicted to take 12.5 s",
     ):
         assert said in card.text, said
+    assert "Diverged" not in card.text
 
 
 def test_a_path_is_no_metadata(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,3 +52,4 @@ def test_a_path_is_no_metadata(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "A LoRA adapter of `backbones/tiny`" in card.text
     assert "Trained alone, 2 pipeline stages" in card.text
     assert "that is no number at the first step" in card.text
+    assert "**Diverged:** the loss is not finite from step 0" in card.text

@@ -1,4 +1,4 @@
-"""Whatever goes wrong: one clear error, no process left, nothing half-written."""
+"""Whatever goes wrong: one clear error, no process left, nothing half-written; events and logs stay."""
 
 import json
 import os
@@ -16,9 +16,11 @@ from helpers.small import write_data
 
 from cappuccino.errors import InputError
 from cappuccino.instance import Instance
+from cappuccino.runtime.launch import local
 from cappuccino.runtime.launch.errors import RunError
 from cappuccino.runtime.launch.keeper import CheckpointOptions
 from cappuccino.runtime.launch.local import run_plan
+from cappuccino.runtime.monitoring.metrics import MetricEvent
 
 
 @pytest.fixture
@@ -34,9 +36,13 @@ def workers() -> list[psutil.Process]:
 
 def test_killed_worker_ends_the_run(small: Instance, llama: Path, data: Path, tmp_path: Path) -> None:
     killed: list[int] = []
+    events: list[MetricEvent] = []
+    (tmp_path / "out" / "logs").mkdir(parents=True)
+    (tmp_path / "out" / "logs" / "replica-3-stage-1.log").write_text("of an earlier run")
+    (tmp_path / "out" / "metrics.jsonl").write_text("{}\n")
 
     def kill_one(done: int, total: int) -> None:
-        if done and not killed:  # the first call comes before they start, others may while it dies
+        if len(events) >= 2 and not killed:  # it is called on while it dies
             (victim,) = (p.pid for p in workers() if p.cmdline()[-1] == "1")
             killed.append(victim)
             os.kill(victim, signal.SIGKILL)
@@ -45,10 +51,20 @@ def test_killed_worker_ends_the_run(small: Instance, llama: Path, data: Path, tm
     long = replace(small, adapters=(small.adapters[0].model_copy(update={"num_steps": 100}),))
     plan = random_plan(long, 2, seed=0)
     with pytest.raises(RunError, match="replica 0, stage 1 failed: the process was ended by SIGKILL") as error:
-        run_plan(plan, long, llama, data, tmp_path / "out", on_progress=kill_one)
+        run_plan(plan, long, llama, data, tmp_path / "out", on_progress=kill_one, on_event=events.append)
     assert (error.value.replica, error.value.stage) == (0, 1)
     assert not workers()
-    assert not list(tmp_path.iterdir())
+    out = tmp_path / "out"
+    assert list(tmp_path.iterdir()) == [out]
+    assert sorted(p.name for p in out.iterdir()) == ["logs", "metrics.jsonl"]
+    logs = sorted(p.name for p in (out / "logs").iterdir())
+    assert logs == ["replica-0-stage-0.log", "replica-0-stage-1.log"]  # the earlier run's is gone
+    assert f"what it printed is in {out / 'logs' / 'replica-0-stage-1.log'}" in str(error.value)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [event.model_dump() for event in events]
+    trained = [event.step for event in events if event.kind == "train"]
+    assert trained == list(range(len(trained)))
+    assert 2 <= len(events) < 100
 
 
 @pytest.mark.slow
@@ -60,7 +76,7 @@ def test_interrupt_ends_the_run(small: Instance, llama: Path, data: Path, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         run_plan(random_plan(small, 1, seed=0), small, llama, data, tmp_path / "out", on_progress=interrupt)
     assert not workers()
-    assert not list(tmp_path.iterdir())
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["logs", "metrics.jsonl"]
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run(
@@ -102,6 +118,18 @@ def test_a_killed_run_loses_few_steps(small: Instance, llama: Path, data: Path, 
     assert len(kept) <= 2
     assert kept[-1] % every == 0
     assert kept[-1] > reached[0] - 2 * every  # the last one may have been under way
+
+
+@pytest.mark.slow
+def test_input_error_of_a_worker_reaches_the_caller(
+    small: Instance, llama: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "_require_modules", lambda *arguments: None)  # which finds it out before
+    wrong = replace(small, adapters=(small.adapters[0].model_copy(update={"target_modules": ("no_such_proj",)}),))
+    with pytest.raises(InputError, match="adapter q_proj: target_modules"):
+        run_plan(random_plan(wrong, 2, seed=0), wrong, llama, data, tmp_path / "out")
+    assert not workers()
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["logs", "metrics.jsonl"]
 
 
 @pytest.mark.slow
@@ -156,6 +184,9 @@ def test_settings_that_cannot_run_are_refused(small: Instance, llama: Path, data
         run_plan(split(2, 3), small, llama, data, out)
     with pytest.raises(InputError, match="leave a stage without layers"):
         run_plan(random_plan(small, 5, seed=0), small, llama, data, out)
+    renamed = replace(small, adapters=(small.adapters[0].model_copy(update={"name": "logs"}),))
+    with pytest.raises(InputError, match='name of adapter "logs": is the name of another result of a run'):
+        run_plan(random_plan(renamed, 2, seed=0), renamed, llama, data, out)
     with pytest.raises(InputError, match='dtype: "float8" is not known'):
         run_plan(plan, small, llama, data, out, dtype="float8")
     with pytest.raises(InputError, match='device: "tpu" is not known'):

@@ -34,6 +34,8 @@ def test_learning_rate_follows_its_definition(group: dist.ProcessGroup, kind: st
         job.gradients_complete()
         job.clip()
         job.step()
+        assert job.learning_rate == pytest.approx(learning_rate_factor(kind, step, warmup, 6), abs=1e-12)
+        assert job.grad_norm is None  # nothing is clipped
         # With constant gradients Adam moves by the learning rate (up to its epsilon of 1e-8).
         assert before - parameter.item() == pytest.approx(learning_rate_factor(kind, step, warmup, 6), abs=1e-6)
         assert parameter.grad is None
@@ -47,8 +49,9 @@ def test_clipping_equals_torch(group: dist.ProcessGroup, limit: float) -> None:
     other.grad = parameter.grad.clone()
     job.gradients_complete()
     job.clip()
-    nn.utils.clip_grad_norm_([other], limit)
+    norm = nn.utils.clip_grad_norm_([other], limit)
     torch.testing.assert_close(parameter.grad, other.grad)
+    assert job.grad_norm == pytest.approx(float(norm)) == pytest.approx(3)  # 1 + 4 + 4 squared
 
 
 def test_a_step_before_its_gradients_is_refused(group: dist.ProcessGroup) -> None:
@@ -58,8 +61,13 @@ def test_a_step_before_its_gradients_is_refused(group: dist.ProcessGroup) -> Non
 
 
 def test_an_adapter_without_parameters_here_takes_part_in_the_norm(group: dist.ProcessGroup) -> None:
-    adapter = Adapter(name="a", dataset="d", global_batch_size=1, max_grad_norm=1.0)
+    adapter = Adapter(
+        name="a", dataset="d", global_batch_size=1, max_grad_norm=1.0, learning_rate=0.5, lr_scheduler="linear"
+    )
     job = AdapterTraining(adapter, 2, [], group)
-    job.gradients_complete()
-    job.clip()
-    job.step()
+    assert job.learning_rate is None
+    for learning_rate in (0.5, 0.25):  # and knows the learning rate, which the last stage tells
+        job.gradients_complete()
+        job.clip()
+        job.step()
+        assert (job.learning_rate, job.grad_norm) == (learning_rate, 0.0)

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from cappuccino.runtime.launch.journal import JournalEntry, JournalReader, JournalWriter, journal_file
+from cappuccino.runtime.monitoring.journal import JournalEntry, JournalReader, journal_file
+from cappuccino.runtime.monitoring.lines import LineWriter
 from cappuccino.runtime.pipeline.part_costs import PartCost
 
 PART = PartCost(kind="F", micro_batch=0, part="layers", seconds=0.5, held_bytes=None)
@@ -13,7 +14,7 @@ SECOND = JournalEntry(starts=(1.0, 2.0), ends=(2.0, 3.0), memory_gib=(0.5, 0.6),
 def test_what_is_written_is_read_once(tmp_path: Path) -> None:
     reader = JournalReader(tmp_path / "journal", 1)
     assert not reader.read()  # nothing there yet
-    writer = JournalWriter(tmp_path / "journal", 1)
+    writer = LineWriter(journal_file(tmp_path / "journal", 1))
     writer.write(FIRST)
     assert reader.read()
     assert (reader.starts, reader.references) == ([], {0: (0.1, 0.2)})
@@ -26,7 +27,7 @@ def test_what_is_written_is_read_once(tmp_path: Path) -> None:
 
 
 def test_a_line_that_was_cut_off_is_not_read(tmp_path: Path) -> None:
-    JournalWriter(tmp_path, 0).write(SECOND)
+    LineWriter(journal_file(tmp_path, 0)).write(SECOND)
     whole = journal_file(tmp_path, 0).read_bytes()
     journal_file(tmp_path, 0).write_bytes(whole + whole[:-10])
     reader = JournalReader(tmp_path, 0)

@@ -1,10 +1,9 @@
 """What a stage tells of its operations while it runs: lines of JSON, one for every pause; needs no torch."""
 
-import json
-import os
 from pathlib import Path
 
 from cappuccino.files import Record
+from cappuccino.runtime.monitoring.lines import LineReader
 from cappuccino.runtime.pipeline.part_costs import PartCost
 
 
@@ -28,28 +27,6 @@ def journal_file(folder: Path, stage: int) -> Path:
     return folder / f"stage-{stage}.jsonl"
 
 
-class JournalWriter:
-    """Appends entries to a stage's journal.
-
-    Parameters
-    ----------
-    folder
-        Of the run's journals; it is made.
-    stage
-        Whose journal.
-    """
-
-    def __init__(self, folder: Path, stage: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(journal_file(folder, stage), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-
-    def write(self, entry: JournalEntry) -> None:
-        """Append an entry."""
-        line = memoryview((json.dumps(entry.model_dump(mode="json")) + "\n").encode())
-        while line:
-            line = line[os.write(self._descriptor, line) :]
-
-
 class JournalReader:
     """Follows a stage's journal as it grows.
 
@@ -60,8 +37,7 @@ class JournalReader:
     """
 
     def __init__(self, folder: Path, stage: int) -> None:
-        self._file = journal_file(folder, stage)
-        self._offset = 0
+        self._lines = LineReader(journal_file(folder, stage))
         self.starts: list[float] = []
         """By operation so far, as in the entries."""
         self.ends: list[float] = []
@@ -75,19 +51,12 @@ class JournalReader:
 
     def read(self) -> bool:
         """Take over what is new; return whether anything was. The beginning of a line is left for later."""
-        try:
-            with self._file.open("rb") as stream:
-                stream.seek(self._offset)
-                new = stream.read()
-        except FileNotFoundError:
-            return False
-        new = new[: new.rfind(b"\n") + 1]
-        self._offset += len(new)
-        for line in new.splitlines():
+        lines = self._lines.read()
+        for line in lines:
             entry = JournalEntry.model_validate_json(line)
             self.starts += entry.starts
             self.ends += entry.ends
             self.memory_gib += entry.memory_gib
             self.parts += entry.parts
             self.references[len(self.starts)] = entry.reference_s
-        return bool(new)
+        return bool(lines)

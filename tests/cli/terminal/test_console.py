@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cappuccino.cli import console
+from cappuccino.cli.terminal import console
 
 
 def test_a_diverged_loss_is_null_in_json(capsys: pytest.CaptureFixture[str]) -> None:
