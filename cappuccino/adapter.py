@@ -62,6 +62,10 @@ class Adapter(Record):
     """Key of `datasets`: all its samples are evaluated, without gradients, after the last step and those in between."""
     eval_every: PositiveInt | None = None
     """Optimizer steps from one evaluation to the next; null: the last step alone is evaluated."""
+    early_stopping_patience: PositiveInt | None = None
+    """Training stops at the evaluation that is the so manieth in a row without improvement; null: never for that."""
+    early_stopping_threshold: NonNegativeFloat = 0.0
+    """By how much the loss must be less than the least one before to be an improvement."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Adapter":
@@ -71,6 +75,10 @@ class Adapter(Record):
             raise ValueError("Give either `num_steps` or `epochs`")
         if self.eval_every is not None and self.eval_dataset is None:
             raise ValueError("Give `eval_dataset` with `eval_every`")
+        if self.early_stopping_patience is not None and self.eval_every is None:
+            raise ValueError("Give `eval_dataset` and `eval_every` with `early_stopping_patience`")
+        if self.early_stopping_threshold and self.early_stopping_patience is None:
+            raise ValueError("Give `early_stopping_patience` with `early_stopping_threshold`")
         return self
 
     def with_steps(self, samples: int) -> "Adapter":

@@ -131,7 +131,8 @@ def _with_steps(adapter: Adapter, at: str, lengths: Mapping[str, np.ndarray], so
 
 def _not_told(adapter: Adapter) -> set[str]:
     """Return the fields that are left out of digests: epochs are in the steps, others are younger than digests."""
-    return {"epochs", *(name for name in ("eval_dataset", "eval_every") if getattr(adapter, name) is None)}
+    young = ("eval_dataset", "eval_every", "early_stopping_patience", "early_stopping_threshold")
+    return {"epochs", *(name for name in young if not getattr(adapter, name))}
 
 
 @dataclass(frozen=True)

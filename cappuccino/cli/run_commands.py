@@ -22,7 +22,7 @@ BackboneOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 DIVERGED = 3
-"""Exit code of a run that ended with adapters whose loss is not finite."""
+"""Exit code of a run that ended with adapters whose loss or gradients were not finite."""
 DtypeOption = Annotated[str, typer.Option("--dtype", help="float32, float64 or bfloat16.")]
 DataOption = Annotated[
     Path | None,
@@ -44,6 +44,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(demo)
     app.command()(run)
+    app.command()(stop)
 
 
 def demo(
@@ -102,8 +103,9 @@ def run(
 ) -> None:
     """Train the adapters of a plan, one process per pipeline stage, exactly as planned.
 
-    Ctrl-C or SIGTERM ends the run with checkpoints written and exit code 75; a second one ends it at once. Exit code 3
-    says that all adapters were written, and that some diverged: their loss is not finite.
+    Ctrl-C or SIGTERM ends the run with checkpoints written and exit code 75; a second one ends it at once. `cappuccino
+    stop` ends single adapters. Exit code 3 says that all adapters were written, and that some diverged: they are as
+    they were before their loss or gradients were not finite.
     """
     from cappuccino.checker import check  # noqa: PLC0415
     from cappuccino.cli.terminal.summary import print_run, run_summary  # noqa: PLC0415
@@ -139,7 +141,6 @@ def run(
     trackers = Trackers(named, output, loaded.name, settings, console.warn)
     predicted = [r.timeline for r in simulate(*planned_alone(planned, loaded), costs).replicas]
     view = TrainingView(steps, RemainingTime(stated, predicted, num_gpus(device)))
-    diverged: set[str] = set()
     with show_training(view) as refresh, interruptible(_say_that_it_ends) as interruption:
 
         def on_progress(done: int, total: int) -> None:
@@ -150,9 +151,8 @@ def run(
         def on_event(event: "MetricEvent") -> None:
             view.on_event(event)
             trackers.on_event(event)
-            if event.loss is None and event.kind == "train" and event.adapter not in diverged:
-                diverged.add(event.adapter)
-                console.warn(f'adapter "{event.adapter}" diverged: its loss is not finite at step {event.step}')
+            if event.kind == "stop":
+                console.warn(_stop_said(event))
 
         try:
             result = run_plan(
@@ -183,6 +183,21 @@ def run(
         raise typer.Exit(DIVERGED)
 
 
+def stop(
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of a run that goes on.")],
+    adapters: Annotated[list[str], typer.Argument(metavar="NAME...", help="Adapters whose training is to end.")],
+    json: JsonFlag = False,
+) -> None:
+    """End the training of single adapters of a run: each is written as it is, and the others go on untouched."""
+    from cappuccino.runtime.monitoring.requests import ask_to_stop  # noqa: PLC0415
+
+    ask_to_stop(output, adapters)
+    if json:
+        console.print_json({"output": str(output), "asked": list(dict.fromkeys(adapters))})
+    else:
+        print(f"asked: {', '.join(dict.fromkeys(adapters))} in {output}, to end before the next optimizer step")
+
+
 def _checkpoints(every: str, keep: int) -> "CheckpointOptions | None":
     """Return when checkpoints are written, as the command line says it."""
     from cappuccino.runtime.launch.keeper import CheckpointOptions  # noqa: PLC0415
@@ -192,6 +207,15 @@ def _checkpoints(every: str, keep: int) -> "CheckpointOptions | None":
     if every != "auto" and not (every.isascii() and every.isdigit() and int(every) > 0):
         raise InputError("--checkpoint-every", "", f'"{every}" is no number of steps', "give 1 or more, auto or none")
     return CheckpointOptions(every=None if every == "auto" else int(every), keep=keep)
+
+
+def _stop_said(event: "MetricEvent") -> str:
+    why = {
+        "diverged": "diverged: its loss or its gradients are not finite",
+        "patience": "stops early: its evaluations do not improve",
+        "asked": "stops early, as asked",
+    }[event.reason.value if event.reason else "asked"]
+    return f'adapter "{event.adapter}" {why} at step {event.step}; it is kept as it was before'
 
 
 def _say_that_it_ends() -> None:

@@ -109,7 +109,11 @@ def compare_with_trace(
             raise InputError(source, "traceEvents", f"replica {r.id} is missing", "give the trace of a whole run")
         if tuple(map(tuple, line.programs)) != tuple(map(tuple, r.programs)):
             problem = f"replica {r.id} ran other operations than the plan's programs"
-            raise InputError(source, "traceEvents", problem, "give the trace of a run of this plan")
+            if all(
+                set(map(tuple, ran)) < set(map(tuple, p)) for ran, p in zip(line.programs, r.programs, strict=False)
+            ):
+                problem = f"replica {r.id} ran a part of the plan's programs: adapters were stopped, or it went on"
+            raise InputError(source, "traceEvents", problem, "give the trace of a whole run of this plan")
         found.append(_compare(r, line, Workload.of(r, instance, costs[r.gpu])))
     return tuple(found)
 

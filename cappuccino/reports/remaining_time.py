@@ -48,6 +48,13 @@ class RemainingTime:
         self._reached[position] = max(self._reached[position], predicted)
         self._time_s = max(self._time_s, time_s)
 
+    def note_stop(self, adapter: str, step: int) -> None:
+        """Note that an adapter is stopped instead of making a step: what was predicted of it is not waited for."""
+        ends = [(j, s) for (name, j), s in self._predicted.items() if name == adapter and j >= step]
+        if ends:
+            position, predicted = min(ends)[1]
+            self._reached[position] = max(self._reached[position], predicted)
+
     def seconds(self) -> float:
         """Return what is left of the prediction, times measured over predicted so far."""
         reached = self._together([r - b for r, b in zip(self._reached, self._begun, strict=True)])

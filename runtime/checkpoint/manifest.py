@@ -11,6 +11,7 @@ from pydantic import Field
 
 from cappuccino.files import Record
 from cappuccino.instance import Adapter
+from cappuccino.runtime.pipeline.stopping import StopReason
 
 MANIFEST = "checkpoint.json"
 
@@ -91,6 +92,8 @@ class Checkpoint(Record):
     """Losses on evaluation data by the step that they are behind."""
     peft: dict[str, Any]
     """Fields of PEFT's adapter configuration, the backbone's name apart."""
+    stopped: StopReason | None = None
+    """Why the adapter is not trained on before its last step."""
 
     @property
     def adapter(self) -> Adapter:
@@ -104,8 +107,13 @@ class Checkpoint(Record):
 
     @property
     def finished(self) -> bool:
-        """Whether the adapter's last step is done."""
-        return self.step == self.adapter.num_steps
+        """Whether the adapter is not trained on."""
+        return self.stopped is not None or self.step == self.adapter.num_steps
+
+    @property
+    def steps_past(self) -> int:
+        """Optimizer steps that are not to be made any more: all of them once the adapter is finished."""
+        return self.adapter.num_steps or self.step if self.finished else self.step
 
 
 def joined(parts: list[CheckpointPart]) -> Checkpoint | None:

@@ -42,7 +42,9 @@ def find_checkpoints(out: Path, origins: Mapping[str, Origin]) -> dict[str, Chec
 
 
 def steps_done(instance: Instance, out: Path) -> dict[str, int]:
-    """Return by adapter the steps of its newest complete checkpoint; adapters without any are left out.
+    """Return by adapter the steps of its newest complete checkpoint, all of them where it was stopped.
+
+    Adapters without any are left out.
 
     Parameters
     ----------
@@ -66,7 +68,7 @@ def steps_done(instance: Instance, out: Path) -> dict[str, int]:
             settings, lengths = trained_as(instance, names[name]), lengths_digest(instance, names[name])
             own = stored.model_copy(update={"adapter": settings, "lengths_sha256": lengths})
             require_same(stored, own, store.folder(name, newest.step) / MANIFEST)
-            found[name] = newest.step
+            found[name] = newest.steps_past
     return found
 
 

@@ -89,6 +89,8 @@ class CheckpointRecorder:
         self._loss, self._evaluations, self._on_part = loss, evaluations, on_part
         self._losses = [list(adapter.losses) for adapter in adapters]
         self._asked = asked
+        self._written = [len(adapter.losses) or None for adapter in adapters]
+        """Steps of the newest checkpoint, where there is one."""
         self._error: Exception | None = None
         self._queue: Queue[_Copy | None] = Queue(_WAITING)
         self._thread = threading.Thread(target=self._write_all, daemon=True)
@@ -106,7 +108,23 @@ class CheckpointRecorder:
         adapter, done = self._adapters[position], step + 1
         last = done == adapter.origin.training.adapter.num_steps
         if last or (adapter.every is not None and (self._asked.is_set() or done % adapter.every == 0)):
-            self._queue.put(self._copy(position, done))
+            self._write_state(position, done)
+
+    def on_stop(self, position: int, step: int) -> None:
+        """Write the part of an adapter's last checkpoint when it is stopped instead of making step `step`.
+
+        Raises
+        ------
+        InputError
+            When an earlier one could not be written.
+        """
+        self._raise_error()
+        if self._written[position] != step:
+            self._write_state(position, step)
+
+    def _write_state(self, position: int, done: int) -> None:
+        self._written[position] = done
+        self._queue.put(self._copy(position, done))
 
     def close(self) -> None:
         """Wait until everything is written.

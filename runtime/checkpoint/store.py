@@ -12,6 +12,7 @@ from pathlib import Path
 from cappuccino.errors import InputError
 from cappuccino.files import parse_model, read_json, write_atomically
 from cappuccino.runtime.checkpoint.manifest import MANIFEST, Checkpoint, CheckpointPart, joined
+from cappuccino.runtime.pipeline.stopping import StopReason
 
 _STEP = re.compile(r"step-(\d+)")
 
@@ -53,15 +54,22 @@ class CheckpointStore:
         for step in self._steps(adapter):
             folder = self.folder(adapter, step)
             if (folder / MANIFEST).is_file():
-                return newest or step
+                return step if newest is None else newest
             files = sorted(folder.glob("stage-*.json"))
             made = joined([parse_model(CheckpointPart, read_json(file), file) for file in files])
             if made is not None:
                 write_atomically(folder / MANIFEST, made.model_dump_json() + "\n")
                 for file in files:
                     file.unlink()
-                newest = newest or step
+                newest = step if newest is None else newest
         return newest
+
+    def mark_stopped(self, checkpoint: Checkpoint, reason: StopReason) -> Checkpoint:
+        """Note that an adapter is not trained on from a complete checkpoint; return it so."""
+        marked = checkpoint.model_copy(update={"stopped": reason})
+        folder = self.folder(checkpoint.adapter.name, checkpoint.step)
+        write_atomically(folder / MANIFEST, marked.model_dump_json() + "\n")
+        return marked
 
     def newest(self, adapter: str) -> Checkpoint | None:
         """Return the newest complete checkpoint whose files are all there, None where there is none.

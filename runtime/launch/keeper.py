@@ -14,6 +14,7 @@ from cappuccino.runtime.launch.model_card import model_card
 from cappuccino.runtime.launch.output import OutputFolder
 from cappuccino.runtime.lora.adapter_folder import CARD
 from cappuccino.runtime.lora.export import join_parts
+from cappuccino.runtime.pipeline.stopping import Stop
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,24 @@ class AdapterKeeper:
         """By adapter, the steps of its newest complete checkpoint."""
         self.losses: dict[str, list[float]] = {}
         """By finished adapter, the loss of every step."""
+        self.stopped: dict[str, Stop] = {}
+        """By adapter that was finished before its last step, what it was."""
+        self._stops: dict[str, Stop] = {}
 
     def export_finished(self) -> None:
         """Write the adapters that were finished before this run, as its end would have done."""
         for checkpoint in self._found.values():
             if checkpoint.finished:
                 self._export(checkpoint)
+
+    def stop(self, stops: Mapping[str, Stop]) -> None:
+        """Take note of the adapters that are not trained on; they end when their last checkpoint is complete."""
+        self._stops.update(stops)
+
+    @property
+    def awaits_stopped(self) -> bool:
+        """Whether adapters are stopped and not yet exported."""
+        return any(name not in self.losses for name in self._stops)
 
     def look(self, adapters: Iterable[str]) -> None:
         """Take note of what the stages have written of some adapters.
@@ -89,12 +102,14 @@ class AdapterKeeper:
         for name in adapters:
             if name in self.losses:
                 continue
-            step = self._store.seal(name)
-            if step is None or step == self.steps.get(name):
+            step, stop = self._store.seal(name), self._stops.get(name)
+            if step is None or (step == self.steps.get(name) and (stop is None or stop.step != step)):
                 continue
             checkpoint = self._store.newest(name)
             if checkpoint is None:
                 continue
+            if stop is not None and stop.step == checkpoint.step:
+                checkpoint = self._store.mark_stopped(checkpoint, stop.reason)
             self.steps[name] = checkpoint.step
             if checkpoint.finished:
                 self._export(checkpoint)
@@ -126,9 +141,12 @@ class AdapterKeeper:
 
         def write(target: Path, parts: Sequence[Path] = parts) -> None:
             join_parts(parts, checkpoint.peft, target, self._backbone)
-            card = model_card(job, checkpoint.step, losses, self._plan, self._replicas.get(job.name), self._backbone)
+            replica = self._replicas.get(job.name)
+            card = model_card(job, losses, checkpoint.stopped, self._plan, replica, self._backbone)
             write_atomically(target / CARD, card)
 
+        if checkpoint.stopped is not None:
+            self.stopped[job.name] = Stop(checkpoint.step, checkpoint.stopped)
         self._output.put(job.name, write)
         self.losses[job.name] = losses
 

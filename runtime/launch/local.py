@@ -28,6 +28,7 @@ from cappuccino.runtime.launch.run_result import Keep, RunResult, gather_results
 from cappuccino.runtime.launch.specification import JobSpecification, ReplicaSpecification
 from cappuccino.runtime.monitoring.metrics import METRICS, MetricEvent
 from cappuccino.runtime.monitoring.monitor import RunMonitor, require_free_names
+from cappuccino.runtime.monitoring.requests import STOP, announced, forget_requests, require_no_run
 
 Device = Literal["cpu", "cuda"]
 DType = Literal["float32", "float64", "bfloat16"]
@@ -148,12 +149,13 @@ def run_plan(
         store = CheckpointStore(out.resolve() / CHECKPOINTS if resumable else output.intermediate / CHECKPOINTS)
         keeper = AdapterKeeper(store, (checkpoints or CheckpointOptions()).keep, plan, output, called, found)
         keeper.export_finished()
+        past = {name: checkpoint.steps_past for name, checkpoint in found.items()}
         stems = {name: output.intermediate / f"data-{i}" for i, name in enumerate(datasets)}
         for name, tokens in datasets.items():
             tokens.save(stems[name])
         pending = []
         for replica, split in zip(plan.replicas, layers, strict=True):
-            left = remaining_replica(replica, instance, keeper.steps)
+            left = remaining_replica(replica, instance, past)
             if left is None:
                 continue
             place = output.intermediate / f"replica-{replica.id}"
@@ -189,13 +191,16 @@ def run_plan(
                 rendezvous=place / "rendezvous",
                 results=place / "results",
                 checkpoints=store.root,
+                stops=out.resolve() / STOP,
             )
             pending.append((specification, place))
-        monitor = RunMonitor(out, on_event, _goes_on(keeper.steps, pending) if resume else None)
+        if not resume:
+            forget_requests(out)
+        monitor = RunMonitor(out, on_event, _goes_on(found, pending) if resume else None)
         for specification, _ in pending:
             monitor.follow(specification.results / METRICS)
         try:
-            with interruption.heeded() if interruption else nullcontext():
+            with announced(out, _steps(pending)), interruption.heeded() if interruption else nullcontext():
                 run_replicas(
                     pending,
                     capacity,
@@ -206,6 +211,7 @@ def run_plan(
                     on_progress=on_progress,
                     on_poll=watch.on_poll if watch else None,
                 )
+            forget_requests(out)  # that came too late
         except CappuccinoError as error:
             raise _with_kept(error, keeper.kept(resumable)) from error
         return gather_results(plan, out, output, [specification for specification, _ in pending], keeper, monitor, keep)
@@ -225,6 +231,7 @@ def _require_runnable(instance: Instance, out: Path, device: str, dtype: str, *,
         raise InputError(instance.source, "layout", f'the runtime does not train "{instance.layout}"', remedy)
     if out.exists() and not out.is_dir():
         raise InputError(out, "", "is not a folder", "name a folder for the results")
+    require_no_run(out)
     if best and resume:
         problem = "the weights at earlier evaluations ended with the run before"
         raise InputError("keep", "", f'"best" is not known any more: {problem}', "go on with the last weights")
@@ -238,7 +245,7 @@ def _found(plan: Plan, out: Path, origins: Mapping[str, Origin], resume: bool) -
     else:
         require_no_checkpoints(out)
     for name, steps in plan.done.items():
-        reached = found[name].step if name in found else 0
+        reached = found[name].steps_past if name in found else 0
         if reached < steps:
             problem = f'the plan begins after step {steps} of adapter "{name}", {out} has come to {reached}'
             raise InputError("plan", "done", problem, "run it with --resume into the folder that it was planned for")
@@ -246,7 +253,7 @@ def _found(plan: Plan, out: Path, origins: Mapping[str, Origin], resume: bool) -
 
 
 def _goes_on(
-    done: Mapping[str, int], pending: Sequence[tuple[ReplicaSpecification, Path]]
+    found: Mapping[str, Checkpoint], pending: Sequence[tuple[ReplicaSpecification, Path]]
 ) -> Callable[[MetricEvent], bool]:
     """Return what tells whether an event of the run before is not to come again."""
     again = {
@@ -257,10 +264,19 @@ def _goes_on(
     }
 
     def goes_on(event: MetricEvent) -> bool:
-        made = event.step < done.get(event.adapter, 0)
-        return made and (event.kind == "train" or (event.adapter, event.step) not in again)
+        at = found.get(event.adapter)
+        if at is None:
+            return False
+        if event.kind == "stop":
+            return at.stopped is not None and event.step == at.step
+        return event.step < at.step and (event.kind == "train" or (event.adapter, event.step) not in again)
 
     return goes_on
+
+
+def _steps(pending: Sequence[tuple[ReplicaSpecification, Path]]) -> dict[str, int]:
+    """Return the optimizer steps of the adapters that are to be trained, by name."""
+    return {job.adapter.name: job.num_steps for specification, _ in pending for job in specification.jobs}
 
 
 def _with_kept(error: CappuccinoError, kept: str) -> CappuccinoError:

@@ -1,16 +1,20 @@
 """The model card of an adapter: what it is, how it was trained and planned; needs no torch."""
 
-import math
 from collections.abc import Sequence
 
 from cappuccino.instance import Adapter
 from cappuccino.plan import Plan, Replica
 from cappuccino.runtime.backbone.hub import is_hub_name
-from cappuccino.runtime.monitoring.metrics import first_not_finite
+from cappuccino.runtime.pipeline.stopping import StopReason
 
 
 def model_card(
-    adapter: Adapter, num_steps: int, losses: Sequence[float], plan: Plan, replica: Replica | None, backbone: str
+    adapter: Adapter,
+    losses: Sequence[float],
+    stopped: StopReason | None,
+    plan: Plan,
+    replica: Replica | None,
+    backbone: str,
 ) -> str:
     """Return the text of an adapter's README.md, with the metadata that PEFT writes in front.
 
@@ -20,10 +24,10 @@ def model_card(
     ----------
     adapter
         The job.
-    num_steps
-        Its optimizer steps.
     losses
-        By step.
+        By optimizer step made.
+    stopped
+        Why no more were made; None when all were.
     plan
         What was run.
     replica
@@ -58,8 +62,7 @@ model = AutoPeftModelForCausalLM.from_pretrained("{adapter.name}")  # this folde
 
 ## Training
 
-{num_steps} optimizer steps on the dataset `{adapter.dataset}` ({num_steps * adapter.global_batch_size} samples), loss
-{_loss(losses[0])} at the first step and {_loss(losses[-1])} at the last.{_diverged(losses)}
+{_trained(adapter, losses)}{_stopped(len(losses), stopped)}
 
 | setting | value |
 |---|---|
@@ -80,15 +83,30 @@ def _shown(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _loss(value: float) -> str:
-    return f"{value:.4f}" if math.isfinite(value) else "that is no number"
+def _trained(adapter: Adapter, losses: Sequence[float]) -> str:
+    """Return how much the adapter was trained, in a sentence."""
+    if not losses:
+        return f"Not trained: no optimizer step was made on the dataset `{adapter.dataset}`."
+    steps = len(losses)
+    return (
+        f"{steps} optimizer step{'s' if steps > 1 else ''} on the dataset `{adapter.dataset}` "
+        f"({steps * adapter.global_batch_size} samples), loss\n"
+        f"{losses[0]:.4f} at the first step and {losses[-1]:.4f} at the last."
+    )
 
 
-def _diverged(losses: Sequence[float]) -> str:
-    step = first_not_finite(losses)
-    if step is None:
+_REASONS = {
+    StopReason.DIVERGED: "**Diverged:** its loss or its gradients were not finite",
+    StopReason.PATIENCE: "Stopped early: the loss on the evaluation data did not improve any more",
+    StopReason.ASKED: "Stopped early, as was asked for",
+}
+
+
+def _stopped(step: int, reason: StopReason | None) -> str:
+    """Return why the adapter was not trained to its end, as a paragraph."""
+    if reason is None:
         return ""
-    return f"\n\n**Diverged:** the loss is not finite from step {step} (counted from 0); the weights are of no use."
+    return f"\n\n{_REASONS[reason]}, at step {step} (counted from 0); the weights are those before that step."
 
 
 def _planned(plan: Plan, replica: Replica) -> str:

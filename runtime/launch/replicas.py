@@ -36,7 +36,10 @@ class _Saving:
 
     def over(self) -> bool:
         """Return whether there is nothing more to wait for, or no time."""
-        saved = all(self._keeper.steps.get(name, 0) >= step for name, step in self._wanted.items())
+        saved = all(
+            name in self._keeper.losses or self._keeper.steps.get(name, 0) >= step
+            for name, step in self._wanted.items()
+        )
         return saved or time.monotonic() >= self._deadline
 
 
@@ -96,13 +99,14 @@ def run_replicas(
                 _start(waiting, running, capacity, monitor.logs)
             for processes in list(running):
                 done = processes.poll()
-                if processes.take_written() or done:
+                monitor.collect()
+                keeper.stop(monitor.stops)
+                if processes.take_written() or done or keeper.awaits_stopped:
                     keeper.look(processes.specification.replica.adapters)
                 if done:
                     processes.stop()
                     running.remove(processes)
                     finished += sum(map(len, processes.specification.replica.programs))
-            monitor.collect()
             now = finished + sum(processes.done for processes in running)
             if on_progress is not None and now > told:
                 on_progress(now, total)
@@ -113,6 +117,9 @@ def run_replicas(
     finally:
         for processes in running:
             processes.stop(at_once=interruption is not None and interruption.signals > 0)
+        with suppress(CappuccinoError, OSError):
+            monitor.collect()
+        keeper.stop(monitor.stops)
         for processes in running:
             with suppress(CappuccinoError):  # what ended the run is what is to be told
                 keeper.look(processes.specification.replica.adapters)

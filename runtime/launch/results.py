@@ -29,6 +29,8 @@ class StageReport(BaseModel):
     """Likewise."""
     memory_gib: tuple[float, ...]
     """Highest memory use of the process so far, after every operation: resident on the CPU, allocated on the GPU."""
+    skipped: tuple[int, ...] = ()
+    """Positions in the program of what did not run, since adapters were stopped; nothing above is of these."""
     parts: tuple[PartCost, ...] = ()
     """Parts of the operations, where they were measured."""
 
@@ -79,11 +81,15 @@ def read_failure(results: Path, stage: int) -> StageFailure | None:
 
 
 def measured_timeline(replica: Replica, reports: Sequence[StageReport]) -> Timeline:
-    """Return the replica's operations on one clock that starts with the first of them."""
+    """Return the operations that ran, on one clock that starts with the first of them."""
     origin = min((r.starts[0] for r in reports if r.starts), default=0.0)
     starts = tuple(np.array(r.starts) - origin for r in reports)
     ends = tuple(np.array(r.ends) - origin for r in reports)
-    return Timeline(replica.id, replica.programs, starts, ends)
+    programs = tuple(
+        tuple(operation for k, operation in enumerate(program) if k not in skipped)
+        for program, skipped in zip(replica.programs, (set(r.skipped) for r in reports), strict=True)
+    )
+    return Timeline(replica.id, programs, starts, ends)
 
 
 def evaluations_as_json(evaluations: Mapping[str, Mapping[int, float]]) -> str:

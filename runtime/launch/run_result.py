@@ -20,9 +20,10 @@ from cappuccino.runtime.launch.results import (
 )
 from cappuccino.runtime.launch.specification import ReplicaSpecification
 from cappuccino.runtime.lora.export import part_file
-from cappuccino.runtime.monitoring.metrics import METRICS, first_not_finite
+from cappuccino.runtime.monitoring.metrics import METRICS
 from cappuccino.runtime.monitoring.monitor import EVALUATIONS, LOSSES, TRACE, RunMonitor
 from cappuccino.runtime.pipeline.part_costs import PartCost
+from cappuccino.runtime.pipeline.stopping import Stop, StopReason
 from cappuccino.timeline import Timeline, write_trace
 
 Keep = Literal["last", "best"]
@@ -37,9 +38,7 @@ class RunResult:
     timelines: list[Timeline]
     """By replica that had something to run, in the order of the plan; seconds from the replica's first operation."""
     losses: Mapping[str, list[float]]
-    """By adapter, the loss of every optimizer step: mean cross-entropy over the global batch's loss tokens; NaN where
-    it is not finite.
-    """
+    """By adapter, the loss of every optimizer step made: mean cross-entropy over the global batch's loss tokens."""
     trace: Path
     """Trace file of the measured times; a run that had nothing left to do leaves it as it was."""
     memory_gib: Mapping[int, tuple[np.ndarray, ...]]
@@ -52,6 +51,8 @@ class RunResult:
     """By adapter and optimizer step, the loss on its evaluation data behind that step."""
     kept: Mapping[str, int | None]
     """By adapter, the step whose weights it has; None: the last."""
+    stopped: Mapping[str, Stop]
+    """By adapter that did not come to its last step, where it ended and why."""
 
     @property
     def metrics(self) -> Path:
@@ -60,12 +61,12 @@ class RunResult:
 
     @property
     def diverged(self) -> dict[str, int]:
-        """By adapter whose loss was not finite at some step, the first such step."""
-        return {name: step for name, values in self.losses.items() if (step := first_not_finite(values)) is not None}
+        """By adapter whose loss or gradients were not finite, the step that was not made for that."""
+        return {name: stop.step for name, stop in self.stopped.items() if stop.reason is StopReason.DIVERGED}
 
     def peak_memory_gib(self, replica: int) -> tuple[float, ...]:
         """Return the highest memory use of a replica, by its id, on every stage."""
-        return tuple(float(memory[-1]) for memory in self.memory_gib[replica])
+        return tuple(float(memory[-1]) if len(memory) else 0.0 for memory in self.memory_gib[replica])
 
 
 def gather_results(
@@ -115,7 +116,8 @@ def gather_results(
     if timelines:
         output.put(TRACE, lambda path: write_trace(path, timelines, "measured", plan.instance.sha256))
     adapters = {name: out / name for name in losses}
-    return RunResult(adapters, timelines, losses, out / TRACE, memory, parts, evaluations, kept)
+    stopped = {name: keeper.stopped[name] for name in names if name in keeper.stopped}
+    return RunResult(adapters, timelines, losses, out / TRACE, memory, parts, evaluations, kept, stopped)
 
 
 def _keep_best(

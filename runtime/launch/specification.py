@@ -72,3 +72,5 @@ class ReplicaSpecification(BaseModel):
     """Folder for what the stages report."""
     checkpoints: Path
     """Folder for checkpoints, those after last steps included."""
+    stops: Path
+    """Folder in which a file with an adapter's name asks for its end; it need not be there."""

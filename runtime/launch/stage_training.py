@@ -1,9 +1,11 @@
 """The training of one stage: what it is built of, what it writes on the way, what it measured."""
 
+import math
 import resource
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -32,6 +34,7 @@ from cappuccino.runtime.pipeline.executor import Executor
 from cappuccino.runtime.pipeline.part_meter import PartMeter
 from cappuccino.runtime.pipeline.reference import ReferenceKernel
 from cappuccino.runtime.pipeline.stage import Stage
+from cappuccino.runtime.pipeline.stopping import StopReason, StopSignal, out_of_patience
 
 
 def train_stage(
@@ -112,9 +115,9 @@ def train_stage(
         if meter is not None and specification.journal is not None:
             diary = _Diary(specification, stage, executor, meter, control, device, dtype)
             pauses = frozenset(specification.pauses[stage])
-            record = executor.run(chronicle.on_operation, meter, pauses, diary.pause, chronicle.on_step)
+            record = executor.run(chronicle, meter, pauses, diary.pause)
         else:
-            record = executor.run(chronicle.on_operation, meter, on_step=chronicle.on_step)
+            record = executor.run(chronicle, meter)
         chronicle.finish()
     finally:  # also when another stage is gone: what is complete here may be so there
         chronicle.close()
@@ -123,6 +126,7 @@ def train_stage(
         starts=tuple(record.starts.tolist()),
         ends=tuple(record.ends.tolist()),
         memory_gib=tuple(record.memory_gib.tolist()),
+        skipped=record.skipped,
         parts=meter.costs() if meter else (),
     )
 
@@ -164,7 +168,10 @@ class _Chronicle:
         progress: StageProgress,
     ) -> None:
         replica, last = specification.replica, stage == specification.replica.num_stages - 1
-        self._progress = progress
+        self._progress, self._executor = progress, executor
+        self._stopping = [
+            _Stopping(job, start, specification.stops) for job, start in zip(specification.jobs, starts, strict=True)
+        ]
         self._recorder: CheckpointRecorder | None = None
         self._metrics: MetricsRecorder | None = None
         if specification.journal is None:
@@ -213,6 +220,18 @@ class _Chronicle:
         if self._recorder:
             self._recorder.on_step(adapter, step)
 
+    def stop_signal(self, adapter: int, step: int) -> StopSignal:
+        """Return on the last stage whether an adapter is to be stopped instead of making a step."""
+        loss = self._executor.losses.value(adapter, step)
+        return self._stopping[adapter].signal(loss, self._executor.evaluations.of(adapter))
+
+    def on_stop(self, adapter: int, step: int, reason: StopReason) -> None:
+        """Note that an adapter was stopped instead of making a step."""
+        if self._metrics:
+            self._metrics.on_stop(adapter, step, reason)
+        if self._recorder:
+            self._recorder.on_stop(adapter, step)
+
     def on_operation(self) -> None:
         """Note that an operation is finished."""
         if self._metrics:
@@ -228,6 +247,26 @@ class _Chronicle:
         """Wait until all checkpoints are written."""
         if self._recorder:
             self._recorder.close()
+
+
+class _Stopping:
+    """Decides whether an adapter is trained on."""
+
+    def __init__(self, job: JobSpecification, start: Checkpoint | None, stops: Path) -> None:
+        self._adapter = job.adapter
+        self._earlier = start.evaluated if start else {}
+        self._asked = stops / job.adapter.name
+
+    def signal(self, loss: float, evaluations: Mapping[int, float]) -> StopSignal:
+        """Return what is to become of a step with this loss, after these evaluations of this run."""
+        if not math.isfinite(loss):
+            return StopSignal.DIVERGED
+        patience = self._adapter.early_stopping_patience
+        if patience is not None:
+            losses = [loss for _, loss in sorted((self._earlier | dict(evaluations)).items())]
+            if out_of_patience(losses, patience, self._adapter.early_stopping_threshold):
+                return StopSignal.PATIENCE
+        return StopSignal.ASKED if self._asked.exists() else StopSignal.GO_ON
 
 
 class _Diary:

@@ -3,11 +3,15 @@
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import ValidationError
+
 from cappuccino.files import Record
-from cappuccino.runtime.monitoring.lines import LineWriter
+from cappuccino.runtime.monitoring.lines import LineReader, LineWriter
+from cappuccino.runtime.pipeline.stopping import StopReason
 
 if TYPE_CHECKING:
     from cappuccino.runtime.data.samples import AdapterSamples
@@ -29,8 +33,10 @@ class MetricEvent(Record):
     """Name of the adapter."""
     step: int
     """Optimizer step, from 0."""
-    kind: Literal["train", "eval"]
-    """`train`: an optimizer step was made. `eval`: its weights were evaluated."""
+    kind: Literal["train", "eval", "stop"]
+    """`train`: an optimizer step was made. `eval`: its weights were evaluated. `stop`: it was not made, and the adapter
+    is as the one before has left it.
+    """
     loss: float | None
     """Mean cross-entropy over the loss tokens of the step's global batch, or of the evaluation data; None where it is
     not finite.
@@ -43,6 +49,8 @@ class MetricEvent(Record):
     """
     tokens: int
     """Trained so far by this adapter."""
+    reason: StopReason | None = None
+    """Why it was stopped; None of other events."""
 
 
 class ReplicaStart(Record):
@@ -50,6 +58,15 @@ class ReplicaStart(Record):
 
     began_s: float
     """When its first operation was due, on the machine's monotonic clock."""
+
+
+def read_events(file: Path) -> list[MetricEvent]:
+    """Return the events that a run has written so far; a line that is cut off is none."""
+    found = []
+    for line in LineReader(file).read():
+        with suppress(ValidationError):
+            found.append(MetricEvent.model_validate_json(line))
+    return found
 
 
 class MetricsRecorder:
@@ -83,6 +100,8 @@ class MetricsRecorder:
         self._adapters, self._trainings, self._samples = adapters, trainings, samples
         self._losses, self._evaluations = losses, evaluations
         self._made: dict[tuple[int, int], tuple[float | None, float | None]] = {}
+        self._known: list[tuple[int, int, float]] = []
+        """Losses of steps that are still to be made, but for those above."""
         self._tokens = [sum(self._tokens_of(a, step) for step in range(done)) for a, done in enumerate(first)]
 
     def begin(self) -> None:
@@ -94,6 +113,13 @@ class MetricsRecorder:
         training = self._trainings[adapter]
         self._made[adapter, step] = training.learning_rate, training.grad_norm
 
+    def on_stop(self, adapter: int, step: int, reason: StopReason) -> None:
+        """Write that an adapter was stopped instead of making a step, after all that was known before."""
+        self.write(wait=True)
+        loss = next((loss for a, j, loss in self._known if (a, j) == (adapter, step)), None)
+        self._known = [(a, j, loss) for a, j, loss in self._known if (a, j) != (adapter, step)]
+        self._write(adapter, step, "stop", loss, None, self._trainings[adapter].grad_norm, reason)
+
     def write(self, *, wait: bool = False) -> None:
         """Write the events of the steps and evaluations whose loss is known.
 
@@ -102,7 +128,11 @@ class MetricsRecorder:
         wait
             Whether to wait until all of them are.
         """
-        for adapter, step, loss in self._losses.take(wait=wait):
+        known, self._known = [*self._known, *self._losses.take(wait=wait)], []
+        for adapter, step, loss in known:
+            if (adapter, step) not in self._made:
+                self._known.append((adapter, step, loss))
+                continue
             learning_rate, norm = self._made.pop((adapter, step))
             self._tokens[adapter] += self._tokens_of(adapter, step)
             self._write(adapter, step, "train", loss, learning_rate, norm)
@@ -113,10 +143,11 @@ class MetricsRecorder:
         self,
         adapter: int,
         step: int,
-        kind: Literal["train", "eval"],
-        loss: float,
+        kind: Literal["train", "eval", "stop"],
+        loss: float | None,
         learning_rate: float | None = None,
         norm: float | None = None,
+        reason: StopReason | None = None,
     ) -> None:
         event = MetricEvent(
             time_s=time.perf_counter(),
@@ -127,6 +158,7 @@ class MetricsRecorder:
             learning_rate=learning_rate,
             grad_norm=_finite(norm),
             tokens=self._tokens[adapter],
+            reason=reason,
         )
         self._writer.write(event)
 
@@ -135,11 +167,6 @@ class MetricsRecorder:
         source = self._samples[adapter]
         first = step * source.global_batch_size
         return sum(len(source.tokens(number)[0]) for number in range(first, first + source.global_batch_size))
-
-
-def first_not_finite(losses: Sequence[float]) -> int | None:
-    """Return the first step whose loss is not finite, from which on the adapter is lost; None where all are."""
-    return next((step for step, loss in enumerate(losses) if not math.isfinite(loss)), None)
 
 
 def _finite(value: float | None) -> float | None:

@@ -2,26 +2,28 @@
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from cappuccino.errors import InputError
 from cappuccino.files import require_folder, write_atomically
 from cappuccino.instance import Instance
 from cappuccino.runtime.checkpoint.progress import CHECKPOINTS
 from cappuccino.runtime.monitoring.lines import LineReader, LineWriter
-from cappuccino.runtime.monitoring.metrics import METRICS, MetricEvent, ReplicaStart
+from cappuccino.runtime.monitoring.metrics import METRICS, MetricEvent, ReplicaStart, read_events
+from cappuccino.runtime.monitoring.requests import RUN, STOP, fulfilled
+from cappuccino.runtime.pipeline.stopping import Stop
 
 LOGS, TENSORBOARD = "logs", "tensorboard"
 TRACE, LOSSES, EVALUATIONS = "trace.json", "losses.json", "evaluations.json"
 
 
+_TAKEN = (CHECKPOINTS, LOGS, TENSORBOARD, TRACE, LOSSES, EVALUATIONS, METRICS, RUN, STOP)
+
+
 def require_free_names(instance: Instance) -> None:
     """Refuse adapters whose folder would be another file or folder of a run."""
     for adapter in instance.adapters:
-        if adapter.name in (CHECKPOINTS, LOGS, TENSORBOARD, TRACE, LOSSES, EVALUATIONS, METRICS):
+        if adapter.name in _TAKEN:
             field = f'name of adapter "{adapter.name}"'
             raise InputError(instance.source, field, "is the name of another result of a run", "call it otherwise")
 
@@ -55,12 +57,14 @@ class RunMonitor:
         """Folder for what the stages print: one file `replica-R-stage-S.log` each."""
         self.evaluations: dict[str, dict[int, float]] = {}
         """By adapter and step, the loss on its evaluation data behind that step; NaN where it was not finite."""
-        self._on_event = on_event
+        self.stops: dict[str, Stop] = {}
+        """By adapter that was stopped before its last step, how."""
+        self._out, self._on_event = out, on_event
         self._origin: float | None = None
         self._readers: list[LineReader] = []
         require_folder(self.logs)
         file = out / METRICS
-        earlier = [event for event in _events(file) if goes_on(event)] if goes_on else []
+        earlier = [event for event in read_events(file) if goes_on(event)] if goes_on else []
         try:
             self.logs.mkdir(parents=True, exist_ok=True)
             if goes_on is None:
@@ -90,12 +94,16 @@ class RunMonitor:
         for raw in sorted(events, key=lambda e: e.time_s):
             event = raw.model_copy(update={"time_s": raw.time_s - (self._origin or 0.0)})
             self._writer.write(event)
+            if event.kind == "stop":
+                fulfilled(self._out, event.adapter)
             self._tell(event)
 
     def _tell(self, event: MetricEvent) -> None:
         if event.kind == "eval":
             loss = math.nan if event.loss is None else event.loss
             self.evaluations.setdefault(event.adapter, {})[event.step] = loss
+        if event.kind == "stop" and event.reason is not None:
+            self.stops[event.adapter] = Stop(event.step, event.reason)
         if self._on_event is not None:
             self._on_event(event)
 
@@ -103,12 +111,3 @@ class RunMonitor:
         """Take over what is left and give the file back."""
         self.collect()
         self._writer.close()
-
-
-def _events(file: Path) -> list[MetricEvent]:
-    """Return the events that a run has left; a line that is cut off is none."""
-    found = []
-    for line in LineReader(file).read():
-        with suppress(ValidationError):
-            found.append(MetricEvent.model_validate_json(line))
-    return found

@@ -1,5 +1,6 @@
 """The optimizer steps of one adapter on one stage."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import nn
 from transformers import get_scheduler
 
 from cappuccino.instance import Adapter
+from cappuccino.runtime.pipeline.stopping import StopReason, StopSignal
 
 _SCHEDULERS = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 _TINY = 1e-6
@@ -46,7 +48,10 @@ class AdapterTraining:
         self._steps_left = num_steps - first_step
         self._parameters = list(parameters)
         self._group = control_group
-        self._norm: tuple[torch.Tensor, dist.Work] | None = None
+        self._leader = dist.get_process_group_ranks(control_group)[-1]
+        self._leads = dist.get_rank() == self._leader
+        self._under_way: list[tuple[torch.Tensor, dist.Work]] = []
+        """What was told of the last step; on the last stage, of earlier ones that others have not heard yet, too."""
         self.learning_rate: float | None = None
         """That the last step was made with; None before the first."""
         self.grad_norm: float | None = None
@@ -103,24 +108,51 @@ class AdapterTraining:
         for parameter in self._parameters:
             parameter.grad = None
 
-    def gradients_complete(self) -> None:
-        """Start to sum the squared norm over the stages, after the last backward of a step on this stage."""
+    def gradients_complete(self, signal: StopSignal = StopSignal.GO_ON) -> None:
+        """Tell the other stages that a step has all its gradients here, after its last backward on this stage.
+
+        With clipping the squared norms are summed over the stages. Without, the last stage tells the others whether the
+        adapter is to be stopped and waits for nobody.
+
+        Parameters
+        ----------
+        signal
+            Of the last stage; what the others give does not matter.
+        """
+        told = torch.tensor([0.0, float(signal) if self._leads else 0.0], dtype=torch.float64)
         if self._limit is None:
-            return
-        squares = [p.grad.double().square().sum() for p in self._parameters if p.grad is not None]
-        total = torch.stack(squares).sum().cpu() if squares else torch.zeros((), dtype=torch.float64)
-        self._norm = (total, dist.all_reduce(total, group=self._group, async_op=True))
+            work = dist.broadcast(told, src=self._leader, group=self._group, async_op=True)
+        else:
+            squares = [p.grad.double().square().sum() for p in self._parameters if p.grad is not None]
+            if squares:
+                told[0] = torch.stack(squares).sum()
+            work = dist.all_reduce(told, group=self._group, async_op=True)
+        self._under_way.append((told, work))
+
+    def agree(self) -> StopReason | None:
+        """Wait for the last stage's word on the step whose gradients are complete.
+
+        Returns
+        -------
+        StopReason or None
+            Why the step is not to be made, the same on all stages; None when it is.
+        """
+        if not self._under_way:
+            raise RuntimeError("an optimizer step comes before the last backward of its micro-batches")
+        told, work = self._under_way[-1]
+        if self._limit is None and self._leads:
+            self._under_way = [(t, w) for t, w in self._under_way if not w.is_completed()]
+        else:
+            work.wait()
+            self._under_way.clear()
+        norm, signal = told.sqrt()[0].item(), StopSignal(int(told[1].item()))
+        self.grad_norm = None if self._limit is None else norm
+        return signal.reason or (None if math.isfinite(norm) else StopReason.DIVERGED)
 
     def clip(self) -> None:
-        """Wait until every stage has its gradients, and scale them down to the limit."""
-        if self._limit is None:
+        """Scale the gradients down to the limit, if there is one."""
+        if self._limit is None or self.grad_norm is None:
             return
-        if self._norm is None:
-            raise RuntimeError("an optimizer step comes before the last backward of its micro-batches")
-        total, work = self._norm
-        work.wait()
-        self._norm = None
-        self.grad_norm = total.sqrt().item()
         factor = self._limit / (self.grad_norm + _TINY)
         if factor < 1:
             for parameter in self._parameters:
@@ -136,5 +168,20 @@ class AdapterTraining:
             self.learning_rate = float(self._schedule.get_last_lr()[0])
             self._schedule.step()
             if not self._steps_left:
-                self._optimizer = None
-                del self._schedule
+                self._give_back()
+
+    def stop(self) -> None:
+        """End the training: the gradients of the step that is not made go, as does the optimizer's memory."""
+        self.forget_gradients()
+        self._give_back()
+
+    def finish(self) -> None:
+        """Wait until the other stages have heard everything."""
+        for _, work in self._under_way:
+            work.wait()
+        self._under_way.clear()
+
+    def _give_back(self) -> None:
+        if self._optimizer is not None:
+            self._optimizer = None
+            del self._schedule

@@ -6,10 +6,9 @@ first out in each direction: neither tags nor shapes need to be exchanged.
 Shapes: T tokens of a micro-batch, H hidden size.
 """
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -17,10 +16,9 @@ from megatron.core.model_parallel_config import ModelParallelConfig
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 
 from cappuccino.plan import Operation
+from cappuccino.runtime.pipeline.program import Exchange, Neighbour, completion_proofs, key
 
-Neighbour = Literal["previous", "next"]
 Shape = tuple[int, ...]
-_Key = tuple[Neighbour, int]
 
 
 class PlannedCommunicator(P2PCommunicator):
@@ -55,14 +53,18 @@ class PlannedCommunicator(P2PCommunicator):
         upward = [dist.new_group(list(link)) for link in links]
         self._send_group = dict(self._around(stage, upward, downward))
         self._receive_group = dict(self._around(stage, downward, upward))
-        self._incoming: dict[Neighbour, deque[tuple[int, Shape]]] = {"previous": deque(), "next": deque()}
+        self._incoming: dict[Neighbour, deque[int]] = {"previous": deque(), "next": deque()}
         self._posted: dict[Neighbour, deque[tuple[int, dist.Work, torch.Tensor]]] = {
             "previous": deque(),
             "next": deque(),
         }
-        self._outgoing: dict[Neighbour, deque[tuple[int, Shape]]] = {"previous": deque(), "next": deque()}
-        self._sent: dict[_Key, tuple[dist.Work, torch.Tensor]] = {}
-        self._proofs: dict[_Key, list[_Key]] = {}
+        self._outgoing: dict[Neighbour, deque[int]] = {"previous": deque(), "next": deque()}
+        self._shapes: dict[int, Shape | None] = {}
+        self._known_after: Mapping[int, int] = {}
+        self._steps = 0
+        self._sent: dict[Exchange, tuple[dist.Work, torch.Tensor]] = {}
+        self._proofs: dict[Exchange, list[Exchange]] = {}
+        self._evaluated: list[Exchange] = []
         self._connect(stage, len(ranks), downward, upward)
 
     def _around(
@@ -89,7 +91,11 @@ class PlannedCommunicator(P2PCommunicator):
                     dist.recv(token, src=dist.get_global_rank(self.pp_group, source), group=group)
 
     def follow(
-        self, program: Sequence[Operation], previous_program: Sequence[Operation] | None, shapes: Mapping[int, Shape]
+        self,
+        program: Sequence[Operation],
+        previous_program: Sequence[Operation] | None,
+        shapes: Mapping[int, Shape],
+        known_after: Mapping[int, int],
     ) -> None:
         """Take over what will be sent and received, and post the first receives.
 
@@ -101,16 +107,30 @@ class PlannedCommunicator(P2PCommunicator):
             Of the stage before, None on the first.
         shapes
             Of what stages exchange, (1, T, H), by `key` of a forward.
+        known_after
+            By `key`, how many optimizer steps of this stage's program come before its shape is sure; no receive is
+            posted earlier. Zero where it is left out.
         """
-        forwards = [(key(op), shapes[key(op)]) for op in program if op[0] in ("F", "E")]
-        backwards = [(op[1], shapes[op[1]]) for op in program if op[0] == "B"]
+        forwards = [key(op) for op in program if op[0] in ("F", "E")]
+        backwards = [op[1] for op in program if op[0] == "B"]
+        self._shapes, self._known_after, self._steps = dict(shapes), known_after, 0
         if self._has["previous"]:
             self._incoming["previous"].extend(forwards)
             self._outgoing["previous"].extend(backwards)
         if self._has["next"]:
             self._incoming["next"].extend(backwards)
             self._outgoing["next"].extend(forwards)
-        self._proofs = completion_proofs(program, previous_program)
+        self._proofs = completion_proofs(previous_program)
+        self._post("previous")
+        self._post("next")
+
+    def change(self, shapes: Mapping[int, Shape | None]) -> None:
+        """Take over other shapes of what is still to come, by `key`; None for what is neither sent nor received."""
+        self._shapes.update(shapes)
+
+    def step(self) -> None:
+        """Note that another optimizer step of the program is past, and post the receives whose shapes it settles."""
+        self._steps += 1
         self._post("previous")
         self._post("next")
 
@@ -119,13 +139,24 @@ class PlannedCommunicator(P2PCommunicator):
         for work, _ in self._sent.values():
             work.wait()
         self._sent.clear()
+        for outgoing in self._outgoing.values():
+            self._drop(outgoing)
         if any(self._incoming.values()) or any(self._posted.values()) or any(self._outgoing.values()):
             raise RuntimeError("the program ended before every planned tensor was sent and received")
 
     def _post(self, neighbour: Neighbour) -> None:
         incoming, posted = self._incoming[neighbour], self._posted[neighbour]
         while incoming and len(posted) < self._lookahead:
-            micro_batch, shape = incoming.popleft()
+            micro_batch = incoming[0]
+            if self._known_after.get(micro_batch, 0) > self._steps:
+                return
+            incoming.popleft()
+            shape = self._shapes[micro_batch]
+            if shape is None:  # what it would have proved, the next one does
+                unproven = self._proofs.pop((neighbour, micro_batch), [])
+                if incoming and unproven:
+                    self._proofs.setdefault((neighbour, incoming[0]), []).extend(unproven)
+                continue
             buffer = torch.empty(shape, device=self._device, dtype=self.config.pipeline_dtype)
             work = _under_way(dist.irecv(buffer, src=self._peer[neighbour], group=self._receive_group[neighbour]))
             posted.append((micro_batch, work, buffer))
@@ -141,14 +172,24 @@ class PlannedCommunicator(P2PCommunicator):
             )
         work.wait()
         self._post(neighbour)
-        for key in self._proofs.get((neighbour, micro_batch), ()):
-            self._sent.pop(key)[0].wait()
+        for proved in self._proofs.pop((neighbour, micro_batch), ()):
+            sent = self._sent.pop(proved, None)
+            if sent is not None:
+                sent[0].wait()
         return buffer
 
+    def _drop(self, keys: deque[int]) -> None:
+        """Take what is not exchanged from the begin of a queue."""
+        while keys and self._shapes[keys[0]] is None:
+            keys.popleft()
+
     def _send(self, neighbour: Neighbour, tensor: torch.Tensor) -> None:
-        if not self._outgoing[neighbour]:
+        outgoing = self._outgoing[neighbour]
+        self._drop(outgoing)
+        if not outgoing:
             raise RuntimeError(f"a tensor for the {neighbour} stage is sent that the plan does not know")
-        micro_batch, shape = self._outgoing[neighbour].popleft()
+        micro_batch = outgoing.popleft()
+        shape = self._shapes[micro_batch]
         if tuple(tensor.shape) != shape or tensor.dtype != self.config.pipeline_dtype:
             raise RuntimeError(
                 f"micro-batch {micro_batch} goes to the {neighbour} stage as {tensor.dtype} {tuple(tensor.shape)}, "
@@ -158,6 +199,11 @@ class PlannedCommunicator(P2PCommunicator):
         content = tensor.detach().contiguous()
         work = _under_way(dist.isend(content, dst=self._peer[neighbour], group=self._send_group[neighbour]))
         self._sent[neighbour, micro_batch] = (work, content)
+        if neighbour == "next" and micro_batch < 0:
+            self._evaluated.append((neighbour, micro_batch))
+        elif neighbour == "next":
+            self._proofs[neighbour, micro_batch] = [*self._evaluated, (neighbour, micro_batch)]
+            self._evaluated = []
 
     def _communicate(
         self,
@@ -184,42 +230,3 @@ def _under_way(work: dist.Work | None) -> dist.Work:
     if work is None:
         raise RuntimeError("this process belongs to no such link of the pipeline")
     return work
-
-
-def key(operation: Operation) -> int:
-    """Return what tells the forwards of a program apart: micro-batches count from 0, evaluations from -1 down."""
-    return ~operation[1] if operation[0] == "E" else operation[1]
-
-
-def completion_proofs(
-    program: Sequence[Operation], previous_program: Sequence[Operation] | None
-) -> dict[_Key, list[_Key]]:
-    """Return which received tensor proves which sends complete.
-
-    gloo never reports a send as complete without waiting. The gradient of a micro-batch proves that its activations
-    arrived, and those evaluated before them. Activations prove the gradients arrived whose backwards the previous stage
-    ran before that forward.
-
-    Returns
-    -------
-    dict
-        By (neighbour, micro-batch) received, the (neighbour, micro-batch) sent before.
-    """
-    proofs: dict[_Key, list[_Key]] = defaultdict(list)
-    evaluated: list[_Key] = []
-    for operation in program:
-        if operation[0] == "E":
-            evaluated.append(("next", key(operation)))
-        elif operation[0] == "F" and evaluated:
-            proofs["next", operation[1]].extend(evaluated)
-            evaluated = []
-        elif operation[0] == "B":
-            proofs["next", operation[1]].append(("next", operation[1]))
-    unproven: list[_Key] = []
-    for operation in previous_program or ():
-        if operation[0] == "B":
-            unproven.append(("previous", operation[1]))
-        elif operation[0] in ("F", "E"):
-            proofs["previous", key(operation)].extend(unproven)
-            unproven = []
-    return dict(proofs)

@@ -4,7 +4,6 @@ Shapes: T tokens of a micro-batch, L of them with loss, H hidden size, V vocabul
 """
 
 import inspect
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -22,9 +21,12 @@ from cappuccino.runtime.data.samples import AdapterSamples
 from cappuccino.runtime.pipeline.adapter_training import AdapterTraining
 from cappuccino.runtime.pipeline.clock import DeviceClock
 from cappuccino.runtime.pipeline.communication import PlannedCommunicator
+from cappuccino.runtime.pipeline.live_batches import LiveBatches
 from cappuccino.runtime.pipeline.part_meter import PartMeter
+from cappuccino.runtime.pipeline.program import fullest_moment, steps_by_last_backward
 from cappuccino.runtime.pipeline.stage import Stage
 from cappuccino.runtime.pipeline.step_losses import StepLosses
+from cappuccino.runtime.pipeline.stopping import Listener, StopReason, StopSignal
 
 _TAKES_MODEL_TYPE = "model_type" in inspect.signature(schedules.backward_step).parameters
 """Newer versions of megatron-core dropped the argument."""
@@ -35,11 +37,13 @@ class StageRecord:
     """What a stage knows after its program."""
 
     starts: np.ndarray
-    """When every operation began with its input at hand, seconds on the machine's clock, shape (operations,)."""
+    """When every operation that ran began with its input at hand, seconds on the machine's clock, (operations,)."""
     ends: np.ndarray
     """When it ended, likewise."""
     memory_gib: np.ndarray
     """Highest memory use of the process so far, after every operation, likewise."""
+    skipped: tuple[int, ...]
+    """Positions in the program of what did not run, since adapters were stopped."""
 
 
 class Executor:
@@ -93,6 +97,7 @@ class Executor:
         self._peak_memory_gib = peak_memory_gib
         self._meter: PartMeter | None = None
         self._memory_gib: list[float] = []
+        self._skipped: list[int] = []
         self._first, self._last = index == 0, index == replica.num_stages - 1
         self._clock = DeviceClock.of(device)
         self._in_flight: dict[int, tuple[torch.Tensor | None, torch.Tensor]] = {}
@@ -106,11 +111,13 @@ class Executor:
         planned = [operation[1] for operation in replica.programs[index] if operation[0] == "E"]
         self._last_evaluation = {(replica.evaluations[e].adapter, replica.evaluations[e].step): e for e in planned}
         self._on_evaluation = on_evaluation
+        self._listener: Listener | None = None
+        self._live = LiveBatches(replica, samples)
         hidden = stage.config.hidden_size
         tokens = {m: num_tokens(batch, samples) for m, batch in enumerate(replica.micro_batches)}
         tokens |= {~e: num_tokens(*both) for e, both in enumerate(self._evaluation_batches)}
         self._shapes = {key: (1, number, hidden) for key, number in tokens.items()}
-        self._completed_by = self._steps_by_last_backward(replica.programs[index])
+        self._completed_by = steps_by_last_backward(replica.programs[index], replica, samples)
 
     def warm_up(self) -> None:
         """Run the micro-batches of the program's fullest moment on this stage alone, and forget what came out.
@@ -120,7 +127,8 @@ class Executor:
         """
         options = {"device": self._device, "dtype": self._stage.config.pipeline_dtype}
         forwarded = []
-        for micro_batch in self._fullest_moment():
+        tokens = {m: shape[1] for m, shape in self._shapes.items()}
+        for micro_batch in fullest_moment(self._replica.programs[self._index], tokens):
             shape = self._shapes[micro_batch]
             received = None if self._first else torch.zeros(shape, requires_grad=True, **options)
             output = self._forward_step(micro_batch, received)
@@ -133,76 +141,81 @@ class Executor:
             training.forget_gradients()
         self.losses.forget()
 
-    def _fullest_moment(self) -> list[int]:
-        """Return the micro-batches that are forwarded and not yet backwarded when they have the most tokens."""
-        held: list[int] = []
-        fullest: list[int] = []
-        tokens = most = 0
-        for operation in self._replica.programs[self._index]:
-            if operation[0] == "F":
-                held.append(operation[1])
-                tokens += self._shapes[operation[1]][1]
-                if tokens > most:
-                    fullest, most = list(held), tokens
-            elif operation[0] == "B":
-                held.remove(operation[1])
-                tokens -= self._shapes[operation[1]][1]
-        return fullest
-
     def run(
         self,
-        on_operation: Callable[[], None],
+        listener: Listener,
         meter: PartMeter | None = None,
         pauses: Collection[int] = (),
         on_pause: Callable[[], None] | None = None,
-        on_step: Callable[[int, int], None] | None = None,
     ) -> StageRecord:
         """Run the program.
 
         Parameters
         ----------
-        on_operation
-            Called after every operation.
+        listener
+            Told of what happens, and asked which adapters are trained on.
         meter
             Measures the parts of every operation; the operations that it weighs besides are those of first steps.
         pauses
             Operations before which `on_pause` is called; the program's length stands for its end.
         on_pause
             Runs between two operations, and may ask for the `record` so far.
-        on_step
-            Called with (position of the adapter, step) after every optimizer step, when its loss can be asked for.
         """
         self._meter = self._stage.meter = meter
+        self._listener = listener
         program = self._replica.programs[self._index]
         previous = None if self._first else self._replica.programs[self._index - 1]
-        self._communicator.follow(program, previous, self._shapes)
+        self._communicator.follow(program, previous, self._shapes, self._live.steps_before(program))
         self._memory_gib = []
         for position, operation in enumerate(program):
             if on_pause is not None and position in pauses:
                 on_pause()
-            if operation[0] == "F":
-                self._forward(operation[1])
-            elif operation[0] == "B":
-                self._backward(operation[1])
-            elif operation[0] == "E":
-                self._evaluate(operation[1])
+            if self._run(operation):
+                self._memory_gib.append(self._peak_memory_gib())
+                if operation[0] == "S":
+                    listener.on_step(operation[1], operation[2])
             else:
-                self._step(operation[1])
-                if self._last:
-                    self.losses.complete(operation[1], operation[2])
-                if on_step is not None:
-                    on_step(operation[1], operation[2])
-            self._memory_gib.append(self._peak_memory_gib())
-            on_operation()
+                self._skipped.append(position)
+            if operation[0] == "S":
+                self._communicator.step()
+            listener.on_operation()
         if on_pause is not None and len(program) in pauses:
             on_pause()
         self._communicator.finish()
+        for training in self._trainings:
+            training.finish()
         return self.record()
+
+    def _run(self, operation: Operation) -> bool:
+        """Run an operation, unless the adapters that it is for were stopped; return whether it ran."""
+        if not self._live.runs(operation):
+            return False
+        if operation[0] == "S":
+            return self._step(operation[1], operation[2])
+        if operation[0] == "E":
+            self._evaluate(operation[1])
+        elif operation[0] == "F":
+            self._forward(operation[1])
+        else:
+            self._backward(operation[1])
+        return True
+
+    def _stop(self, adapter: int, step: int, reason: StopReason) -> None:
+        """Take what is still to come of an adapter out of the program."""
+        self._trainings[adapter].stop()
+        changed = self._live.stop(adapter, step)
+        hidden = self._stage.config.hidden_size
+        for m, batch in changed.items():
+            if batch is not None:
+                self._shapes[m] = (1, num_tokens(batch, self._samples), hidden)
+        self._communicator.change({m: None if batch is None else self._shapes[m] for m, batch in changed.items()})
+        if self._listener is not None:
+            self._listener.on_stop(adapter, step, reason)
 
     def record(self, first: int = 0) -> StageRecord:
         """Return what is known of the operations so far; those before `first` are left out."""
         times = self._clock.times(2 * first).reshape(-1, 2)
-        return StageRecord(times[:, 0], times[:, 1], np.array(self._memory_gib[first:]))
+        return StageRecord(times[:, 0], times[:, 1], np.array(self._memory_gib[first:]), tuple(self._skipped))
 
     def _forward(self, micro_batch: int) -> None:
         received = self._communicator.recv_forward(self._shapes[micro_batch], self._first)
@@ -245,11 +258,18 @@ class Executor:
             self._meter.mark("layers")
         self._clock.mark()
         self._communicator.send_backward(returned, self._first)
-        for adapter in self._completed_by.get(micro_batch, ()):
-            self._trainings[adapter].gradients_complete()
+        for adapter, step in self._completed_by.get(micro_batch, ()):
+            if not self._live.stopped(adapter):
+                self._trainings[adapter].gradients_complete(self._signal(adapter, step))
+
+    def _signal(self, adapter: int, step: int) -> StopSignal:
+        if not self._last:
+            return StopSignal.GO_ON
+        self.losses.complete(adapter, step)
+        return StopSignal.GO_ON if self._listener is None else self._listener.stop_signal(adapter, step)
 
     def _forward_step(self, micro_batch: int, received: torch.Tensor | None) -> torch.Tensor:
-        batch = collate(self._replica.micro_batches[micro_batch], self._samples, self._device)
+        batch = collate(self._live[micro_batch], self._samples, self._device)
         weighs = self._meter is not None and all(segment.step == 0 for segment in batch.segments)
         with self._meter.weighed(self._stage) if self._meter is not None and weighs else nullcontext():
             return self._run_forward(batch, received)
@@ -275,11 +295,18 @@ class Executor:
         kind = {"model_type": ModelType.encoder_or_decoder} if _TAKES_MODEL_TYPE else {}
         return schedules.backward_step(received, output, gradient, config=self._stage.config, **kind)
 
-    def _step(self, adapter: int) -> None:
-        self._trainings[adapter].clip()
+    def _step(self, adapter: int, step: int) -> bool:
+        """Make an optimizer step, unless the adapter is to be stopped; return whether it was made."""
+        training = self._trainings[adapter]
+        reason = training.agree()
+        if reason is not None:
+            self._stop(adapter, step, reason)
+            return False
+        training.clip()
         self._clock.mark()
-        self._trainings[adapter].step()
+        training.step()
         self._clock.mark()
+        return True
 
     def _forward_function(
         self, batches: Iterator[PackedMicroBatch], model: Stage
@@ -302,18 +329,6 @@ class Executor:
             return total, torch.tensor(len(losses_L)), {}
 
         return model(batch), loss
-
-    def _steps_by_last_backward(self, program: Sequence[Operation]) -> dict[int, list[int]]:
-        """Return by micro-batch the adapters of which a step has all its gradients once its backward is done."""
-        last: dict[tuple[int, int], int] = {}
-        for operation in program:
-            if operation[0] == "B":
-                for adapter, number in self._replica.micro_batches[operation[1]].samples:
-                    last[adapter, self._samples[adapter].step(number)] = operation[1]
-        completed: dict[int, list[int]] = defaultdict(list)
-        for (adapter, _), micro_batch in sorted(last.items()):
-            completed[micro_batch].append(adapter)
-        return completed
 
 
 def _evaluation(

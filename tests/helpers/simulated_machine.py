@@ -97,7 +97,7 @@ class Machine:
         )  # fmt: skip
         line = run_programs(replica.programs, work, 0, durations)
         self._tell(options["watch"], line, parts, too_large[0] if too_large else None)
-        return RunResult({}, [line], {}, Path("trace.json"), {}, {}, {}, {})
+        return RunResult({}, [line], {}, Path("trace.json"), {}, {}, {}, {}, {})
 
     def at_pause(self) -> None:
         """Do what a test wants to happen at every pause, before the profiler sees it."""

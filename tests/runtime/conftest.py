@@ -1,10 +1,12 @@
 """Runs shared by the tests: importing Megatron and PEFT takes each process ten seconds."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from helpers.plans import random_plan
 from helpers.runs import Run, run
 from helpers.small import instance_of, save_llama, save_qwen2, write_data
@@ -140,6 +142,15 @@ def float32_run(
     part = instance.subset([0, 1, 2, 3])
     plan = random_plan(part, 3, seed=2, samples_per_micro_batch=5)
     return run(plan, part, backbones[request.param], data, out, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dist.ProcessGroup]:
+    """A process group of this process alone."""
+    store = dist.FileStore(str(tmp_path_factory.mktemp("store") / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
 
 
 @pytest.fixture(autouse=True)

@@ -66,15 +66,26 @@ def print_run(summary: dict[str, Any]) -> None:
         )
         print(f"replica {entry['id']}: highest memory {taken} GiB, predicted {expected}")
     for name, found in summary["adapters"].items():
-        step = found["diverged_at_step"]
-        word = "" if step is None else f" DIVERGED at step {step},"
-        print(f"{name}:{word} loss {found['first_loss']:.3f} -> {found['last_loss']:.3f}, {found['path']}")
+        print(f"{name}:{_ended(found['stopped'])} {_losses(found)}, {found['path']}")
         evaluated = found["evaluations"]
         if evaluated:
             losses = ", ".join(f"{e['loss']:.3f} ({e['steps']} steps)" for e in evaluated)
             of = "" if found["kept_steps"] is None else f"; kept as after {found['kept_steps']} steps"
             print(f"{name}: evaluated {losses}, perplexity {evaluated[-1]['perplexity']:.4g}{of}")
     print(f"trace {summary['trace']}, metrics {summary['metrics']}")
+
+
+_ENDS = {"diverged": "DIVERGED", "patience": "stopped (evaluations no better)", "asked": "stopped (asked)"}
+
+
+def _ended(stopped: dict[str, Any] | None) -> str:
+    return "" if stopped is None else f" {_ENDS[stopped['reason']]} at step {stopped['step']},"
+
+
+def _losses(found: dict[str, Any]) -> str:
+    if found["first_loss"] is None:
+        return "not trained"
+    return f"loss {found['first_loss']:.3f} -> {found['last_loss']:.3f}"
 
 
 def _whole(replica: "Replica", line: "Timeline") -> bool:
@@ -92,12 +103,12 @@ def _trained(result: "RunResult", name: str, path: Path) -> dict[str, Any]:
         {"steps": step + 1, "loss": loss, "perplexity": math.exp(min(loss, _LARGEST_EXPONENT))}
         for step, loss in result.evaluations.get(name, {}).items()
     ]
-    kept = result.kept.get(name)
+    kept, losses, stop = result.kept.get(name), result.losses[name], result.stopped.get(name)
     return {
         "path": str(path),
-        "first_loss": result.losses[name][0],
-        "last_loss": result.losses[name][-1],
-        "diverged_at_step": result.diverged.get(name),
+        "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
+        "stopped": None if stop is None else {"step": stop.step, "reason": stop.reason.value},
         "evaluations": evaluated,
         "kept_steps": None if kept is None else kept + 1,
     }

@@ -38,6 +38,7 @@ class TrainingView:
         self._steps, self._remaining = steps, remaining
         self._recent: dict[str, deque[MetricEvent]] = {}
         self._evaluated: dict[str, str] = {}
+        self._stopped: dict[str, str] = {}
         self._begun = False
         self._done, self._total = 0, 1
 
@@ -59,6 +60,10 @@ class TrainingView:
         if not self._begun:
             self._remaining.note_earlier(event.adapter, event.step)
             return
+        if event.kind == "stop":
+            self._stopped[event.adapter] = "stopped" if event.reason is None else event.reason.value
+            self._remaining.note_stop(event.adapter, event.step)
+            return
         self._remaining.note(event.adapter, event.step, event.time_s)
         recent = self._recent.pop(event.adapter, None) or deque(maxlen=_RECENT + 1)
         recent.append(event)
@@ -73,7 +78,7 @@ class TrainingView:
             rows.append(
                 (
                     name,
-                    f"{event.step + 1}/{self._steps[name]}",
+                    self._stopped.get(name) or f"{event.step + 1}/{self._steps[name]}",
                     _shown(event.loss),
                     self._evaluated.get(name, _UNKNOWN),
                     _UNKNOWN if event.learning_rate is None else f"{event.learning_rate:.3g}",

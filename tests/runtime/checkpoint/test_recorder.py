@@ -3,10 +3,10 @@
 import errno
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from peft import LoraConfig
 from torch import nn
 
@@ -18,6 +18,8 @@ from cappuccino.runtime.checkpoint.recorder import CheckpointRecorder, RecordedA
 from cappuccino.runtime.checkpoint.restore import read_checkpoint, restore
 from cappuccino.runtime.checkpoint.store import CheckpointStore
 from cappuccino.runtime.pipeline.adapter_training import AdapterTraining
+
+pytestmark = pytest.mark.usefixtures("group")
 
 NAME = "base_model.model.q.lora_A.weight"
 JOB = Adapter(
@@ -40,7 +42,7 @@ class OneLayer:
 
 
 def training_of(lora: OneLayer, done: int = 0) -> AdapterTraining:
-    return AdapterTraining(JOB, 8, [lora.weight], SimpleNamespace(), done)
+    return AdapterTraining(JOB, 8, [lora.weight], dist.group.WORLD, done)
 
 
 def step(lora: OneLayer, training: AdapterTraining, number: int) -> None:
@@ -181,3 +183,21 @@ def test_the_queue_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     free.set()
     thread.join()
     recorder.close()
+
+
+def test_a_stop_is_a_last_checkpoint_unless_it_is_there(tmp_path: Path) -> None:
+    lora = OneLayer()
+    training = training_of(lora)
+    recorder = make_recorder(tmp_path, lora, training, every=2)
+    for number in range(3):
+        step(lora, training, number)
+        recorder.on_step(0, number)
+    training.stop()
+    recorder.on_stop(0, 3)
+    recorder.close()
+    assert written(tmp_path) == [2, 3]
+    other = make_recorder(tmp_path / "other", lora, training, every=None)
+    other.on_stop(0, 0)
+    other.on_stop(0, 0)
+    other.close()
+    assert written(tmp_path / "other") == [0]

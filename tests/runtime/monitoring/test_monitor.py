@@ -8,7 +8,7 @@ import pytest
 
 from cappuccino.errors import InputError
 from cappuccino.runtime.monitoring.lines import LineWriter
-from cappuccino.runtime.monitoring.metrics import MetricEvent, ReplicaStart, first_not_finite
+from cappuccino.runtime.monitoring.metrics import MetricEvent, ReplicaStart
 from cappuccino.runtime.monitoring.monitor import RunMonitor
 
 
@@ -75,11 +75,6 @@ def test_a_run_that_goes_on_keeps_what_does_not_come_again(tmp_path: Path) -> No
     RunMonitor(tmp_path / "out").close()
     assert not list((tmp_path / "out" / "logs").iterdir())
     assert not (tmp_path / "out" / "metrics.jsonl").read_text()
-
-
-def test_a_loss_that_is_not_finite_is_found() -> None:
-    assert first_not_finite([1.5, math.nan, 1.0]) == 1
-    assert first_not_finite([1.5]) is None
 
 
 def test_an_output_folder_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:

@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -8,14 +6,7 @@ from torch import nn
 
 from cappuccino.instance import Adapter
 from cappuccino.runtime.pipeline.adapter_training import AdapterTraining
-
-
-@pytest.fixture(scope="module")
-def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dist.ProcessGroup]:
-    store = dist.FileStore(str(tmp_path_factory.mktemp("store") / "store"), 1)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield dist.group.WORLD
-    dist.destroy_process_group()
+from cappuccino.runtime.pipeline.stopping import StopReason, StopSignal
 
 
 def training(parameter: nn.Parameter, group: dist.ProcessGroup, steps: int = 6, **fields: object) -> AdapterTraining:
@@ -32,6 +23,7 @@ def test_learning_rate_follows_its_definition(group: dist.ProcessGroup, kind: st
         before = parameter.item()
         parameter.grad = torch.ones(1, dtype=torch.float64)
         job.gradients_complete()
+        assert job.agree() is None
         job.clip()
         job.step()
         assert job.learning_rate == pytest.approx(learning_rate_factor(kind, step, warmup, 6), abs=1e-12)
@@ -48,6 +40,7 @@ def test_clipping_equals_torch(group: dist.ProcessGroup, limit: float) -> None:
     parameter.grad = torch.tensor([1.0, -2.0, 2.0])
     other.grad = parameter.grad.clone()
     job.gradients_complete()
+    assert job.agree() is None
     job.clip()
     norm = nn.utils.clip_grad_norm_([other], limit)
     torch.testing.assert_close(parameter.grad, other.grad)
@@ -57,7 +50,31 @@ def test_clipping_equals_torch(group: dist.ProcessGroup, limit: float) -> None:
 def test_a_step_before_its_gradients_is_refused(group: dist.ProcessGroup) -> None:
     job = training(nn.Parameter(torch.zeros(1)), group, max_grad_norm=1.0)
     with pytest.raises(RuntimeError, match="before the last backward"):
-        job.clip()
+        job.agree()
+
+
+@pytest.mark.parametrize("limit", [None, 1.0])
+@pytest.mark.parametrize("signal", [StopSignal.DIVERGED, StopSignal.PATIENCE, StopSignal.ASKED])
+def test_the_last_stage_says_why_a_step_is_not_made(
+    group: dist.ProcessGroup, limit: float | None, signal: StopSignal
+) -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    job = training(parameter, group, max_grad_norm=limit)
+    parameter.grad = torch.ones(1)
+    job.gradients_complete(signal)
+    assert job.agree() == signal.name.lower()
+    job.stop()
+    assert parameter.grad is None
+    assert parameter.item() == 0
+    job.finish()
+
+
+def test_gradients_that_are_not_finite_are_seen_where_they_are_clipped(group: dist.ProcessGroup) -> None:
+    parameter = nn.Parameter(torch.zeros(2))
+    job = training(parameter, group, max_grad_norm=1.0)
+    parameter.grad = torch.tensor([1.0, torch.inf])
+    job.gradients_complete(StopSignal.GO_ON)
+    assert job.agree() is StopReason.DIVERGED
 
 
 def test_an_adapter_without_parameters_here_takes_part_in_the_norm(group: dist.ProcessGroup) -> None:
@@ -68,6 +85,7 @@ def test_an_adapter_without_parameters_here_takes_part_in_the_norm(group: dist.P
     assert job.learning_rate is None
     for learning_rate in (0.5, 0.25):  # and knows the learning rate, which the last stage tells
         job.gradients_complete()
+        assert job.agree() is None
         job.clip()
         job.step()
         assert (job.learning_rate, job.grad_norm) == (learning_rate, 0.0)
