@@ -90,6 +90,12 @@ def init(
     cost_table: Annotated[
         Path | None, typer.Option(metavar="TABLE", help="Cost table, there or to come; default: cost-table.csv.")
     ] = None,
+    evaluation: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--eval", metavar="[DATASET=]SOURCE", help="Held-out data that a data set's adapters are evaluated on."
+        ),
+    ] = None,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Write the cost table from the specifications of catalogued GPUs.")
     ] = False,
@@ -113,6 +119,7 @@ def init(
         loss_on=None if loss_on is None else LossOn(loss_on.value),
         too_long="drop" if too_long is TooLongChoice.DROP else "cut",
         cost_table=cost_table,
+        evaluation=evaluation or (),
         estimate=estimate,
     )
     notes: list[str] = []

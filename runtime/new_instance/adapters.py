@@ -1,5 +1,6 @@
 """Adapters to begin with: settings that mostly work, each with its reason, and sweeps of them."""
 
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ BATCHES = (16, 8, 4)
 """Default batches, the largest that leaves enough steps; else the last."""
 EPOCHS = ((10_000, 1), (1_000, 2), (0, 3))
 """Samples from which on there are so many default passes."""
+EVALUATIONS = 4
+"""In the training of an adapter with data for them."""
+_STOPPING = "early_stopping_patience: 2 would end it after two that are no better"
 _OPTION = "--sweep"
 
 
@@ -47,7 +51,12 @@ class NewAdapter:
 
 
 def new_adapter(
-    name: str, dataset: str, samples: int, epochs: float | None, sweep: Mapping[str, tuple[Any, ...]]
+    name: str,
+    dataset: str,
+    samples: int,
+    epochs: float | None,
+    sweep: Mapping[str, tuple[Any, ...]],
+    eval_dataset: str | None = None,
 ) -> NewAdapter:
     """Return the adapter of a dataset.
 
@@ -59,6 +68,8 @@ def new_adapter(
         Passes over it; None: the fewer the more samples there are.
     sweep
         Values to try; their settings are left out otherwise.
+    eval_dataset
+        What it is evaluated on, if on anything.
     """
     whole = int(epochs) if epochs and epochs == int(epochs) else epochs
     passes = whole or next(number for least, number in EPOCHS if samples >= least)
@@ -67,9 +78,10 @@ def new_adapter(
     by_size = ", ".join(f"{number} from {least} samples on" for least, number in reversed(EPOCHS[:-1]))
     why_passes = "passes over the data" + ("" if epochs else f": {EPOCHS[-1][1]}, {by_size}")
     why_batch = f"samples a step: of {', '.join(map(str, BATCHES))} the largest that leaves {ENOUGH_STEPS} steps"
+    steps = max(1, int(samples * fewest / batch))
     if "num_steps" not in sweep:
-        why_batch += f"; here {max(1, int(samples * fewest / batch))} steps"
-    settings = (
+        why_batch += f"; here {steps} steps"
+    settings = [
         Setting("target_modules", "all-linear", "or a list, such as [q_proj, k_proj, v_proj, o_proj]: faster, weaker"),
         Setting("rank", 16, "enough for most data; larger learns and costs more"),
         Setting("alpha", 32, "what is learnt counts alpha / rank; twice the rank is usual"),
@@ -77,7 +89,13 @@ def new_adapter(
         Setting("lr_scheduler", "cosine", "falls to 0 at the last step; or linear, constant"),
         Setting("epochs", passes, why_passes, general=False),
         Setting("global_batch_size", batch, why_batch, general=False),
-    )
+    ]
+    if eval_dataset is not None:
+        fewest_steps = min(sweep.get("num_steps", (samples * fewest / max(sweep.get("global_batch_size", (batch,))),)))
+        every = max(1, math.ceil(fewest_steps / EVALUATIONS))
+        why = f"steps from one evaluation to the next; {_STOPPING}"
+        settings.append(Setting("eval_dataset", eval_dataset, "held out: its loss is told on the way", general=False))
+        settings.append(Setting("eval_every", every, why))
     gone = {*sweep} | ({"epochs"} if "num_steps" in sweep else set())
     return NewAdapter(name, dataset, tuple(s for s in settings if s.name not in gone), sweep)
 

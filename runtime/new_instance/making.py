@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,8 @@ class NewInstanceOptions:
     too_long: TooLong = "cut"
     cost_table: Path | None = None
     """By default `COST_TABLE` beside the instance."""
+    evaluation: Sequence[str] = ()
+    """`DATASET=SOURCE` of data to evaluate on; a source alone is for the only dataset, or the one named as it is."""
     estimate: bool = False
     """Whether the cost table is computed from specifications."""
 
@@ -109,10 +111,11 @@ def make_instance(
     unknown = [name for name in options.forms if name not in places]
     if unknown:
         raise InputError("--form", "", f'"{unknown[0]}" is no dataset of this command', f"use {', '.join(places)}")
+    held_out = evaluation_sources(options.evaluation, places)
     target = beside(output, LENGTHS)
     for path in (output, target):
         require_writable(path)
-        if path.resolve() in {Path(place).resolve() for place in places.values()}:
+        if path.resolve() in {Path(place).resolve() for place in (*places.values(), *held_out.values())}:
             raise InputError(path, "", "would replace the training data", "name another output")
         if path.exists() and not force:
             raise InputError(path, "", "is there already", "name another output, or give --force to replace it")
@@ -134,7 +137,10 @@ def make_instance(
     pools = named_pools(options.gpus, shape.num_layers) or pools_of_this_machine(shape.num_layers)
     table = options.cost_table or output.with_name(COST_TABLE)
     estimate = estimated_costs(table, table_name(folder), shape, pools) if options.estimate else None
-    measured = _measured(places, folder, longest, options, on_progress, on_note or (lambda text: None))
+    note = on_note or (lambda text: None)
+    sources_of = {**places, **{evaluation_name(name): place for name, place in held_out.items()}}
+    trained = {**{name: name for name in places}, **{evaluation_name(name): name for name in held_out}}
+    measured = _measured(sources_of, trained, folder, longest, options, on_progress, note)
     most = max(int(found.statistics["max"]) for found in measured.values())
     why = f"the longest sample{f', of {positions} positions of the model' if positions else ''}"
     new = NewInstance(
@@ -145,10 +151,10 @@ def make_instance(
         max_sequence_length=options.max_length or most,
         why_length="as given; longer samples are " + _TREATED[options.too_long] if options.max_length else why,
         datasets=[
-            NewDataset(name, _fields(name, places[name], found, options, output), _counts(found))
+            NewDataset(name, _fields(name, sources_of[name], found, options, output), _counts(found))
             for name, found in measured.items()
         ],
-        adapters=_adapters(measured, sweep, options.epochs),
+        adapters=_adapters({name: measured[name] for name in places}, held_out, sweep, options.epochs),
     )
     _check(new, output, table, measured)
     if estimate is not None:
@@ -194,8 +200,50 @@ def named_sources(sources: Sequence[str]) -> dict[str, str]:
     return places
 
 
+def evaluation_name(dataset: str) -> str:
+    """Return the name of the dataset that an adapter of another one is evaluated on."""
+    return f"{dataset}-eval"
+
+
+def evaluation_sources(sources: Sequence[str], places: Mapping[str, str]) -> dict[str, str]:
+    """Return by dataset the source that its adapters are evaluated on; datasets without one are left out.
+
+    Parameters
+    ----------
+    sources
+        `DATASET=SOURCE`, or a source alone: it is for the only dataset, or for the one that is named as it is.
+    places
+        Sources of the datasets.
+
+    Raises
+    ------
+    InputError
+        When it is not clear which dataset a source is for, or one has several.
+    """
+    option, found = "--eval", dict[str, str]()
+    known = ", ".join(places)
+    for source in sources:
+        name, equals, place = source.partition("=")
+        if not equals or Path(source).exists():
+            path = Path(source)
+            stem = path.stem if path.suffix in FILE_SUFFIXES else path.resolve().name
+            name, place = next(iter(places)) if len(places) == 1 else stem, source
+        if not place or name not in places:
+            problem = f'"{source}" is for none of the datasets {known}'
+            raise InputError(option, "", problem, "write DATASET=SOURCE with one of them")
+        if name in found:
+            problem = f'"{name}" has {found[name]} and {place}'
+            raise InputError(option, "", problem, "give one source for a dataset")
+        if evaluation_name(name) in places:
+            problem = f'"{evaluation_name(name)}" is the name of another dataset'
+            raise InputError("--data", "", problem, "write another NAME=SOURCE")
+        found[name] = place
+    return found
+
+
 def _measured(
     places: Mapping[str, str],
+    trained: Mapping[str, str],
     folder: Path,
     longest: int,
     options: NewInstanceOptions,
@@ -207,7 +255,7 @@ def _measured(
     for done, (name, place) in enumerate(places.items()):
         if on_progress:
             on_progress(done / len(places), name)
-        form = options.forms.get(name, options.form)
+        form = options.forms.get(trained[name], options.form)
         rules = ReadingRules(longest=longest, form=form, loss_on=options.loss_on, too_long=options.too_long)
         found[name] = measure_in_order(name, place, encoder, folder, rules, options.num_samples, note)
     if on_progress:
@@ -237,12 +285,16 @@ def _counts(found: MeasuredDataset) -> str:
 
 
 def _adapters(
-    measured: Mapping[str, MeasuredDataset], sweep: Mapping[str, tuple[Any, ...]], epochs: float | None
+    measured: Mapping[str, MeasuredDataset],
+    held_out: Collection[str],
+    sweep: Mapping[str, tuple[Any, ...]],
+    epochs: float | None,
 ) -> list[NewAdapter]:
     made: list[NewAdapter] = []
     for name, found in measured.items():
         called = adapter_name(name, [adapter.name for adapter in made])
-        made.append(new_adapter(called, name, found.report.samples, epochs, sweep))
+        evaluated_on = evaluation_name(name) if name in held_out else None
+        made.append(new_adapter(called, name, found.report.samples, epochs, sweep, evaluated_on))
     return made
 
 

@@ -60,15 +60,16 @@ SHORT = ("--num-stages", 1, "--tokens", "64,128,256", "--sequence-lengths", 32, 
 @pytest.mark.parametrize("grid", [SHORT, pytest.param((), marks=pytest.mark.slow)], ids=["short", "as-proposed"])
 def test_from_raw_data_to_adapters(user: Path, grid: tuple[object, ...]) -> None:
     data = ("--data", "raw/chat.jsonl", "raw/code.parquet", "essays=raw/notes.json")
-    sweep = ("--sweep", "rank=" + ",".join(map(str, RANKS)))
+    sweep = ("--sweep", "rank=" + ",".join(map(str, RANKS)), "--eval", "essays=raw/notes.json")
     made = cappuccino("init", "--backbone", "backbone", *data, *sweep, "--epochs", 0.4, "--gpu", "cpu=2:8", "--json")
     assert made.code == 0, made.err
     assert {name: (d["form"], d["num_samples"]) for name, d in made.json["datasets"].items()} == {
         "chat": ("messages", SAMPLES),
         "code": ("prompt_completion", SAMPLES),
         "essays": ("text", SAMPLES),
+        "essays-eval": ("text", SAMPLES),
     }
-    names = {f"{dataset}-r{rank}": rank for dataset in made.json["datasets"] for rank in RANKS}
+    names = {f"{dataset}-r{rank}": rank for dataset in ("chat", "code", "essays") for rank in RANKS}
     assert made.json["steps"] == dict.fromkeys(names, 6)  # 0.4 * 60 samples, 4 a step
     profile, plan, run = (shlex.split(command)[1:] for command in made.json["next"])
     whole = ("--time-budget", "none", "--repeats", 1, "--micro-batches", 1)
@@ -78,6 +79,8 @@ def test_from_raw_data_to_adapters(user: Path, grid: tuple[object, ...]) -> None
     done = cappuccino(*run, "--json")
     assert done.code == 0, done.err
     assert set(done.json["adapters"]) == set(names)
+    evaluated = {name: [e["steps"] for e in found["evaluations"]] for name, found in done.json["adapters"].items()}
+    assert evaluated == {name: [2, 4, 6] if name.startswith("essays") else [] for name in names}
     backbone = AutoModelForCausalLM.from_pretrained("backbone")
     for name, rank in names.items():
         model = PeftModel.from_pretrained(backbone, user / "adapters" / name)

@@ -36,6 +36,14 @@ def test_what_is_swept_stands_in_the_sweep_only() -> None:
     assert swept["global_batch_size"] == 16  # 112 steps in the fewest passes
 
 
+@pytest.mark.parametrize(
+    ("sweep", "every"), [({}, 12), ({"num_steps": (30, 9)}, 3), ({"global_batch_size": (2, 60)}, 1)]
+)
+def test_adapters_are_evaluated_four_times(sweep: dict[str, tuple[int, ...]], every: int) -> None:
+    found = new_adapter("a", "data", 60, None, sweep, "data-eval").document()
+    assert (found["eval_dataset"], found["eval_every"]) == ("data-eval", every)
+
+
 def test_names_of_datasets_become_names_of_adapters() -> None:
     assert adapter_name("org/chat v2.1", []) == "org-chat-v2-1"
     assert adapter_name("chat", ["chat", "chat-2"]) == "chat-3"

@@ -17,7 +17,13 @@ from cappuccino.documents import read_yaml
 from cappuccino.errors import InputError
 from cappuccino.instance import Instance
 from cappuccino.runtime.data.samples import load_datasets
-from cappuccino.runtime.new_instance.making import MadeInstance, NewInstanceOptions, make_instance, named_sources
+from cappuccino.runtime.new_instance.making import (
+    MadeInstance,
+    NewInstanceOptions,
+    evaluation_sources,
+    make_instance,
+    named_sources,
+)
 
 POSITIONS = 64
 # letters are tokens; an answer of n `yes ` has 25 tokens before it, and its end and a line break behind it
@@ -190,3 +196,30 @@ def test_sources_without_a_name_of_their_own_are_refused(sources: list[str], mes
     with pytest.raises(InputError) as error:
         named_sources(sources)
     assert message in str(error.value)
+
+
+def test_adapters_are_evaluated_on_what_is_held_out(make: Make, backbone: Path, tmp_path: Path) -> None:
+    held_out = tmp_path / "held-out.jsonl"
+    held_out.write_text(json.dumps(CHATS[1]) + "\n")
+    made = make(evaluation=[f"chat={held_out}"])
+    chat, pairs = made.instance.adapters
+    assert (chat.eval_dataset, chat.eval_every) == ("chat-eval", 1)
+    assert pairs.eval_dataset is None
+    assert made.instance.dataset_lengths["chat-eval"].tolist() == CHAT_LENGTHS[1:2]
+    found = load_datasets(made.instance, None, backbone, vocab_size=128)
+    assert found.reports["chat-eval"].samples == 1
+    assert "held out: its loss is told on the way" in made.path.read_text()
+
+
+def test_it_is_clear_what_is_evaluated_on_what(tmp_path: Path) -> None:
+    two = {"chat": "raw/chat.jsonl", "org/code": "raw/code.jsonl"}
+    given = ["held-out/chat.jsonl", "org/code=held-out/x.jsonl"]
+    assert evaluation_sources(given, two) == {"chat": given[0], "org/code": "held-out/x.jsonl"}
+    assert evaluation_sources(["held-out/any.jsonl"], {"chat": "raw/chat.jsonl"}) == {"chat": "held-out/any.jsonl"}
+    for wrong, places, said in (
+        (["held-out/any.jsonl"], two, r"is for none of the datasets chat, org/code; write DATASET=SOURCE"),
+        (["chat=a.jsonl", "chat=b.jsonl"], two, r'"chat" has a.jsonl and b.jsonl; give one'),
+        (["chat=a.jsonl"], {"chat": "c", "chat-eval": "d"}, r'"chat-eval" is the name of another dataset'),
+    ):
+        with pytest.raises(InputError, match=said):
+            evaluation_sources(wrong, places)
