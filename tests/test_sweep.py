@@ -55,6 +55,7 @@ def test_every_setting_of_an_adapter_is_swept_or_left_out_on_purpose():
     # names and data tell adapters apart; a micro_batch_size of baselines changes no training, nor does how
     # it is evaluated
     left_out = {"name", "dataset", "micro_batch_size", "eval_dataset", "eval_every"}
+    left_out |= {"early_stopping_patience", "early_stopping_threshold"}
     assert set(Adapter.model_fields) - set(Sweep.model_fields) == left_out
 
 

@@ -57,7 +57,7 @@ def test_adapters_of_one_kind_cost_alike_whatever_field_of_theirs_differs():
         "name": "b", "dataset": "d1", "global_batch_size": 4, "micro_batch_size": 2, "num_steps": 1, "rank": 64,
         "alpha": 8.0, "dropout": 0.1, "target_modules": "all-linear", "learning_rate": 1e-3, "weight_decay": 0.1,
         "lr_scheduler": "linear", "warmup_steps": 1, "max_grad_norm": 1.0, "seed": 7, "epochs": 0.5,
-        "eval_dataset": "d1", "eval_every": 1,
+        "eval_dataset": "d1", "eval_every": 1, "early_stopping_patience": 2, "early_stopping_threshold": 0.1,
     }  # fmt: skip
     assert others.keys() == Adapter.model_fields.keys()
     rates = {"per_module_s": 0.3, "per_width_s": 0.01, "per_parameter_s": 0.005}
