@@ -39,3 +39,7 @@ class NoPlanFoundError(InfeasibleError):
 
 class InvalidPlanError(CappuccinoError):
     """A plan breaks a rule of validity; the message names the rules."""
+
+
+class CappuccinoWarning(UserWarning):
+    """What is to be known before one relies on a result; the command line prints these too."""

@@ -303,6 +303,19 @@ def test_costs_of_another_engine_are_a_warning(
         assert warnings[0].endswith("its times and memory are no prediction for this run")
 
 
+def test_replicas_that_run_in_turn_are_a_warning(
+    planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = tmp_path / "plan.json"
+    options = ("--num-stages", 1, "--objective", "makespan", "--time-limit", 1)
+    assert cappuccino("plan", planned / "instance.json", "-o", plan, *options).code == 0
+    assert len(json.loads(plan.read_text())["replicas"]) == 2
+    monkeypatch.setattr(local, "run_plan", ending)
+    done = run(planned, tmp_path / "out", plan=plan)
+    (said,) = [line for line in done.err.splitlines() if "side by side" in line]
+    assert said.startswith("warning: the plan counts on its 2 replicas side by side, on cpu they run one after another")
+
+
 def with_columns(planned: Path, folder: Path, columns: str, values: str) -> Path:
     """Return the planned instance with a table that has further columns."""
     lines = (planned / "table.csv").read_text().splitlines()
