@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
+from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
 
 from cappuccino.files import Record, parse_model, read_json, write_atomically
 
@@ -39,8 +39,18 @@ def _operation(value: Any) -> Forward | Backward | Step | Evaluate:
     raise ValueError(f"Give {known}, indices counting from 0")
 
 
+_INDEX_SCHEMA = {"type": "integer", "minimum": 0}
+_OPERATION_SCHEMA = {
+    "anyOf": [
+        {"type": "array", "prefixItems": [kind, *indices], "minItems": 1 + len(indices), "maxItems": 1 + len(indices)}
+        for kind, indices in (({"enum": ["F", "B", "E"]}, [_INDEX_SCHEMA]), ({"const": "S"}, [_INDEX_SCHEMA] * 2))
+    ]
+}
 Operation = Annotated[
-    Forward | Backward | Step | Evaluate, PlainValidator(_operation), PlainSerializer(list, return_type=list)
+    Forward | Backward | Step | Evaluate,
+    PlainValidator(_operation),
+    PlainSerializer(list, return_type=list),
+    WithJsonSchema(_OPERATION_SCHEMA),
 ]
 """`("F", m)` forward and `("B", m)` backward of micro-batch m; `("S", a, j)` optimizer step j of adapter a; `("E", e)`
 forward of evaluation micro-batch e, which no backward follows.

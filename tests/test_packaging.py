@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "training_data": "",
     "instance": "errors files documents adapter sweep lengths training_data",
     "costs": "errors files backbone plan instance",
+    "schemas": "files adapter sweep plan instance",
     "remaining": "errors plan instance",
     "timeline": "files plan",
     "workload": "plan instance costs",
