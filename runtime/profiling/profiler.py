@@ -151,7 +151,7 @@ def profile_backbone(
         on_progress(1.0, f"{rows}, {ended}" if new_points else f"{rows} measured before; --again measures them anew")
     if len(tables) > 1 or shortages:
         errors = left_out_errors(table, name, gpu)
-    said = dict.fromkeys(f"{x.problem}: the table is without them; {x.remedy}" for x in shortages.values())
+    said = dict.fromkeys(f"{x.problem}: the table is without these; {x.remedy}" for x in shortages.values())
     return ProfileResult(table, errors, budget.spent, ended, new_points, tuple(said))
 
 
@@ -159,7 +159,8 @@ def _nothing_to_fit(output: Path, shortages: Mapping[Recompute, Shortage], parti
     """Return the error of a profile that no stage count has enough rows of."""
     found = next(iter(shortages.values()))
     kept = " and ".join(str(partial) for partial in partials if partial.exists())
-    place = f" (kept in {kept}; {output} is not written)" if kept else ""
+    some = any(shortage.num_rows for shortage in shortages.values())
+    place = f" (kept in {kept}; {output} is not written)" if some else ""
     return InputError("--time-budget", "", f"{found.problem}{place}", found.remedy)
 
 

@@ -61,6 +61,8 @@ class Shortage:
 
     num_stages: tuple[int, ...]
     """Those with fewer rows than a fit needs."""
+    num_rows: int
+    """That they have in all."""
     problem: str
     remedy: str
     """How to go on."""
@@ -246,7 +248,7 @@ class Rounds:
         more = sum(self._least(g) for g in lacking)
         enough = f"about {np.ceil(more / 6) / 10 + 0.1:.1f} minutes more" if more else "a longer --time-budget"
         found = [f"{self._rows(g)} at {counted(g, 'stage')}" for g in lacking]
-        problem = f"{minutes:.3g} minutes are spent, and of the {FEWEST_ROWS} rows that a fit needs there are "
+        problem = f"the {minutes:.3g} min are spent, and of the {FEWEST_ROWS} rows that a fit needs there are "
         problem += " and ".join(found)
         remedy = f"call again to go on ({enough}), or give fewer --num-stages or smaller --tokens"
-        return Shortage(tuple(lacking), problem, remedy)
+        return Shortage(tuple(lacking), sum(map(self._rows, lacking)), problem, remedy)

@@ -199,9 +199,7 @@ def test_stage_counts_that_lack_rows_are_left_out_and_gone_on_with(
     assert set(result.table["pp_size"]) == {1}
     assert len(result.table) >= FEWEST_ROWS
     (said,) = result.shortages
-    assert said.startswith(
-        "2 minutes are spent, and of the 4 rows that a fit needs there are 0 at 2 stages: the table is"
-    )
+    assert said.startswith("the 2 min are spent, and of the 4 rows that a fit needs there are 0 at 2 stages: the table")
     assert "call again to go on" in said
     assert fit_costs(read_cost_table(table), "tiny", "cpu").profiled == (1,)
     assert {p.name for p in tmp_path.iterdir()} == {table.name, table.name + PARTIAL}
@@ -214,7 +212,7 @@ def test_stage_counts_that_lack_rows_are_left_out_and_gone_on_with(
 
 
 def test_nothing_can_be_measured_in_no_time(machine: Machine, backbone: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="of the 4 rows that a fit needs there are 0 at 1 stage and 0 at 2 stages"):
+    with pytest.raises(InputError, match="of the 4 rows that a fit needs there are 0 at 1 stage and 0 at 2 stages;"):
         profile(machine, backbone, tmp_path / "table.csv", 5.0)
     assert not (tmp_path / "table.csv").exists()
 
