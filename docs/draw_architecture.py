@@ -26,7 +26,7 @@ modules, room_imports = cache(imports.modules), cache(imports.room_imports)
 FORMATS, CHECKING, TOOLS = "formats", "checking", "solvers: tools"
 _FORMAT_MODULES = ("errors", "compiled", "files", "documents", "adapter", "sweep", "lengths", "backbone", "plan")
 GROUPS = {
-    **dict.fromkeys((*_FORMAT_MODULES, "training_data", "instance", "timeline"), FORMATS),
+    **dict.fromkeys((*_FORMAT_MODULES, "training_data", "instance", "timeline", "schemas"), FORMATS),
     **dict.fromkeys(("workload", "simulator", "checker"), CHECKING),
     **dict.fromkeys(("solvers.budget", "solvers.settings"), TOOLS),
 }
