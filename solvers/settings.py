@@ -72,6 +72,14 @@ class SchedulingSettings:
     max_shift: int = 8
     """How far in the order a micro-batch or a sample is moved at most."""
 
+    # CP-SAT on whole replicas
+    whole_samples: int = 16
+    """Samples up to which a replica is solved as a whole."""
+    whole_share: float = 0.5
+    """Part of the time left that it may take."""
+    whole_effort: float = 5.0
+    """Its limit where there is no limit of time, in CP-SAT's deterministic seconds."""
+
     # CP-SAT windows
     repacked_batches: tuple[int, int] = (2, 4)
     """Fewest and most micro-batches repacked together."""

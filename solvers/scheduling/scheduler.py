@@ -1,6 +1,7 @@
-"""Schedules one replica: construct, anneal, then repack and reorder with CP-SAT, until the target or the limit."""
+"""Schedules one replica: construct, anneal, repack and reorder with CP-SAT, small ones whole, until target or limit."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from cappuccino.solvers.scheduling.order_windows import improve_order, is_better
 from cappuccino.solvers.scheduling.packing_windows import repack
 from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem
 from cappuccino.solvers.scheduling.schedule import ReplicaSchedule
+from cappuccino.solvers.scheduling.whole import solve_whole
 from cappuccino.solvers.settings import DEFAULT, SchedulingSettings
 
 
@@ -54,6 +56,9 @@ def schedule_replica(
         if found is not None and is_better(found, best):
             best = found
             report(best)
+    if best.makespan_s > target and budget.windows:
+        best = _solved_whole(best, clock, seed, settings, report)
+        target = max(target, best.problem.lower_bound_s)
     for _ in range(budget.windows):
         if clock.over or best.makespan_s <= target:
             break
@@ -62,6 +67,28 @@ def schedule_replica(
         if new is not None:
             best = new
             report(best)
+    return best
+
+
+def _solved_whole(
+    best: ReplicaSchedule,
+    clock: Clock,
+    seed: int,
+    settings: SchedulingSettings,
+    report: Callable[[ReplicaSchedule], object],
+) -> ReplicaSchedule:
+    """Return what the model of the whole replica makes of a schedule, with its bound; of large ones nothing."""
+    problem = best.problem
+    samples = sum(x.size for x in problem.lengths)
+    if problem.instance.layout == "padded" or samples > settings.whole_samples:
+        return best
+    part = clock.part(settings.whole_share).left
+    limit = settings.whole_effort if part is None else None
+    found = solve_whole(best, seed, time_limit_s=part, deterministic_limit=limit)
+    best = found.schedule or best
+    if found.bound_s > problem.lower_bound_s:
+        best = replace(best, problem=replace(problem, known_bound_s=min(found.bound_s, best.makespan_s)))
+    report(best)
     return best
 
 
