@@ -73,9 +73,9 @@ class SchedulingSettings:
     """How far in the order a micro-batch or a sample is moved at most."""
 
     # CP-SAT on whole replicas
-    whole_samples: int = 16
+    whole_samples: int = 12
     """Samples up to which a replica is solved as a whole."""
-    whole_share: float = 0.5
+    whole_share: float = 0.3
     """Part of the time left that it may take."""
     whole_effort: float = 5.0
     """Its limit where there is no limit of time, in CP-SAT's deterministic seconds."""
