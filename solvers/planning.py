@@ -107,6 +107,7 @@ def make_plan(
         deadline_s=options.deadline_s,
         seed=options.seed,
         wall_time_s=clock.elapsed,
+        solver={"method": options.settings.scheduling.method.value},
     )
     return verified(with_savings(plan, found.savings), instance, costs, "planner")
 

@@ -14,7 +14,7 @@ from cappuccino.solvers.scheduling.packing_windows import repack
 from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem
 from cappuccino.solvers.scheduling.schedule import ReplicaSchedule
 from cappuccino.solvers.scheduling.whole import solve_whole
-from cappuccino.solvers.settings import DEFAULT, SchedulingSettings
+from cappuccino.solvers.settings import DEFAULT, Method, SchedulingSettings
 
 
 def schedule_replica(
@@ -46,7 +46,8 @@ def schedule_replica(
     clock = Clock(budget.seconds)
     target = max(target_s, problem.lower_bound_s / (1 - target_gap) if target_gap < 1 else float("inf"))
     part = clock.part(settings.construction_share)
-    best, patience = construct(problem, budget.constructions, part, target, rng, settings)
+    constructions = 1 if settings.method is Method.CP_SAT else budget.constructions
+    best, patience = construct(problem, constructions, part, target, rng, settings)
     if start is not None and start.makespan_s < best.makespan_s:
         best = start
     report(best)
@@ -56,6 +57,8 @@ def schedule_replica(
         if found is not None and is_better(found, best):
             best = found
             report(best)
+    if settings.method is Method.SEARCH:
+        return best
     if best.makespan_s > target and budget.windows:
         best = _solved_whole(best, clock, seed, settings, report)
         target = max(target, best.problem.lower_bound_s)
@@ -103,7 +106,7 @@ def _annealed(
     report: Callable[[ReplicaSchedule], object],
     settings: SchedulingSettings,
 ) -> ReplicaSchedule | None:
-    """Anneal and repack; None where that makes nothing shorter."""
+    """Anneal and repack, as far as the method does; None where that makes nothing shorter."""
     reported = Clock(None)
 
     def report_now_and_then(state: ScheduledOrder) -> None:
@@ -112,11 +115,14 @@ def _annealed(
             report(state.schedule())
             reported = Clock(None)
 
-    part, last_steps = clock.part(settings.annealing_share), problem.costs.optimizer_s
+    last_steps = problem.costs.optimizer_s
     limit = target_s - last_steps
-    found = anneal(problem, best, patience_s, part, budget.moves, limit, rng, report_now_and_then, settings)
+    found = None
+    if settings.method is not Method.CP_SAT:
+        part = clock.part(settings.annealing_share)
+        found = anneal(problem, best, patience_s, part, budget.moves, limit, rng, report_now_and_then, settings)
     makespan = best.makespan_s - last_steps if found is None else found.makespan_s
-    if makespan > limit:
+    if makespan > limit and settings.method is not Method.SEARCH:
         order = best.order if found is None else found.order
         part = clock.part(settings.repacking_share)
         found = _repacked(problem, order, makespan, patience_s, part, budget.windows, rng, settings) or found
