@@ -12,7 +12,7 @@ from cappuccino.solvers.scheduling.order import ScheduledOrder
 from cappuccino.solvers.scheduling.order_windows import improve_order, is_better
 from cappuccino.solvers.scheduling.packing_windows import repack
 from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem
-from cappuccino.solvers.scheduling.schedule import ReplicaSchedule
+from cappuccino.solvers.scheduling.schedule import FoundBy, ReplicaSchedule
 from cappuccino.solvers.scheduling.whole import solve_whole
 from cappuccino.solvers.settings import DEFAULT, Method, SchedulingSettings
 
@@ -53,9 +53,9 @@ def schedule_replica(
     report(best)
     if best.makespan_s > target and budget.moves:
         # first what schedules an order anew, last what changes single operations: that would be lost again
-        found = _annealed(problem, best, patience, clock, budget, target, rng, report, settings)
+        found, by = _annealed(problem, best, patience, clock, budget, target, rng, report, settings)
         if found is not None and is_better(found, best):
-            best = found
+            best = replace(found, found_by=by)
             report(best)
     if settings.method is Method.SEARCH:
         return best
@@ -68,7 +68,7 @@ def schedule_replica(
         size = int(rng.integers(settings.window_operations[0], settings.window_operations[1] + 1))
         new = improve_order(best, size, rng, time_limit_s=clock.left)
         if new is not None:
-            best = new
+            best = replace(new, found_by=FoundBy.ORDER_WINDOW)
             report(best)
     return best
 
@@ -88,7 +88,7 @@ def _solved_whole(
     part = clock.part(settings.whole_share).left
     limit = settings.whole_effort if part is None else None
     found = solve_whole(best, seed, time_limit_s=part, deterministic_limit=limit)
-    best = found.schedule or best
+    best = best if found.schedule is None else replace(found.schedule, found_by=FoundBy.WHOLE_REPLICA)
     if found.bound_s > problem.lower_bound_s:
         best = replace(best, problem=replace(problem, known_bound_s=min(found.bound_s, best.makespan_s)))
     report(best)
@@ -105,19 +105,19 @@ def _annealed(
     rng: np.random.Generator,
     report: Callable[[ReplicaSchedule], object],
     settings: SchedulingSettings,
-) -> ReplicaSchedule | None:
-    """Anneal and repack, as far as the method does; None where that makes nothing shorter."""
+) -> tuple[ReplicaSchedule | None, FoundBy]:
+    """Anneal and repack, as far as the method does; None where that makes nothing shorter. Say which was last."""
     reported = Clock(None)
 
     def report_now_and_then(state: ScheduledOrder) -> None:
         nonlocal reported
         if reported.elapsed >= settings.least_pause_s:
-            report(state.schedule())
+            report(replace(state.schedule(), found_by=FoundBy.ANNEALING))
             reported = Clock(None)
 
     last_steps = problem.costs.optimizer_s
     limit = target_s - last_steps
-    found = None
+    found, by = None, FoundBy.ANNEALING
     if settings.method is not Method.CP_SAT:
         part = clock.part(settings.annealing_share)
         found = anneal(problem, best, patience_s, part, budget.moves, limit, rng, report_now_and_then, settings)
@@ -125,8 +125,10 @@ def _annealed(
     if makespan > limit and settings.method is not Method.SEARCH:
         order = best.order if found is None else found.order
         part = clock.part(settings.repacking_share)
-        found = _repacked(problem, order, makespan, patience_s, part, budget.windows, rng, settings) or found
-    return None if found is None else found.schedule()
+        repacked = _repacked(problem, order, makespan, patience_s, part, budget.windows, rng, settings)
+        if repacked is not None:
+            found, by = repacked, FoundBy.REPACKING
+    return None if found is None else found.schedule(), by
 
 
 def _repacked(

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from cappuccino.models.replica import (
+from cappuccino.models.replica import ReplicaModel
+from cappuccino.models.replica_data import (
     SCALE,
     WAYS,
     WHOLE,
@@ -10,7 +11,6 @@ from cappuccino.models.replica import (
     EvaluationData,
     Packing,
     ReplicaData,
-    ReplicaModel,
     SampleData,
     Way,
 )

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from ortools.sat.python import cp_model
 
-from cappuccino.models.replica import SCALE, WHOLE, CurveData, ReplicaData, ReplicaModel, SampleData, tangents
+from cappuccino.models.replica import ReplicaModel
+from cappuccino.models.replica_data import SCALE, WHOLE, CurveData, ReplicaData, SampleData, tangents
 
 
 @pytest.mark.parametrize("power", [1.0, 1.5, 2.0, 4.0, 8.0])
