@@ -80,8 +80,8 @@ MAY_IMPORT = {
     "cli.terminal": "errors plan timeline checker reports runtime.monitoring runtime.launch",
     "cli": "errors files lengths backbone plan instance remaining costs timeline workload simulator analytic prototype "
     "checker reports solvers.budget solvers.settings solvers.layer_split solvers.baselines solvers.planning "
-    "solvers.pareto runtime.backbone runtime.lora runtime.encoding runtime.data runtime.new_instance runtime.checkpoint "
-    "runtime.monitoring runtime.launch runtime.profiling instances.generate_tiny library cli.terminal",
+    "solvers.pareto runtime.backbone runtime.lora runtime.encoding runtime.data runtime.new_instance "
+    "runtime.checkpoint runtime.monitoring runtime.launch runtime.profiling instances.generate_tiny library cli.terminal",
 }
 """Who imports whom, a package (or a module at the root of a floor) a line; each only from those above it."""
 LARGE = {
