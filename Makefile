@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow bench lint types format clean
+.PHONY: demo test test-slow bench lint types format schemas clean
 
 demo: $(VENV)/.kernels
 	$(BIN)/cappuccino demo
@@ -33,6 +33,9 @@ types: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+schemas: $(INSTALLED)
+	$(BIN)/python -m cappuccino.schemas.generate
 
 # Numba keys its cache by the file of the outermost function alone: an edit of any of them makes all of it stale.
 KERNELS := $(shell grep -l '^@compiled' cappuccino/*.py cappuccino/*/*.py solvers/*.py solvers/*/*.py solvers/*/*/*.py)

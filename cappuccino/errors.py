@@ -1,6 +1,17 @@
 """What can go wrong for a user, each error one clear sentence with its remedy."""
 
 
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Return how many there are: `1 stage`, `2 stages`.
+
+    Parameters
+    ----------
+    plural
+        Of the noun; by default with an s.
+    """
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
 class CappuccinoError(Exception):
     """Base of all errors that a user can cause or cure; the command line prints them and exits."""
 
@@ -39,3 +50,7 @@ class NoPlanFoundError(InfeasibleError):
 
 class InvalidPlanError(CappuccinoError):
     """A plan breaks a rule of validity; the message names the rules."""
+
+
+class CappuccinoWarning(UserWarning):
+    """What is to be known before one relies on a result; the command line prints these too."""

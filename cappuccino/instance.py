@@ -93,12 +93,19 @@ class InstanceFile(Record):
     format: Literal["cappuccino.instance/1"]
     name: str
     backbone: str
+    """As the rows of the cost table call it."""
     cost_table: str
+    """Times and memory, of `profile` or `estimate`; relative to the instance file."""
     gpu_pools: Annotated[tuple[GpuPool, ...], Field(min_length=1)]
+    """One per GPU type."""
     max_sequence_length: PositiveInt
+    """Tokens; longer samples are cut or dropped."""
     datasets: dict[str, DatasetSource]
+    """By name."""
     adapters: Annotated[tuple[Adapter, ...], Field(min_length=1)]
+    """What is trained; an entry may be a sweep."""
     layout: Literal["packed", "padded"] = "packed"
+    """What a micro-batch costs: its tokens, or its samples times the longest one (for planning only)."""
 
     @field_validator("datasets")
     @classmethod

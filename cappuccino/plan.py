@@ -2,13 +2,17 @@
 
 import hashlib
 import json
+import math
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
+from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
 
 from cappuccino.files import Record, parse_model, read_json, write_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Index = Annotated[int, Field(ge=0, strict=True)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -35,8 +39,18 @@ def _operation(value: Any) -> Forward | Backward | Step | Evaluate:
     raise ValueError(f"Give {known}, indices counting from 0")
 
 
+_INDEX_SCHEMA = {"type": "integer", "minimum": 0}
+_OPERATION_SCHEMA = {
+    "anyOf": [
+        {"type": "array", "prefixItems": [kind, *indices], "minItems": 1 + len(indices), "maxItems": 1 + len(indices)}
+        for kind, indices in (({"enum": ["F", "B", "E"]}, [_INDEX_SCHEMA]), ({"const": "S"}, [_INDEX_SCHEMA] * 2))
+    ]
+}
 Operation = Annotated[
-    Forward | Backward | Step | Evaluate, PlainValidator(_operation), PlainSerializer(list, return_type=list)
+    Forward | Backward | Step | Evaluate,
+    PlainValidator(_operation),
+    PlainSerializer(list, return_type=list),
+    WithJsonSchema(_OPERATION_SCHEMA),
 ]
 """`("F", m)` forward and `("B", m)` backward of micro-batch m; `("S", a, j)` optimizer step j of adapter a; `("E", e)`
 forward of evaluation micro-batch e, which no backward follows.
@@ -234,6 +248,61 @@ class Plan(Record):
     def save(self, path: Path | str) -> None:
         """Write the plan file, whole or not at all."""
         write_atomically(Path(path), json.dumps(self.dump(), separators=(",", ":")) + "\n")
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """Return the replicas as a table, a row each; `.explode("adapters")` gives a row an adapter.
+
+        Returns
+        -------
+        pandas.DataFrame
+            With these columns; what is not known is missing (NaN or None):
+
+            - `replica`: its id.
+            - `gpu`: GPU type.
+            - `num_stages`: pipeline stages, as many GPUs.
+            - `recompute`: activation recomputation, "none" or "full".
+            - `layers_per_stage`: decoder layers, a tuple by stage.
+            - `adapters`: names, a tuple.
+            - `micro_batches`, `evaluations`: how many micro-batches are trained and evaluated.
+            - `makespan_s`, `lower_bound_s`: seconds, and the proven bound on them.
+            - `gpu_time_s`: stages times makespan, GPU-seconds.
+            - `peak_memory_gib`: of the fullest stage, GiB.
+            - `alone_gpu_time_s`: GPU-seconds of the best separate runs found for its adapters together.
+
+        Examples
+        --------
+        >>> from importlib.resources import files
+        >>> import cappuccino
+        >>> instance = cappuccino.Instance.load(files("cappuccino.instances") / "tiny1-llama7b.json")
+        >>> plan = cappuccino.plan(instance, time_limit=None)
+        >>> table = plan.to_dataframe()
+        >>> bool(abs(table["gpu_time_s"].sum() / plan.gpu_time_s - 1) < 1e-9)
+        True
+        """
+        import pandas as pd  # noqa: PLC0415 - a plan is read in a moment, pandas is not
+
+        return pd.DataFrame([_table_row(replica) for replica in self.replicas])
+
+
+def _table_row(replica: Replica) -> dict[str, Any]:
+    """Return a replica's row of `Plan.to_dataframe`."""
+    alone = [saving.alone_gpu_time_s for saving in replica.savings or ()]
+    known = [s for s in alone if s is not None]
+    return {
+        "replica": replica.id,
+        "gpu": replica.gpu,
+        "num_stages": replica.num_stages,
+        "recompute": None if replica.recompute is None else replica.recompute.value,
+        "layers_per_stage": replica.layers_per_stage,
+        "adapters": replica.adapters,
+        "micro_batches": len(replica.micro_batches),
+        "evaluations": len(replica.evaluations),
+        "makespan_s": replica.makespan_s,
+        "lower_bound_s": math.nan if replica.lower_bound_s is None else replica.lower_bound_s,
+        "gpu_time_s": replica.num_stages * replica.makespan_s,
+        "peak_memory_gib": max(replica.peak_memory_gib, default=math.nan),
+        "alone_gpu_time_s": sum(known) if len(known) == len(replica.adapters) else math.nan,
+    }
 
 
 def objective_gap(objective: float, bound: float | None) -> float | None:

@@ -243,16 +243,19 @@ def _savings(context: Context) -> dict[str, AdapterSaving]:
 
 def _check_options(instance: Instance, options: PlanOptions) -> None:
     limits = (
-        ("time_limit_s", options.time_limit_s, options.time_limit_s is None or 0 <= options.time_limit_s < math.inf),
-        ("gap", options.gap, 0 <= options.gap < 1),
-        ("deadline_s", options.deadline_s, options.deadline_s is None or 0 < options.deadline_s < math.inf),
-        ("num_stages", options.num_stages, options.num_stages is None or options.num_stages >= 1),
-        ("seed", options.seed, 0 <= options.seed < 2**31),
-        ("iterations", options.iterations, options.iterations >= 0),
+        ("time_limit_s", options.time_limit_s, 0.0, math.inf, "seconds from 0 on, or None"),
+        ("gap", options.gap, 0.0, 1.0, "a fraction of at least 0 and below 1"),
+        ("num_stages", options.num_stages, 1, math.inf, "1 stage or more, or None"),
+        ("seed", options.seed, 0, 2**31, "an integer from 0 to 2147483647"),
+        ("iterations", options.iterations, 0, math.inf, "0 or more"),
     )
-    for name, value, allowed in limits:
-        if not allowed:
-            raise InputError("options", name, f"{value} is not allowed", "see PlanOptions for its range")
+    for name, value, least, above, allowed in limits:
+        if value is not None and not least <= value < above:
+            raise InputError("options", name, f"{value} is not allowed", f"give {allowed}")
+    if options.deadline_s is not None and not 0 < options.deadline_s < math.inf:
+        raise InputError(
+            "options", "deadline_s", f"{options.deadline_s} is not allowed", "give more than 0 seconds, or None"
+        )
     if options.objective is Objective.COST:
         for i, pool in enumerate(instance.gpu_pools):
             if pool.price_per_hour is None:

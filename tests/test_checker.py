@@ -92,7 +92,7 @@ def replica_1(adapter="a2", **values):
         ),
         (build(others=replica_1(num_stages=2), time=False), "1 programs and 1 memory peaks for 2 stages"),
         (build(others=replica_1(peak_memory_gib=(1.0, 1.0)), time=False), "1 programs and 2 memory peaks for 1"),
-        (build(others=replica_1(layers_per_stage=(1, 1))), "layers for 2 of 1 stages"),
+        (build(others=replica_1(layers_per_stage=(1, 1))), "layers for 2 of 1 stage"),
         (
             changed(GOOD, instance={"name": "tiny", "sha256": "0" * 64}),
             'made for another instance ("tiny")',

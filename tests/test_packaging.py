@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "training_data": "",
     "instance": "errors files documents adapter sweep lengths training_data",
     "costs": "errors files backbone plan instance",
+    "schemas": "files adapter sweep plan instance",
     "remaining": "errors plan instance",
     "timeline": "files plan",
     "workload": "plan instance costs",
@@ -77,11 +78,14 @@ MAY_IMPORT = {
     "instances.generate_tiny": "instance runtime.backbone runtime.profiling",
     "library": "errors files plan instance costs simulator checker solvers.baselines solvers.planning",
     "instances.generate_index": "instance library",
+    "api": "errors plan instance remaining costs simulator checker reports solvers.layer_split solvers.planning "
+    "runtime.backbone runtime.checkpoint runtime.monitoring runtime.launch",
     "cli.terminal": "errors plan timeline checker reports runtime.monitoring runtime.launch",
     "cli": "errors files lengths backbone plan instance remaining costs timeline workload simulator analytic prototype "
     "checker reports solvers.budget solvers.settings solvers.layer_split solvers.baselines solvers.planning "
     "solvers.pareto runtime.backbone runtime.lora runtime.encoding runtime.data runtime.new_instance "
-    "runtime.checkpoint runtime.monitoring runtime.launch runtime.profiling instances.generate_tiny library cli.terminal",
+    "runtime.checkpoint runtime.monitoring runtime.launch runtime.profiling instances.generate_tiny library api "
+    "cli.terminal",
 }
 """Who imports whom, a package (or a module at the root of a floor) a line; each only from those above it."""
 LARGE = {
@@ -102,6 +106,19 @@ def test_pyproject_lists_every_package():
             found.add(".".join((package, *inside)))
     assert sorted(found) == sorted(settings["packages"])
     assert settings["package-dir"] == {package: folder for folder, package in FOLDERS.items()}
+
+
+def test_pyproject_ships_every_file_that_is_no_code():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    shipped = set()
+    for package, patterns in settings["package-data"].items():
+        top = max((p for p in settings["package-dir"] if package == p or package.startswith(f"{p}.")), key=len)
+        folder = ROOT.joinpath(settings["package-dir"][top], *package.removeprefix(top).split("."))
+        shipped |= {path for pattern in patterns for path in folder.glob(pattern)}
+    files = [
+        p for folder in FOLDERS for p in (ROOT / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts
+    ]
+    assert {p for p in files if p.suffix != ".py"} == shipped
 
 
 def test_rooms_import_what_the_table_says_and_only_from_above():

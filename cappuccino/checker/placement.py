@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from cappuccino.checker.violation import Violation
 from cappuccino.costs import CostModel
-from cappuccino.errors import InvalidPlanError
+from cappuccino.errors import InvalidPlanError, counted
 from cappuccino.instance import Instance
 from cappuccino.plan import Plan, Replica
 
@@ -35,19 +35,19 @@ def placement(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]) ->
         yield from _stages(r, costs.get(r.gpu))
     for gpu, count in used.items():
         if gpu in pools and count > pools[gpu]:
-            yield Violation(1, f'{count} GPUs used of a pool of {pools[gpu]} "{gpu}"')
+            yield Violation(1, f'{counted(count, "GPU")} used of a pool of {pools[gpu]} "{gpu}"')
 
 
 def _stages(r: Replica, costs: CostModel | None) -> Iterator[Violation]:
     """Rule 1, of one replica: what is said of its stages is said of each, and costs are those of their layers."""
     if len(r.programs) != r.num_stages or len(r.peak_memory_gib) != r.num_stages:
         found = f"{len(r.programs)} programs and {len(r.peak_memory_gib)} memory peaks"
-        yield Violation(1, f"replica {r.id}: {found} for {r.num_stages} stages")
+        yield Violation(1, f"replica {r.id}: {found} for {counted(r.num_stages, 'stage')}")
     layers = None if costs is None else costs.num_layers
     if layers is not None and r.num_stages > layers:
-        yield Violation(1, f"replica {r.id}: {r.num_stages} stages for {layers} layers")
+        yield Violation(1, f"replica {r.id}: {r.num_stages} stages for {counted(layers, 'layer')}")
     if r.layers_per_stage is not None and len(r.layers_per_stage) != r.num_stages:
-        yield Violation(1, f"replica {r.id}: layers for {len(r.layers_per_stage)} of {r.num_stages} stages")
+        yield Violation(1, f"replica {r.id}: layers for {len(r.layers_per_stage)} of {counted(r.num_stages, 'stage')}")
     if r.layers_per_stage is not None and layers is not None and sum(r.layers_per_stage) != layers:
         yield Violation(1, f"replica {r.id}: {sum(r.layers_per_stage)} layers placed of a backbone of {layers}")
     elif costs is not None:

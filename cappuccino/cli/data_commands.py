@@ -10,7 +10,7 @@ import typer
 from cappuccino.cli.run_commands import BackboneOption, DataOption
 from cappuccino.cli.terminal import console
 from cappuccino.cli.terminal.console import JsonFlag
-from cappuccino.errors import InputError
+from cappuccino.errors import InputError, counted
 from cappuccino.files import require_folder, require_writable
 
 if TYPE_CHECKING:
@@ -148,7 +148,8 @@ def init(
         print(note)
     pools = ", ".join(f"{f.pool.count} x {f.pool.gpu} of {f.pool.memory_gib:g} GiB ({f.why})" for f in made.pools)
     print(f"plans may use {pools}")
-    print(f"{len(steps)} adapters, {sum(steps.values())} steps in {output}, lengths in {made.lengths}")
+    size = f"{counted(len(steps), 'adapter')}, {counted(sum(steps.values()), 'step')}"
+    print(f"{size} in {output}, lengths in {made.lengths}")
     if estimate:
         print(f"costs in {made.instance.cost_table}, computed from specifications: profile before much depends on them")
     print("next:")
@@ -233,7 +234,8 @@ def lengths(
 
 
 def _lengths_line(dataset: str, numbers: dict[str, Any]) -> str:
-    return f"{dataset}: {numbers['num_samples']} samples, median {numbers['p50']}, p99 {numbers['p99']} tokens"
+    samples = counted(numbers["num_samples"], "sample")
+    return f"{dataset}: {samples}, median {numbers['p50']:.0f}, p99 {numbers['p99']:.0f} tokens"
 
 
 def _counted(found: "MeasuredDataset") -> dict[str, Any]:
@@ -304,9 +306,8 @@ def _print_inspected(inspected: "InspectedDataset") -> None:
     coloured = screen.color_system is not None
     for number, sample in enumerate(inspected.samples):
         learnt = sum(token.learnt for token in sample)
-        print(
-            f"  sample {number}: {len(sample)} tokens, {learnt} learnt ({'green' if coloured else f'{OPEN} {CLOSE}'})"
-        )
+        marks = "green" if coloured else f"{OPEN} {CLOSE}"
+        print(f"  sample {number}: {counted(len(sample), 'token')}, {learnt} learnt ({marks})")
         line = Text("    ")
         for k, token in enumerate(sample):
             before = k > 0 and sample[k - 1].learnt

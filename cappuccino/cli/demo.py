@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cappuccino.cli.terminal import console
+from cappuccino.errors import counted
 from cappuccino.files import require_folder
 
 
@@ -117,12 +118,12 @@ def _load_with_peft(backbone: Path, adapter: Path) -> int:
 def print_report(report: dict[str, Any]) -> None:
     """Print the outcome as text."""
     stages = report["replicas"][0]["num_stages"]
-    print(f"objective   {report['objective']} {report['value']:.4g} GPU-s on {stages} stages")
+    print(f"objective   {report['objective']} {report['value']:.4g} GPU-s on {counted(stages, 'stage')}")
     print(f"bound       {report['lower_bound']:.4g} GPU-s (proven)")
     checked = "valid" if report["checked"] else "INVALID"
     print(f"gap         {100 * report['gap']:.2f}%, {report['status']}, checked: {checked}")
     print(f"predicted   {report['predicted_s']:.3f} s")
-    print(f"measured    {report['measured_s']:.3f} s ({100 * report['difference']:+.1f}%)")
+    print(f"measured    {report['measured_s']:.3f} s ({100 * report['difference']:+z.1f}%)")
     for name, entry in report["adapters"].items():
         losses = f"loss {entry['first_loss']:.3f} -> {entry['last_loss']:.3f}"
         print(

@@ -14,7 +14,7 @@ import typer
 from cappuccino.cli.run_commands import DeviceOption, DtypeOption
 from cappuccino.cli.terminal import console
 from cappuccino.cli.terminal.console import JsonFlag
-from cappuccino.errors import InputError
+from cappuccino.errors import InputError, counted
 from cappuccino.files import require_writable
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def profile(
     called = name or table_name(place)
     minutes = _minutes(time_budget, device)
     modes = tuple(Recompute) if recompute is ProfiledRecompute.BOTH else (Recompute(recompute.value),)
-    points = f"{len(grid.points()) * len(grid.num_stages) * len(modes)} points"
-    console.note(f"{points}, all measured" if minutes is None else f"{points}, a budget of {minutes:g} minutes")
+    points = counted(len(grid.points()) * len(grid.num_stages) * len(modes), "point")
+    console.note(f"{points}, all measured" if minutes is None else f"{points}, a budget of {minutes:.3g} minutes")
     partials = [partial_file(output, mode) for mode in modes]
     with console.progress_bar("profiling") as show, _ended_by_sigterm(), _saying_what_is_kept(partials):
         result = profile_backbone(
@@ -119,6 +119,8 @@ def profile(
             on_progress=show,
         )
     table = result.table
+    for shortage in result.shortages:
+        console.warn(f"{output}: {shortage}")
     ran = int((table["status"] == "OK").sum())
     errors = result.errors
     if errors is not None and max(errors.time or 0.0, errors.memory or 0.0) > TOO_FAR_OFF:
@@ -136,16 +138,16 @@ def profile(
                 "seconds": result.seconds,
                 "budget_s": None if minutes is None else 60 * minutes,
                 "ended": result.ended,
+                "shortages": list(result.shortages),
             }
         )
         return
-    print(
-        f"{len(table)} rows in {output}" + (f", {len(table) - ran} of them out of memory" if ran < len(table) else "")
-    )
+    lost = f", {len(table) - ran} of them out of memory" if ran < len(table) else ""
+    print(f"{counted(len(table), 'row')} in {output}{lost}")
     if errors is not None and errors.time is not None and errors.memory is not None:
         off = f"{100 * errors.time:.1f}% in time and {100 * errors.memory:.1f}% in memory"
         print(f"fitted costs are off by {off} on rows left out")
-    print(f"{result.ended}: {result.new_points} points measured in {result.seconds:.0f} s")
+    print(f"{result.ended}: {counted(result.new_points, 'point')} measured in {result.seconds:.0f} s")
 
 
 def _minutes(text: str | None, device: str) -> float | None:

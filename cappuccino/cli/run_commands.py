@@ -12,8 +12,6 @@ from cappuccino.cli.terminal.console import JsonFlag
 from cappuccino.errors import InputError
 
 if TYPE_CHECKING:
-    from cappuccino.costs import CostModel
-    from cappuccino.plan import Plan, Recompute, Replica
     from cappuccino.runtime.launch.keeper import CheckpointOptions
     from cappuccino.runtime.monitoring.metrics import MetricEvent
 
@@ -107,6 +105,7 @@ def run(
     stop` ends single adapters. Exit code 3 says that all adapters were written, and that some diverged: they are as
     they were before their loss or gradients were not finite.
     """
+    from cappuccino.api.running import profiled_dtype, recomputing  # noqa: PLC0415
     from cappuccino.checker import check  # noqa: PLC0415
     from cappuccino.cli.terminal.summary import print_run, run_summary  # noqa: PLC0415
     from cappuccino.cli.terminal.training_view import TrainingView, show_training  # noqa: PLC0415
@@ -115,6 +114,7 @@ def run(
     from cappuccino.plan import Plan, Recompute  # noqa: PLC0415
     from cappuccino.remaining import planned_alone  # noqa: PLC0415
     from cappuccino.reports.remaining_time import RemainingTime  # noqa: PLC0415
+    from cappuccino.reports.run_warnings import run_warnings  # noqa: PLC0415
     from cappuccino.runtime.backbone.hub import backbone_name, find_backbone  # noqa: PLC0415
     from cappuccino.runtime.launch.devices import num_gpus  # noqa: PLC0415
     from cappuccino.runtime.launch.interruption import interruptible  # noqa: PLC0415
@@ -127,20 +127,19 @@ def run(
     loaded, stated = Instance.load(instance), Plan.load(plan)
     costs = fit_instance_costs(loaded)
     check(*planned_alone(stated, loaded), costs).raise_if_invalid(plan)
-    profiled = {costs[r.gpu].dtype for r in stated.replicas} - {None}
-    used = dtype or (profiled.pop() if len(profiled) == 1 else None) or "float32"
+    used = dtype or profiled_dtype(stated, costs) or "float32"
     asked = None if recompute is RecomputeChoice.AUTO else Recompute(recompute.value)
-    planned, stated = stated, stated if asked is None else _recomputing(stated, asked)
-    warnings = [w for r in planned.replicas for w in _no_prediction(r, costs[r.gpu], device, used, asked)]
-    for warning in dict.fromkeys(warnings):
-        console.warn(f"{loaded.cost_table}: {warning}: its times and memory are no prediction for this run")
+    planned, stated = stated, stated if asked is None else recomputing(stated, asked)
+    gpus = num_gpus(device)
+    for warning in run_warnings(planned, loaded, costs, device=device, dtype=used, recompute=asked, num_gpus=gpus):
+        console.warn(warning)
     folder = find_backbone(backbone)
     trained = [loaded.adapters[loaded.adapter_index(name)] for r in stated.replicas for name in r.adapters]
     steps = {adapter.name: loaded.num_steps(loaded.adapter_index(adapter.name)) for adapter in trained}
     settings = {adapter.name: adapter.model_dump(mode="json", exclude={"name"}) for adapter in trained}
     trackers = Trackers(named, output, loaded.name, settings, console.warn)
     predicted = [r.timeline for r in simulate(*planned_alone(planned, loaded), costs).replicas]
-    view = TrainingView(steps, RemainingTime(stated, predicted, num_gpus(device)))
+    view = TrainingView(steps, RemainingTime(stated, predicted, gpus))
     with show_training(view) as refresh, interruptible(_say_that_it_ends) as interruption:
 
         def on_progress(done: int, total: int) -> None:
@@ -220,40 +219,3 @@ def _stop_said(event: "MetricEvent") -> str:
 
 def _say_that_it_ends() -> None:
     console.warn("interrupted: writing checkpoints; interrupt again to end at once")
-
-
-def _recomputing(plan: "Plan", mode: "Recompute") -> "Plan":
-    """Return a plan whose replicas recompute otherwise than planned."""
-    return plan.model_copy(update={"replicas": tuple(r.model_copy(update={"recompute": mode}) for r in plan.replicas)})
-
-
-def _no_prediction(
-    replica: "Replica", costs: "CostModel", device: str, dtype: str, recompute: "Recompute | None"
-) -> list[str]:
-    """Return why the costs say nothing of this run: they are of another device, type or software, or of none.
-
-    Parameters
-    ----------
-    recompute
-        What the run does instead of what was planned, if anything.
-    """
-    from cappuccino.costs.table import ENGINE  # noqa: PLC0415
-    from cappuccino.plan import Recompute  # noqa: PLC0415
-
-    gpu, model = replica.gpu, costs.of_recomputation(replica.recompute)
-    if model.analytic:
-        return [f'"{gpu}" was computed from specifications']
-    found = []
-    if model.engine is None:
-        found.append(f'"{gpu}" does not say with which engine it was measured')
-    elif model.engine != ENGINE:
-        found.append(f'"{gpu}" was measured with the engine {model.engine}')
-    does = (recompute or replica.recompute or Recompute.NONE).value
-    for what, measured, used in (
-        ("device", model.device, device),
-        ("dtype", model.dtype, dtype),
-        ("recompute", None if model.recompute is None else model.recompute.value, does),
-    ):
-        if measured is not None and measured != used:
-            found.append(f'"{gpu}" was measured with {what} {measured}, the run has {used}')
-    return found

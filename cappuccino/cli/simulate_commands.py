@@ -8,7 +8,7 @@ import typer
 from cappuccino.cli.plan_commands import InstanceOption, PlanArgument
 from cappuccino.cli.terminal import console
 from cappuccino.cli.terminal.console import JsonFlag
-from cappuccino.errors import InputError, InvalidPlanError
+from cappuccino.errors import InputError, InvalidPlanError, counted
 from cappuccino.files import require_writable
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _print_noise(found: "NoisyRuns") -> None:
     low, middle, high = figures["gpu_time_s"]
     print(
         f"noise {found.sigma:g}, {figures['runs']} runs: GPU time {figures['gpu_time_mean_s']:.4g} GPU-s "
-        f"({100 * (figures['slowdown_mean'] - 1):+.1f}%), quantiles 5/50/95%: {low:.4g}/{middle:.4g}/{high:.4g}"
+        f"({100 * (figures['slowdown_mean'] - 1):+z.1f}%), quantiles 5/50/95%: {low:.4g}/{middle:.4g}/{high:.4g}"
     )
 
 
@@ -182,9 +182,9 @@ def _print_comparison(found: "ReplicaComparison") -> None:
     predicted, causes = found.predicted.makespan, found.causes
     print(
         f"replica {found.replica.id}: predicted {predicted:.4g} s, measured {found.measured.makespan:.4g} s "
-        f"({100 * found.difference:+.1f}%), of which compute {100 * causes.compute_s / predicted:+.1f}%, optimizer "
-        f"{100 * causes.optimizer_s / predicted:+.1f}%, transfer {100 * causes.transfer_s / predicted:+.1f}%, waiting "
-        f"{100 * causes.waiting_s / predicted:+.1f}%"
+        f"({100 * found.difference:+z.1f}%), of which compute {100 * causes.compute_s / predicted:+z.1f}%, "
+        f"optimizer {100 * causes.optimizer_s / predicted:+z.1f}%, "
+        f"transfer {100 * causes.transfer_s / predicted:+z.1f}%, waiting {100 * causes.waiting_s / predicted:+z.1f}%"
     )
     for o in found.operations:
         ratio = f"{o.measured_s / o.predicted_s:.3f}" if o.predicted_s > 0 else "none"
@@ -197,4 +197,5 @@ def _print_comparison(found: "ReplicaComparison") -> None:
     for step in found.steps:
         off.setdefault(step.adapter, []).append(step.measured_s - step.predicted_s)
     for adapter, late in off.items():
-        print(f"  {adapter}: {len(late)} steps, the last one {late[-1]:+.4g} s, the worst {max(late, key=abs):+.4g} s")
+        worst = max(late, key=abs)
+        print(f"  {adapter}: {counted(len(late), 'step')}, the last one {late[-1]:+z.4g} s, the worst {worst:+z.4g} s")

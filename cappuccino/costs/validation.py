@@ -11,7 +11,7 @@ from cappuccino.costs.fit import fit_costs, predicted_step_time
 from cappuccino.costs.memory_fit import predicted_memory_mib
 from cappuccino.costs.model import CostModel
 from cappuccino.costs.table import COUNTS, RECOMPUTE, CostTable
-from cappuccino.errors import InputError
+from cappuccino.errors import InputError, counted
 from cappuccino.plan import Recompute
 
 CONFIGURATION = ["pp_size", "micro_bsz", "seqlen"]
@@ -192,7 +192,7 @@ def _part(label: str, rows: pd.DataFrame) -> Errors:
 
 def stages(count: int) -> str:
     """Return a stage count in words."""
-    return "1 stage" if count == 1 else f"{count} stages"
+    return counted(count, "stage")
 
 
 def _range_label(low: int, high: int) -> str:

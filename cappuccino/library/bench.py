@@ -8,7 +8,7 @@ from pathlib import Path
 from cappuccino import __version__
 from cappuccino.checker import check
 from cappuccino.costs import CostModel, fit_instance_costs
-from cappuccino.errors import InfeasibleError, InputError, InvalidPlanError
+from cappuccino.errors import InfeasibleError, InputError, InvalidPlanError, counted
 from cappuccino.instance import Instance
 from cappuccino.library.index import Library, cost_probes, least_gpus
 from cappuccino.library.merge_rules import require_no_contradiction
@@ -183,7 +183,7 @@ def _reference(entry: Entry, instance: Instance, costs: Mapping[str, CostModel])
 
     options = entry.options
     if options.num_stages is not None:
-        reason = f"the baseline chooses its own depth, the entry fixes {options.num_stages} stages"
+        reason = f"the baseline chooses its own depth, the entry fixes {counted(options.num_stages, 'stage')}"
         return Reference(value=None, reason=reason)
     try:
         plan = baseline_plan(BASELINE, instance, costs)

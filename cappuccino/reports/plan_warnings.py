@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from cappuccino.backbone import MODULES_THERE_ARE, unknown_modules
 from cappuccino.costs import CostModel
+from cappuccino.errors import counted
 from cappuccino.instance import Instance
 from cappuccino.plan import Plan
 from cappuccino.workload import Workload
@@ -40,9 +41,10 @@ def plan_warnings(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]
     for replica in plan.replicas:
         model = costs[replica.gpu].of_recomputation(replica.recompute)
         if model.extrapolated(replica.num_stages):
+            found = counted(replica.num_stages, "stage") + (" was" if replica.num_stages == 1 else " were")
             profiled = ", ".join(map(str, model.profiled))
             yield (
-                f"replica {replica.id}: {replica.num_stages} stages were not profiled on {replica.gpu} (only "
+                f"replica {replica.id}: {found} not profiled on {replica.gpu} (only "
                 f"{profiled}); times are extrapolated and memory carries a margin (--profiled-only forbids this)"
             )
         tokens = Workload.of(replica, instance, model).tokens

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from cappuccino.backbone import MODULES_THERE_ARE, BackboneShape, unknown_modules
-from cappuccino.errors import CappuccinoError, InputError
+from cappuccino.errors import CappuccinoError, InputError, counted
 from cappuccino.instance import Instance
 from cappuccino.plan import Plan, Replica, even_layers
 from cappuccino.remaining import remaining_replica
@@ -295,10 +295,11 @@ def _layers(replica: Replica, shape: BackboneShape, backbone: Path) -> tuple[int
     split = replica.layers_per_stage or even_layers(shape.num_layers, replica.num_stages)
     at = f"replicas[{replica.id}].layers_per_stage"
     if len(split) != replica.num_stages or sum(split) != shape.num_layers:
-        problem = f"{list(split)} on {replica.num_stages} stages is no split of {shape.num_layers} layers ({backbone})"
+        stages, layers = counted(replica.num_stages, "stage"), counted(shape.num_layers, "layer")
+        problem = f"{list(split)} on {stages} is no split of {layers} ({backbone})"
         raise InputError("plan", at, problem, "plan with a cost table of this backbone")
     if 0 in split:
-        problem = f"{shape.num_layers} layers on {replica.num_stages} stages leave a stage without layers"
+        problem = f"{counted(shape.num_layers, 'layer')} on {replica.num_stages} stages leave a stage without layers"
         raise InputError("plan", at, problem, "plan with fewer stages")
     return tuple(split)
 
@@ -322,6 +323,8 @@ def _capacity(device: str, plan: Plan) -> int | None:
     count = num_gpus(device)
     for replica in plan.replicas:
         if count is not None and replica.num_stages > count:
-            problem = f"replica {replica.id} has {replica.num_stages} stages, this machine {count} GPUs"
+            problem = (
+                f"replica {replica.id} has {counted(replica.num_stages, 'stage')}, this machine {counted(count, 'GPU')}"
+            )
             raise InputError("device", "", problem, "plan with fewer stages per replica, or use device cpu")
     return count

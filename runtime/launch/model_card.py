@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from cappuccino.errors import counted
 from cappuccino.instance import Adapter
 from cappuccino.plan import Plan, Replica
 from cappuccino.runtime.backbone.hub import is_hub_name
@@ -112,11 +113,12 @@ def _stopped(step: int, reason: StopReason | None) -> str:
 def _planned(plan: Plan, replica: Replica) -> str:
     """Return how the adapter's training was planned, in sentences."""
     others = len(replica.adapters) - 1
-    company = "alone" if not others else f"together with {others} other adapter{'s' if others > 1 else ''}"
-    stages = f"{replica.num_stages} pipeline stage{'s' if replica.num_stages > 1 else ''} on {replica.gpu}"
+    company = "alone" if not others else f"together with {counted(others, 'other adapter')}"
+    stages = f"{counted(replica.num_stages, 'pipeline stage')} on {replica.gpu}"
     gap = "no bound known" if plan.gap is None else f"gap to the bound {100 * plan.gap:.2f}%"
+    batches = counted(len(replica.micro_batches), "micro-batch", "micro-batches")
     return (
-        f"Trained {company}, {stages}, {len(replica.micro_batches)} micro-batches; what else is in them\n"
+        f"Trained {company}, {stages}, {batches}; what else is in them\n"
         f"changes nothing about an adapter. The plan was made for {plan.objective.value}\n"
         f"({plan.status.value}, {gap}); its replica was predicted to take {replica.makespan_s:.4g} s."
     )

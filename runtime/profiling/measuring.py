@@ -21,7 +21,7 @@ from cappuccino.runtime.profiling.growing_table import GrowingTable, largest_err
 from cappuccino.runtime.profiling.guess import FirstGuess
 from cappuccino.runtime.profiling.measured import Measured, RoundRecord
 from cappuccino.runtime.profiling.plan import profile_plan
-from cappuccino.runtime.profiling.rounds import Ended, Round, Rounds
+from cappuccino.runtime.profiling.rounds import Ended, Round, Rounds, Shortage
 from cappuccino.runtime.profiling.rows import ProfileRun
 from cappuccino.runtime.profiling.settings import settings_digest
 
@@ -78,6 +78,8 @@ class Measuring:
         self._fraction = 0.0
         self.new_points = 0
         """Measured by this call."""
+        self.shortage: Shortage | None = None
+        """Stage counts that the time was too little for, where there are any."""
 
     def take_over(self, finished: pd.DataFrame | None) -> bool:
         """Go on from the partial file, or else from a finished table; return whether there was such a file."""
@@ -111,15 +113,20 @@ class Measuring:
                 begin = self._budget.spent
                 self._error = largest_error(self._table.errors())
                 self._budget.keep(2 * (self._budget.spent - begin))  # once more at the end, with more rows
+        self.shortage = rounds.shortage
         return rounds.ended or Ended.COMPLETE
 
     def errors(self) -> Errors | None:
         """Return the errors on rows left out."""
         return self._table.errors()
 
-    def table(self) -> pd.DataFrame:
-        """Return the table."""
-        return self._table.finished(settings_digest(self._settings))
+    def table(self) -> pd.DataFrame | None:
+        """Return the table of the stage counts that have enough rows to fit; None where none has."""
+        lacking = () if self.shortage is None else self.shortage.num_stages
+        if set(self._grid.num_stages) <= set(lacking):
+            return None
+        table = self._table.finished(settings_digest(self._settings))
+        return table[~table["pp_size"].isin(lacking)].reset_index(drop=True)
 
     def _run_round(self, round_: Round) -> None:
         stages = round_.num_stages

@@ -4,7 +4,7 @@ So what is measured is what a plan will later do, communication between stages i
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from cappuccino.costs.validation import Errors
-from cappuccino.errors import InputError
+from cappuccino.errors import InputError, counted
 from cappuccino.files import write_atomically
 from cappuccino.plan import Recompute
 from cappuccino.runtime.backbone.config import read_trainable_shape
@@ -20,7 +20,7 @@ from cappuccino.runtime.profiling.budget import Budget, Clock
 from cappuccino.runtime.profiling.grid import ProfileGrid
 from cappuccino.runtime.profiling.growing_table import left_out_errors
 from cappuccino.runtime.profiling.measuring import Measuring, Progress
-from cappuccino.runtime.profiling.rounds import Ended
+from cappuccino.runtime.profiling.rounds import Ended, Shortage
 from cappuccino.runtime.profiling.settings import finished_rows, profile_settings
 
 PARTIAL = ".partial.json"
@@ -43,6 +43,10 @@ class ProfileResult:
     """What ended it."""
     new_points: int
     """Points that this call measured."""
+    shortages: tuple[str, ...] = ()
+    """What the time was too little for, and how to go on: these stage counts are not in the table, what was measured of
+    them is kept beside it.
+    """
 
 
 def profile_backbone(
@@ -92,7 +96,7 @@ def profile_backbone(
     ------
     InputError
         When the backbone cannot be run, has fewer layers than the grid has stages, or the budget is too small for the
-        fewest rows that a fit needs.
+        fewest rows that a fit needs at any stage count; what was measured is kept then, and no table written.
     RunError
         When a measurement failed for another reason than memory; the points before are kept.
     """
@@ -100,7 +104,7 @@ def profile_backbone(
     shape = read_trainable_shape(backbone)
     grid.points()
     if max(grid.num_stages) > shape.num_layers:
-        problem = f"{max(grid.num_stages)} stages for {shape.num_layers} layers"
+        problem = f"{max(grid.num_stages)} stages for {counted(shape.num_layers, 'layer')}"
         raise InputError("--num-stages", "", problem, "profile fewer stages")
     options: dict[str, Any] = {"name": name, "gpu": gpu, "device": device, "dtype": dtype}
     kinds = {mode: replace(grid, recompute=mode) for mode in Recompute}
@@ -108,6 +112,7 @@ def profile_backbone(
     known = {mode: finished_rows(output, settings[mode]) for mode in Recompute if not (again and mode in recompute)}
     tables = {mode: rows for mode, rows in known.items() if rows is not None}
     ends: list[Ended] = []
+    shortages: dict[Recompute, Shortage] = {}
     new_points, changed = 0, False
     for number, mode in enumerate(recompute):
         finished = tables.get(mode)
@@ -123,23 +128,40 @@ def profile_backbone(
         )
         resumed = not again and work.take_over(finished)
         ends.append(work.measure(target_error))
+        if work.shortage is not None:
+            shortages[mode] = work.shortage
         if finished is None or resumed or work.new_points:
-            tables[mode], changed = work.table(), True
+            made = work.table()
+            if made is not None:
+                tables[mode], changed = made, True
         new_points += work.new_points
         errors = work.errors()
+    if not any(mode in tables for mode in recompute):
+        raise _nothing_to_fit(output, shortages, [partial_file(output, mode) for mode in recompute])
     ended = next(end for end in (Ended.BUDGET, Ended.TARGET, Ended.COMPLETE) if end in ends)
     table = pd.concat([tables[mode] for mode in Recompute if mode in tables], ignore_index=True)
     table["tasknum"] = range(1, len(table) + 1)
     if changed:
         write_atomically(output, table.to_csv(index=False, float_format="%.6g"))
     for mode in recompute:
-        partial_file(output, mode).unlink(missing_ok=True)
+        if mode not in shortages:
+            partial_file(output, mode).unlink(missing_ok=True)
     if on_progress:
-        rows = f"{len(table)} rows"
+        rows = counted(len(table), "row")
         on_progress(1.0, f"{rows}, {ended}" if new_points else f"{rows} measured before; --again measures them anew")
-    if len(tables) > 1:
+    if len(tables) > 1 or shortages:
         errors = left_out_errors(table, name, gpu)
-    return ProfileResult(table, errors, budget.spent, ended, new_points)
+    said = dict.fromkeys(f"{x.problem}: the table is without these; {x.remedy}" for x in shortages.values())
+    return ProfileResult(table, errors, budget.spent, ended, new_points, tuple(said))
+
+
+def _nothing_to_fit(output: Path, shortages: Mapping[Recompute, Shortage], partials: Sequence[Path]) -> InputError:
+    """Return the error of a profile that no stage count has enough rows of."""
+    found = next(iter(shortages.values()))
+    kept = " and ".join(str(partial) for partial in partials if partial.exists())
+    some = any(shortage.num_rows for shortage in shortages.values())
+    place = f" (kept in {kept}; {output} is not written)" if some else ""
+    return InputError("--time-budget", "", f"{found.problem}{place}", found.remedy)
 
 
 def partial_file(output: Path, mode: Recompute) -> Path:

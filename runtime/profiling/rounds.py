@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from cappuccino.costs.fit import FEWEST_ROWS
-from cappuccino.errors import InputError
+from cappuccino.errors import counted
 from cappuccino.runtime.profiling.budget import Budget
 from cappuccino.runtime.profiling.choice import most_uncertain, spanning_points
 from cappuccino.runtime.profiling.expectation import Expectation
@@ -53,6 +53,19 @@ class Certainty:
     def largest(self) -> float:
         """Standard error of the point left that the fit is least certain of, relative to its time."""
         return max((float(np.sqrt(c.diagonal().max())) for c in self.covariances.values() if c.size), default=0.0)
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """Stage counts that the time was too little for."""
+
+    num_stages: tuple[int, ...]
+    """Those with fewer rows than a fit needs."""
+    num_rows: int
+    """That they have in all."""
+    problem: str
+    remedy: str
+    """How to go on."""
 
 
 class Judge(Protocol):
@@ -102,15 +115,11 @@ class Rounds:
         """Set once there is no further round."""
         self.error: float | None = None
         """Of the last fit."""
+        self.shortage: Shortage | None = None
+        """Set where the budget is spent before every stage count has enough rows to fit."""
 
     def next(self) -> Round | None:
-        """Return the next round; None once there is none.
-
-        Raises
-        ------
-        InputError
-            When the budget is spent before every stage count has enough rows to fit.
-        """
+        """Return the next round; None once there is none."""
         left = {g: self.left(g) for g in self._stage_counts}
         if not any(left.values()):
             self.ended = Ended.COMPLETE
@@ -122,7 +131,7 @@ class Rounds:
         if lacking:
             first = self._first_round([g for g in lacking if g not in self._in_vain])
             if first is None:
-                raise self._too_little(lacking)
+                self.shortage, self.ended = self._shortage(lacking), Ended.BUDGET
             return first
         by_time = sorted((g for g, points in left.items() if points), key=self._seconds)
         for stages in by_time:
@@ -233,15 +242,13 @@ class Rounds:
         points = sorted(self.left(stages), key=lambda p: p.tokens)[: FEWEST_ROWS - self._rows(stages)]
         return self._expectation.run(stages, points)
 
-    def _too_little(self, lacking: Sequence[int]) -> InputError:
+    def _shortage(self, lacking: Sequence[int]) -> Shortage:
         """Return what to say when the time was too little for the fewest rows of these stage counts."""
-        stages = lacking[0]
         minutes = (self._budget.seconds or 0.0) / 60
         more = sum(self._least(g) for g in lacking)
         enough = f"about {np.ceil(more / 6) / 10 + 0.1:.1f} minutes more" if more else "a longer --time-budget"
-        problem = (
-            f"{minutes:g} minutes are spent, and {self._rows(stages)} of the {FEWEST_ROWS} rows that a fit needs are "
-            f"measured at {'1 stage' if stages == 1 else f'{stages} stages'}"
-        )
+        found = [f"{self._rows(g)} at {counted(g, 'stage')}" for g in lacking]
+        problem = f"the {minutes:.3g} min are spent, and of the {FEWEST_ROWS} rows that a fit needs there are "
+        problem += " and ".join(found)
         remedy = f"call again to go on ({enough}), or give fewer --num-stages or smaller --tokens"
-        return InputError("--time-budget", "", problem, remedy)
+        return Shortage(tuple(lacking), sum(map(self._rows, lacking)), problem, remedy)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,25 @@ def test_a_time_budget_is_in_minutes(
     assert done.code == 0, done.err
     assert (seen["time_budget_s"], seen["target_error"]) == (seconds, 0.1)
     assert ("all measured" in done.err) == (seconds is None)
+
+
+def test_what_the_time_was_too_little_for_is_a_warning(
+    backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(place: Path, output: Path, **options: Any) -> ProfileResult:
+        output.write_text("\n".join([TABLE_HEADER, *table_rows("backbone", (1,))]) + "\n")
+        short = result(pd.DataFrame({"status": ["OK"]}), output, Ended.BUDGET)
+        return replace(short, shortages=("0 rows at 2 stages; call again",))
+
+    monkeypatch.setattr(profiler, "profile_backbone", measured)
+    table = tmp_path / "t.csv"
+    done = cappuccino("profile", "--backbone", backbone, "-o", table, "--time-budget", 1)
+    assert done.code == 0
+    assert f"warning: {table}: 0 rows at 2 stages; call again\n" in done.err
+    assert done.out.startswith(f"1 row in {table}\n")
+    assert "budget spent: 1 point measured in 12 s" in done.out
+    said = cappuccino("profile", "--backbone", backbone, "-o", table, "--json").json
+    assert said["shortages"] == ["0 rows at 2 stages; call again"]
 
 
 @pytest.mark.parametrize("minutes", ["-1", "soon", "nan", "inf"])

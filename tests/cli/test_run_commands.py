@@ -303,6 +303,21 @@ def test_costs_of_another_engine_are_a_warning(
         assert warnings[0].endswith("its times and memory are no prediction for this run")
 
 
+def test_replicas_that_run_in_turn_are_a_warning(
+    planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = {name: {"lengths": [200] * 6} for name in LENGTHS}  # so that samples of both adapters fill no micro-batch
+    changes = {"cost_table": str(planned / "table.csv"), "max_sequence_length": 200, "datasets": long}
+    instance, plan = write_instance(tmp_path, read_instance(planned) | changes), tmp_path / "plan.json"
+    options = ("--num-stages", 1, "--objective", "makespan", "--time-limit", 1)
+    assert cappuccino("plan", instance, "-o", plan, *options).code == 0
+    assert len(json.loads(plan.read_text())["replicas"]) == 2
+    monkeypatch.setattr(local, "run_plan", ending)
+    done = run(planned, tmp_path / "out", plan=plan, instance=instance)
+    (said,) = [line for line in done.err.splitlines() if "side by side" in line]
+    assert said.startswith("warning: the plan counts on its 2 replicas side by side, on cpu they run one after another")
+
+
 def with_columns(planned: Path, folder: Path, columns: str, values: str) -> Path:
     """Return the planned instance with a table that has further columns."""
     lines = (planned / "table.csv").read_text().splitlines()

@@ -137,9 +137,15 @@ def test_plans_are_printed_with_a_line_for_every_adapter(capsys):
 def test_what_was_not_compared_is_printed_as_such(capsys):
     lines, summary = said(planned((saving(10, 5), AdapterSaving()), (saving(12, 12),)), capsys)
     assert "sharing     2 of 3 adapters evaluated one by one in time" in lines
-    assert "sharing     separate runs of 1 adapters 12 GPU-s, here 12: saves 0.0%" in lines
+    assert "sharing     separate runs of 1 adapter 12 GPU-s, here 12: saves 0.0%" in lines
     assert "  a1: not evaluated" in lines
     assert summary["replicas"][0]["savings"][1]["alone_gpu_time_s"] is None
+
+
+def test_what_rounding_leaves_is_no_saving(capsys):
+    tenths = 0.1 + 0.2  # a hair above 0.3
+    lines, _ = said(planned((saving(10, 5), saving(14, 9)), (saving(0.3, tenths),)), capsys)
+    assert "  a2: alone 0.3 GPU-s on 1 x x, here it adds 0.3, saves 0" in lines
 
 
 def test_many_adapters_are_printed_as_a_sum(capsys, monkeypatch):

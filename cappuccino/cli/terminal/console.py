@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from cappuccino.errors import InputError, InvalidPlanError
+from cappuccino.errors import InputError, InvalidPlanError, counted
 
 if TYPE_CHECKING:
     from cappuccino.checker import CheckReport
@@ -206,7 +206,7 @@ def print_plan(plan: "Plan", report: "CheckReport") -> None:
         mode = "" if r.recompute is None else f", recompute {r.recompute.value}"
         layers = r.layers_per_stage or ()
         split = f", layers {'+'.join(map(str, layers))}" if layers and max(layers) - min(layers) > 1 else ""
-        batches = f"{len(r.micro_batches)} micro-batches"
+        batches = counted(len(r.micro_batches), "micro-batch", "micro-batches")
         batches += f" and {len(r.evaluations)} of evaluations" if r.evaluations else ""
         size = f"{r.makespan_s:.4g} s, {batches}, {memory} GiB{mode}{split}"
         print(f"replica {r.id}   {stages}, {size}: {adapters}")
@@ -220,8 +220,8 @@ def _print_sharing(plan: "Plan") -> None:
     if found is None:
         return
     if found.separate is not None and found.shared is not None:
-        of = "all adapters" if found.compared == found.adapters else f"{found.compared} adapters"
-        saved = f"{100 * (1 - found.shared / found.separate):.1f}%" if found.separate > 0 else "nothing"
+        of = "all adapters" if found.compared == found.adapters else counted(found.compared, "adapter")
+        saved = f"{100 * (1 - found.shared / found.separate):z.1f}%" if found.separate > 0 else "nothing"
         separate, shared = f"{found.separate:.4g} {found.unit}", f"{found.shared:.4g}"
         print(f"sharing     separate runs of {of} {separate}, here {shared}: saves {saved}")
     if found.evaluated < found.adapters:
@@ -236,4 +236,5 @@ def _print_sharing(plan: "Plan") -> None:
                 print(f"  {name}: not evaluated")
                 continue
             run = f"alone {alone:.4g} {found.unit} on {s.alone_num_stages} x {s.alone_gpu}"
-            print(f"  {name}: {run}, here it adds {added:.4g}, saves {alone - added:.4g}")
+            less = 0.0 if math.isclose(alone, added, rel_tol=1e-9) else alone - added
+            print(f"  {name}: {run}, here it adds {added:.4g}, saves {less:.4g}")

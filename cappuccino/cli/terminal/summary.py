@@ -58,7 +58,7 @@ def print_run(summary: dict[str, Any]) -> None:
     for name, unit, entry in times:
         predicted = "of what was left of the plan"
         if entry["predicted_s"] is not None:
-            predicted = f"predicted {entry['predicted_s']:.3f} {unit} ({100 * entry['difference']:+.1f}%)"
+            predicted = f"predicted {entry['predicted_s']:.3f} {unit} ({100 * entry['difference']:+z.1f}%)"
         print(f"{name}: measured {entry['measured_s']:.3f} {unit}, {predicted}")
     for entry in summary["replicas"]:
         taken, expected = (

@@ -34,7 +34,7 @@ def test_the_card_says_what_was_trained_and_how() -> None:
         "| rank | 8 |",
         "| target_modules | q_proj, v_proj |",
         "| learning_rate | 0.0001 |",
-        "together with 1 other adapter, 2 pipeline stages on a100, 1 micro-batches",
+        "together with 1 other adapter, 2 pipeline stages on a100, 1 micro-batch;",
         "made for gpu_time\n(feasible, gap to the bound 1.23%)",
         "predicted to take 12.5 s",
     ):

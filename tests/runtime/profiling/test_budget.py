@@ -16,8 +16,10 @@ from cappuccino.costs.adapters import AdapterSize
 from cappuccino.costs.fit import FEWEST_ROWS
 from cappuccino.costs.validation import CrossValidation, Errors
 from cappuccino.errors import InputError
+from cappuccino.plan import Plan
 from cappuccino.runtime.backbone.config import read_backbone_shape
 from cappuccino.runtime.launch.errors import RunError
+from cappuccino.runtime.launch.run_result import RunResult
 from cappuccino.runtime.profiling import measuring
 from cappuccino.runtime.profiling.budget import Budget
 from cappuccino.runtime.profiling.grid import Point, ProfileGrid
@@ -165,6 +167,7 @@ def test_a_budget_that_is_too_small_says_so_and_keeps_what_there_is(
     with pytest.raises(InputError, match="--time-budget") as error:
         profile(machine, backbone, tmp_path / "table.csv", 25.0)
     assert "of the 4 rows that a fit needs" in str(error.value)
+    assert f"(kept in {tmp_path / 'table.csv'}{PARTIAL}; {tmp_path / 'table.csv'} is not written)" in str(error.value)
     for remedy in ("call again", "--num-stages", "--tokens"):
         assert remedy in str(error.value)
     assert machine.now <= 25.0
@@ -174,8 +177,42 @@ def test_a_budget_that_is_too_small_says_so_and_keeps_what_there_is(
     assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
 
 
+class SlowToStart(Interrupted):
+    """Takes longer to start two stages than there is time."""
+
+    def __call__(self, plan: Plan, *arguments: Any, **options: Any) -> RunResult:
+        self.start_s = 10.0 if plan.replicas[0].num_stages == 1 else self.start_of_two_s
+        return super().__call__(plan, *arguments, **options)
+
+    start_of_two_s = 200.0
+
+
+def test_stage_counts_that_lack_rows_are_left_out_and_gone_on_with(
+    backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = SlowToStart(read_backbone_shape(backbone).layer)
+    monkeypatch.setattr(measuring, "run_plan", machine)
+    monkeypatch.setattr("cappuccino.runtime.profiling.guess._product_rate", lambda device, dtype: 1e12)
+    table = tmp_path / "table.csv"
+    result = profile(machine, backbone, table, 120.0)
+    assert result.ended == Ended.BUDGET
+    assert set(result.table["pp_size"]) == {1}
+    assert len(result.table) >= FEWEST_ROWS
+    (said,) = result.shortages
+    assert said.startswith("the 2 min are spent, and of the 4 rows that a fit needs there are 0 at 2 stages: the table")
+    assert "call again to go on" in said
+    assert fit_costs(read_cost_table(table), "tiny", "cpu").profiled == (1,)
+    assert {p.name for p in tmp_path.iterdir()} == {table.name, table.name + PARTIAL}
+    machine.start_of_two_s = 10.0
+    again = profile(machine, backbone, table, 300.0)
+    assert again.shortages == ()
+    assert set(again.table["pp_size"]) == {1, 2}
+    assert again.new_points == len(again.table) - len(result.table)
+    assert {p.name for p in tmp_path.iterdir()} == {table.name}
+
+
 def test_nothing_can_be_measured_in_no_time(machine: Machine, backbone: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="0 of the 4 rows"):
+    with pytest.raises(InputError, match="of the 4 rows that a fit needs there are 0 at 1 stage and 0 at 2 stages;"):
         profile(machine, backbone, tmp_path / "table.csv", 5.0)
     assert not (tmp_path / "table.csv").exists()
 

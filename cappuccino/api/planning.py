@@ -1,0 +1,111 @@
+"""An instance becomes a plan, in one call."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from cappuccino.api.options import one_of
+from cappuccino.costs import fit_instance_costs
+from cappuccino.errors import CappuccinoWarning
+from cappuccino.instance import Instance
+from cappuccino.plan import Objective, Plan, Recompute
+from cappuccino.remaining import planned_onwards, remaining_instance
+from cappuccino.reports.plan_warnings import instance_warnings, plan_warnings
+from cappuccino.solvers.layer_split import LayerSplit
+from cappuccino.solvers.planning import PlanOptions, Progress, make_plan
+
+
+def plan(
+    instance: Instance,
+    *,
+    time_limit: float | None = 60.0,
+    objective: Objective | Literal["gpu_time", "makespan", "cost"] = "gpu_time",
+    deadline: float | None = None,
+    num_stages: int | None = None,
+    seed: int = 0,
+    gap: float = 1e-3,
+    profiled_only: bool = False,
+    recompute: Recompute | Literal["none", "full"] | None = None,
+    layers: LayerSplit | Literal["auto", "even"] = "auto",
+    resume: Path | str | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Plan:
+    """Plan an instance: replicas, micro-batches and the order of all operations, with a proven bound.
+
+    The independent checker has confirmed what is returned. What there is to know before one relies on the plan, costs
+    that nobody measured for example, is a `CappuccinoWarning`.
+
+    Parameters
+    ----------
+    instance
+        What is to be trained, and the GPUs that are there.
+    time_limit
+        Seconds for the search; None: limits of iterations only, so that equal seeds give equal plans.
+    objective
+        What is minimised: "gpu_time" (GPU-seconds), "makespan" (seconds) or "cost" (money, where pools have prices).
+    deadline
+        Seconds within which every replica is to end; None: no limit.
+    num_stages
+        Pipeline stages of every replica; None: the planner chooses, replica by replica.
+    seed
+        Of the search.
+    gap
+        The search ends at this distance to the bound, a fraction of the objective.
+    profiled_only
+        Whether only the stage counts of the cost table are allowed.
+    recompute
+        Activation recomputation, "none" or "full"; None: the planner chooses among what the cost table has.
+    layers
+        Decoder layers by stage: "auto", as suits the instance, where the table tells; or "even".
+    resume
+        Output folder of a run: what its checkpoints leave is planned.
+    on_progress
+        Called with seconds, objective and bound whenever the search has come further.
+
+    Raises
+    ------
+    InputError
+        When an option, the instance, or its cost table is wrong.
+    InfeasibleError
+        When there can be no plan; `NoPlanFoundError` when none was found in time.
+    CappuccinoError
+        When the time was up before there was a plan.
+
+    Examples
+    --------
+    >>> from importlib.resources import files
+    >>> import cappuccino
+    >>> instance = cappuccino.Instance.load(files("cappuccino.instances") / "tiny1-llama7b.json")
+    >>> plan = cappuccino.plan(instance, time_limit=None)
+    >>> plan.status.value, plan.gap < 1e-3
+    ('optimal', True)
+    >>> cappuccino.plan(instance, objective="time")
+    Traceback (most recent call last):
+        ...
+    cappuccino.errors.InputError: plan: objective: "time" is not known; use one of gpu_time, makespan, cost
+    """
+    options = PlanOptions(
+        objective=one_of(Objective, "plan", "objective", objective),
+        time_limit_s=time_limit,
+        gap=gap,
+        deadline_s=deadline,
+        num_stages=num_stages,
+        profiled_only=profiled_only,
+        recompute=None if recompute is None else one_of(Recompute, "plan", "recompute", recompute),
+        layers=one_of(LayerSplit, "plan", "layers", layers),
+        seed=seed,
+    )
+    done = {} if resume is None else _steps_done(instance, Path(resume))
+    left = remaining_instance(instance, done) if done else instance
+    costs = fit_instance_costs(left)
+    made = make_plan(left, options, costs, on_progress)
+    for warning in (*instance_warnings(left), *plan_warnings(made, left, costs)):
+        warnings.warn(warning, CappuccinoWarning, stacklevel=2)
+    return planned_onwards(made, instance, done) if done else made
+
+
+def _steps_done(instance: Instance, out: Path) -> dict[str, int]:
+    from cappuccino.runtime.checkpoint.progress import steps_done  # noqa: PLC0415 - planning alone needs no runtime
+
+    return steps_done(instance, out)
