@@ -5,7 +5,8 @@
 The data are questions, completions and texts about Python's standard library, made of its own documentation: a chat,
 a prompt/completion and a text file with as many held-out rows as `--held-out` says. Six adapters come out, two ranks on
 each. The losses of both are worked out here by one measure: transformers' model with the adapter loaded by PEFT, on
-the held-out tokens that Cappuccino learns from. `--trl` needs the package trl in this environment.
+the held-out tokens that Cappuccino learns from. `--trl` needs the package trl in this environment; it learns all of a
+chat, since it refuses to learn the assistant's turns alone where a chat template does not mark them.
 """
 
 import argparse
@@ -50,7 +51,7 @@ for name in ("chat", "code", "notes"):
         lora = LoraConfig(r=rank, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
         config = SFTConfig(
             output_dir=f"trl/{{name}}-r{{rank}}", num_train_epochs=1, per_device_train_batch_size=4, learning_rate=2e-4,
-            lr_scheduler_type="cosine", eval_strategy="steps", eval_steps=4, assistant_only_loss=name == "chat",
+            lr_scheduler_type="cosine", eval_strategy="steps", eval_steps=4,
             gradient_checkpointing=False, bf16=False, report_to="none",
         )
         trainer = SFTTrainer(
@@ -85,7 +86,7 @@ def write_data(folder: Path, samples: int, held_out: int) -> None:
     for name, signature, paragraphs in documented():
         question = {"role": "user", "content": f"What does `{name}` do in Python?"}
         rows["chat"].append({"messages": [question, {"role": "assistant", "content": paragraphs[0]}]})
-        rows["code"].append({"prompt": f"{name}{signature[:80]}\n# ", "completion": paragraphs[0]})
+        rows["code"].append({"prompt": f"{name}{signature[:80]}\n#", "completion": f" {paragraphs[0]}"})
         rows["notes"].append({"text": f"{name}: {paragraphs[-1]}"})
     for name, found in rows.items():
         step = len(found) // (samples + held_out)  # of all modules

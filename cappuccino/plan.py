@@ -164,6 +164,21 @@ class Replica(Record):
     """By adapter; null in plans that do not compare with separate runs."""
 
 
+class FoundPlan(Record):
+    """A plan that was the best one for a while in the search for this one."""
+
+    time_s: NonNegative
+    """When it was found, seconds from the beginning of the search."""
+    method: str
+    """What found it: `allocation` (another choice of replicas), `separation` (of adapters that gain by it) or, in one
+    replica, `construction`, `annealing`, `repacking`, `whole_replica`, `order_window` (the last three: CP-SAT).
+    """
+    objective: NonNegative
+    """Its objective, in the objective's unit."""
+    bound: NonNegative
+    """Proven bound at that time, likewise."""
+
+
 class InstanceReference(Record):
     """Which instance a plan belongs to."""
 
@@ -192,6 +207,8 @@ class Plan(Record):
     gap: NonNegative | None
     """`(objective - bound) / objective`."""
     solver: dict[str, float | int | str]
+    incumbents: tuple[FoundPlan, ...] = ()
+    """How the search came to it; the last one is this plan."""
     done: dict[str, Annotated[int, Field(gt=0, strict=True)]] = Field(default_factory=dict)
     """By adapter, the optimizer steps that were done when it was planned: it holds the others. Times, bound and gap are
     of these; adapters without any are in no replica.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from cappuccino import __version__
 from cappuccino.costs import CostModel
 from cappuccino.instance import Instance
-from cappuccino.plan import InstanceReference, Objective, Plan, Status, objective_gap, rounded_bound
+from cappuccino.plan import FoundPlan, InstanceReference, Objective, Plan, Status, objective_gap, rounded_bound
 from cappuccino.solvers.scheduling.schedule import PlacedReplica
 
 
@@ -22,6 +22,7 @@ def assemble_plan(
     seed: int = 0,
     wall_time_s: float = 0.0,
     solver: Mapping[str, float | int | str] | None = None,
+    incumbents: Sequence[FoundPlan] = (),
 ) -> Plan:
     """Return the plan of scheduled replicas; the checker has yet to confirm it.
 
@@ -33,6 +34,8 @@ def assemble_plan(
         Gap up to which the plan is called optimal.
     solver
         Further entries of the plan's solver record.
+    incumbents
+        How the search came to it.
     """
     replicas = []
     placed = sorted(placed, key=lambda p: p.schedule.problem.adapters)
@@ -66,5 +69,6 @@ def assemble_plan(
             "highspy": importlib.metadata.version("highspy"),
             **(solver or {}),
         },
+        incumbents=tuple(incumbents),
         replicas=tuple(replicas),
     )

@@ -9,7 +9,7 @@ import numpy as np
 from cappuccino.costs import CostModel, fit_instance_costs
 from cappuccino.errors import InfeasibleError, InputError, InvalidPlanError, NoPlanFoundError
 from cappuccino.instance import Instance
-from cappuccino.plan import AdapterSaving, Objective, Plan, Recompute
+from cappuccino.plan import AdapterSaving, FoundPlan, Objective, Plan, Recompute
 from cappuccino.solvers.allocation.allocator import Allocator
 from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.allocation.context import Context, Goal, Incumbent
@@ -93,10 +93,10 @@ def make_plan(
     _compile(space)
     clock = Clock(options.time_limit_s)
     found = _free_plan(space, options, clock, on_progress)
-    bound = 0.0
+    bound, incumbents = 0.0, list[FoundPlan]()
     if found is None:
         found = _search(space, options, clock, on_progress)
-        bound = found.incumbent.bound
+        bound, incumbents = found.incumbent.bound, found.incumbent.found
     plan = assemble_plan(
         instance,
         costs,
@@ -107,6 +107,8 @@ def make_plan(
         deadline_s=options.deadline_s,
         seed=options.seed,
         wall_time_s=clock.elapsed,
+        solver={"method": options.settings.scheduling.method.value},
+        incumbents=incumbents,
     )
     return verified(with_savings(plan, found.savings), instance, costs, "planner")
 
@@ -235,7 +237,7 @@ def _savings(context: Context) -> dict[str, AdapterSaving]:
     """Separate adapters that had better not share, and return what sharing saves the others."""
     evaluator, incumbent = SharingEvaluator(context), context.incumbent
     half = context.clock.part(context.settings.separation_share)
-    incumbent.offer(evaluator.separations(incumbent.replicas, half))
+    incumbent.offer(evaluator.separations(incumbent.replicas, half), "separation")
     return evaluator.savings(incumbent.replicas, context.clock)
 
 

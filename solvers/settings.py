@@ -8,14 +8,28 @@ arithmetic are no settings and stand where they are used.
 from ast import literal_eval
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 from cappuccino.errors import InputError
 from cappuccino.solvers.budget import Budget
 
 
+class Method(StrEnum):
+    """What schedules replicas."""
+
+    AUTO = "auto"
+    """Local search and CP-SAT."""
+    CP_SAT = "cp-sat"
+    """CP-SAT alone, from a greedy schedule."""
+    SEARCH = "search"
+    """Local search alone."""
+
+
 @dataclass(frozen=True)
 class SchedulingSettings:
-    """The search on one replica: construction, annealing, CP-SAT windows."""
+    """The search on one replica: construction, annealing, CP-SAT on the whole and on windows."""
+
+    method: Method = Method.AUTO
 
     # construction by list scheduling with packing on the fly
     targets: tuple[float, ...] = (2.0, 4.0, 1.0, 3.0, 1.5, 2.5, 6.0, 0.7, 5.0, 1.25, 3.5, 1.75)
@@ -71,6 +85,14 @@ class SchedulingSettings:
     """Urgencies tried, in multiples of the launch-bound work."""
     max_shift: int = 8
     """How far in the order a micro-batch or a sample is moved at most."""
+
+    # CP-SAT on whole replicas
+    whole_samples: int = 12
+    """Samples up to which a replica is solved as a whole."""
+    whole_share: float = 0.3
+    """Part of the time left that it may take."""
+    whole_effort: float = 5.0
+    """Its limit where there is no limit of time, in CP-SAT's deterministic seconds."""
 
     # CP-SAT windows
     repacked_batches: tuple[int, int] = (2, 4)
@@ -224,6 +246,11 @@ class PlannerSettings:
 
 
 DEFAULT = PlannerSettings()
+
+
+def with_method(method: Method) -> PlannerSettings:
+    """Return the usual settings with another method for replicas."""
+    return replace(DEFAULT, scheduling=replace(DEFAULT.scheduling, method=method))
 
 
 def with_changes(settings: PlannerSettings, changes: Sequence[str]) -> PlannerSettings:

@@ -35,11 +35,14 @@ MAY_IMPORT = {
     "models.job_shop": "",
     "models.packing": "",
     "models.partition_relaxation": "",
+    "models.replica_data": "",
+    "models.replica": "models.replica_data",
     "models.set_partitioning": "plan",
     "solvers.budget": "errors",
     "solvers.settings": "errors solvers.budget",
     "solvers.scheduling.kernels": "compiled",
-    "solvers.scheduling": "plan instance costs bounds models.job_shop models.packing solvers.budget solvers.settings "
+    "solvers.scheduling": "plan instance costs bounds models.job_shop models.packing models.replica_data "
+    "models.replica solvers.budget solvers.settings "
     "solvers.scheduling.kernels",
     "solvers.allocation": "errors compiled plan instance costs bounds models.partition_relaxation "
     "models.set_partitioning solvers.budget solvers.settings solvers.scheduling",
@@ -79,9 +82,10 @@ MAY_IMPORT = {
     "runtime.backbone runtime.checkpoint runtime.monitoring runtime.launch",
     "cli.terminal": "errors plan timeline checker reports runtime.monitoring runtime.launch",
     "cli": "errors files lengths backbone plan instance remaining costs timeline workload simulator analytic prototype "
-    "checker reports solvers.budget solvers.layer_split solvers.baselines solvers.planning solvers.pareto "
-    "runtime.backbone runtime.lora runtime.encoding runtime.data runtime.new_instance runtime.checkpoint "
-    "runtime.monitoring runtime.launch runtime.profiling instances.generate_tiny library api cli.terminal",
+    "checker reports solvers.budget solvers.settings solvers.layer_split solvers.baselines solvers.planning "
+    "solvers.pareto runtime.backbone runtime.lora runtime.encoding runtime.data runtime.new_instance "
+    "runtime.checkpoint runtime.monitoring runtime.launch runtime.profiling instances.generate_tiny library api "
+    "cli.terminal",
 }
 """Who imports whom, a package (or a module at the root of a floor) a line; each only from those above it."""
 LARGE = {

@@ -43,6 +43,14 @@ class LayersChoice(StrEnum):
     EVEN = "even"
 
 
+class MethodChoice(StrEnum):
+    """What schedules replicas, as the command line asks for it."""
+
+    AUTO = "auto"
+    CP_SAT = "cp-sat"
+    SEARCH = "search"
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(plan)
@@ -65,6 +73,10 @@ def plan(
     layers: Annotated[
         LayersChoice, typer.Option(help="Decoder layers by stage; auto: as suits the instance, where the table tells.")
     ] = LayersChoice.AUTO,
+    method: Annotated[
+        MethodChoice,
+        typer.Option(help="What schedules replicas: local search, CP-SAT from a greedy schedule, or both."),
+    ] = MethodChoice.AUTO,
     resume: Annotated[
         Path | None, typer.Option(metavar="OUT", help="Plan what the checkpoints of the run in this folder leave.")
     ] = None,
@@ -89,6 +101,7 @@ def plan(
     from cappuccino.solvers.budget import interruptible  # noqa: PLC0415
     from cappuccino.solvers.layer_split import LayerSplit  # noqa: PLC0415
     from cappuccino.solvers.planning import PlanOptions, Progress, make_plan  # noqa: PLC0415
+    from cappuccino.solvers.settings import Method, with_method  # noqa: PLC0415
 
     options = PlanOptions(
         objective=Objective(objective.value.replace("-", "_")),
@@ -100,6 +113,7 @@ def plan(
         recompute=None if recompute is RecomputeChoice.AUTO else Recompute(recompute.value),
         layers=LayerSplit(layers.value),
         seed=seed,
+        settings=with_method(Method(method.value)),
     )
     unit = console.objective_unit(options.objective.value)
     with console.progress_bar("planning") as show, interruptible(_say_that_it_ends):

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from cappuccino.adapter import Adapter
 from cappuccino.files import write_atomically
 from cappuccino.instance import DatasetSource, GpuPool, InstanceFile
-from cappuccino.plan import AdapterSaving, EvaluationBatch, InstanceReference, MicroBatch, Plan, Replica
+from cappuccino.plan import AdapterSaving, EvaluationBatch, FoundPlan, InstanceReference, MicroBatch, Plan, Replica
 from cappuccino.sweep import Sweep
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -44,7 +44,8 @@ def instance_schema() -> dict[str, Any]:
 
 def plan_schema() -> dict[str, Any]:
     """Return the schema of `cappuccino.plan/1`."""
-    return _whole(_described(Plan, (InstanceReference, Replica, MicroBatch, EvaluationBatch, AdapterSaving)))
+    parts = (InstanceReference, Replica, MicroBatch, EvaluationBatch, AdapterSaving, FoundPlan)
+    return _whole(_described(Plan, parts))
 
 
 SCHEMAS = {"instance.schema.json": instance_schema, "plan.schema.json": plan_schema}

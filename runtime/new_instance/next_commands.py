@@ -16,8 +16,8 @@ STAGE_COUNTS = (1, 2, 4, 8)
 """Profiled as far as GPUs and layers allow."""
 _SAMPLES = 8
 """Least samples of the largest profiled micro-batch: it is shared out to as many as four adapters."""
-_STEPS = 2
-"""Optimizer steps that it holds at least: micro-batches take those of several adapters."""
+_STEPS = 4
+"""Optimizer steps that it holds, of as many adapters, where there are so many: plans put that much together."""
 _MOST_TOKENS = 8192
 """But it has no more than these, unless the longest sample has."""
 _MOST_SIZES = 6
@@ -60,7 +60,8 @@ def _profiles(backbone: str, table: Path, instance: Instance, shape: BackboneSha
 def _profile(backbone: str, table: Path, pool: GpuPool, instance: Instance, shape: BackboneShape) -> str:
     lengths = np.concatenate([np.ravel(steps) for steps in instance.step_lengths])
     step = np.mean([steps.sum(axis=1).mean() for steps in instance.step_lengths])
-    sequence_lengths, tokens = profiled_sizes(lengths, float(step))
+    together = min(_STEPS, len(instance.adapters))
+    sequence_lengths, tokens = profiled_sizes(lengths, float(together * step))
     stages = [g for g in STAGE_COUNTS if g <= min(pool.count, shape.num_layers)]
     gpu = () if pool.gpu == CPU else ("--gpu", pool.gpu, "--device", "cuda", "--dtype", "bfloat16")
     grid = {"--num-stages": stages, "--tokens": tokens, "--sequence-lengths": sequence_lengths}
@@ -68,21 +69,21 @@ def _profile(backbone: str, table: Path, pool: GpuPool, instance: Instance, shap
     return _joined("profile", "--backbone", backbone, "-o", str(table), *gpu, *options)
 
 
-def profiled_sizes(lengths: np.ndarray, step: float) -> tuple[list[int], list[int]]:
+def profiled_sizes(lengths: np.ndarray, largest: float) -> tuple[list[int], list[int]]:
     """Return lengths of samples to profile, and tokens of micro-batches: powers of two around those of the data.
 
     Parameters
     ----------
     lengths
         Tokens of samples, shape (samples,).
-    step
-        Tokens of an optimizer step in the mean.
+    largest
+        Tokens that a micro-batch may well have.
     """
     short, middle, long = np.percentile(lengths, [10, 50, 100])
     exponents = sorted({_exponent(n) for n in (short, middle, long)})
     first, longest = exponents[0] + 1, exponents[-1] + 1
-    steps = min(_exponent(_STEPS * step), _exponent(_MOST_TOKENS))
-    last = max(longest, steps, exponents[0] + _exponent(_SAMPLES))
+    likely = min(_exponent(largest), _exponent(_MOST_TOKENS))
+    last = max(longest, likely, exponents[0] + _exponent(_SAMPLES))
     apart = 1 if last - first < _MOST_SIZES else 2
     return [2**e for e in exponents], sorted(2**e for e in range(last, first - 1, -apart))
 

@@ -1,14 +1,19 @@
 """What every search for a plan is given, and the best plan that it has come to."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from cappuccino.plan import Objective
+from cappuccino.plan import FoundPlan, Objective
 from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.scheduling.schedule import PlacedReplica, ReplicaSchedule
 from cappuccino.solvers.settings import DEFAULT, PlannerSettings
+
+ALLOCATION = "allocation"
+"""Method of plans that are another choice of replicas."""
+_MOMENT_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,9 @@ class Incumbent:
         self.objective = float("inf")
         self._prices = {gpu: space.price_per_second(gpu) for gpu in space.pools}
         self.on_better = on_better
+        self.found: list[FoundPlan] = []
+        """What the best was, one after the other."""
+        self._began = time.monotonic()
         self._lock = threading.RLock()
 
     def __bool__(self) -> bool:
@@ -78,14 +86,21 @@ class Incumbent:
             return sum(r.schedule.gpu_time_s for r in replicas)
         return sum(r.schedule.gpu_time_s * self._prices[r.gpu] for r in replicas)
 
-    def offer(self, replicas: Sequence[PlacedReplica]) -> bool:
-        """Keep scheduled replicas that cover everything if they beat the best so far, by GPU time where it ties."""
+    def offer(self, replicas: Sequence[PlacedReplica], method: str = ALLOCATION) -> bool:
+        """Keep scheduled replicas that cover everything if they beat the best so far, by GPU time where it ties.
+
+        Parameters
+        ----------
+        method
+            What has found them.
+        """
         with self._lock:
             value = self.value(replicas)
             saved = sum(r.schedule.gpu_time_s for r in self.replicas) - sum(r.schedule.gpu_time_s for r in replicas)
             if value > self.objective or (value == self.objective and saved <= 0):
                 return False
             self.replicas, self.objective = tuple(replicas), value
+            self._note(method)
             self.report()
             return True
 
@@ -96,7 +111,15 @@ class Incumbent:
             if schedule.makespan_s >= old.schedule.makespan_s:
                 return False
             placed = PlacedReplica(schedule, old.gpu)
-            return self.offer([*self.replicas[:number], placed, *self.replicas[number + 1 :]])
+            return self.offer([*self.replicas[:number], placed, *self.replicas[number + 1 :]], schedule.found_by)
+
+    def _note(self, method: str) -> None:
+        """Write down what was found; of what one method finds within a moment, the last."""
+        now = time.monotonic() - self._began
+        found = FoundPlan(time_s=round(now, 3), method=method, objective=self.objective, bound=self.bound)
+        if self.found and self.found[-1].method == method and now - self.found[-1].time_s < _MOMENT_S:
+            self.found.pop()
+        self.found.append(found)
 
     def report(self) -> None:
         """Tell where the search stands."""

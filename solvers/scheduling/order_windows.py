@@ -17,7 +17,7 @@ Node = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class _Graph:
+class ScheduleGraph:
     """The schedule on the integer grid: longest paths from the start and to the end."""
 
     durations: list[list[int]]
@@ -44,7 +44,7 @@ def improve_order(
     num_operations
         Operations in the window, over all stages.
     """
-    graph = _graph(schedule)
+    graph = schedule_graph(schedule)
     window = _random_window(schedule, graph, num_operations, rng)
     data, nodes = _window_data(schedule, graph, window)
     seed = int(rng.integers(2**31 - 1))
@@ -59,7 +59,7 @@ def improve_order(
         inside = [old[nodes[i][1]] for i in order_of(starts, mine)]
         operations.append([*old[:low], *inside, *old[high:]])
     try:
-        new = build_schedule(schedule.problem, *_renumbered(schedule.order, operations))
+        new = build_schedule(schedule.problem, *renumbered(schedule.order, operations))
     except BlockedProgramsError:  # operations that tie on the grid can be sorted into a circle: nothing gained
         return None
     return new if is_better(new, schedule) else None
@@ -71,7 +71,7 @@ def is_better(new: ReplicaSchedule, old: ReplicaSchedule) -> bool:
     return max(new.peak_memory_gib) <= limit * (1 + 1e-9) and new.makespan_s < old.makespan_s * (1 - 1e-9)
 
 
-def _graph(schedule: ReplicaSchedule) -> _Graph:
+def schedule_graph(schedule: ReplicaSchedule) -> ScheduleGraph:
     """Put the schedule on the grid; optimizer steps count into the F behind them or the B before them."""
     order, operations = schedule.order, schedule.operations
     numbered = {
@@ -133,7 +133,7 @@ def _graph(schedule: ReplicaSchedule) -> _Graph:
             lag = lags[_rank(op)] if r != s else 0
             tails[r][p] = max(tails[r][p], below + lag)
     makespan = max(starts[s][-1] + durations[s][-1] for s in range(len(operations)))
-    return _Graph(durations, lags, starts, tails, makespan)
+    return ScheduleGraph(durations, lags, starts, tails, makespan)
 
 
 def _rank(operation: int) -> int:
@@ -148,7 +148,7 @@ def _job_predecessor(operation: int, stage: int, stages: int) -> tuple[int, int]
 
 
 def _random_window(
-    schedule: ReplicaSchedule, graph: _Graph, num_operations: int, rng: np.random.Generator
+    schedule: ReplicaSchedule, graph: ScheduleGraph, num_operations: int, rng: np.random.Generator
 ) -> list[tuple[int, int]]:
     """Return by stage the half-open range of operations that start in a random interval of time."""
     starts = np.sort(np.concatenate([np.array(s) for s in graph.starts]))
@@ -160,7 +160,7 @@ def _random_window(
 
 
 def _window_data(
-    schedule: ReplicaSchedule, graph: _Graph, window: list[tuple[int, int]]
+    schedule: ReplicaSchedule, graph: ScheduleGraph, window: list[tuple[int, int]]
 ) -> tuple[WindowData, list[Node]]:
     operations, stages = schedule.operations, len(schedule.operations)
     nodes = [(s, i) for s, (low, high) in enumerate(window) for i in range(low, high)]
@@ -278,7 +278,7 @@ def _held_memory(schedule: ReplicaSchedule, window: list[tuple[int, int]]) -> li
     return result
 
 
-def _renumbered(order: Sequence[Batch], operations: Sequence[Sequence[int]]) -> tuple[list[Batch], list[list[int]]]:
+def renumbered(order: Sequence[Batch], operations: Sequence[Sequence[int]]) -> tuple[list[Batch], list[list[int]]]:
     """Rank micro-batches anew by the order of their F's on the first stage."""
     sequence = [op for op in operations[0] if op >= 0]
     rank = {old: new for new, old in enumerate(sequence)}

@@ -1,7 +1,8 @@
 """A scheduled replica: micro-batches, what every stage does in which order, and when it is done."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cached_property
 from itertools import count
 
@@ -11,6 +12,16 @@ from cappuccino.plan import EvaluationBatch, MicroBatch, Operation, Replica, rou
 from cappuccino.solvers.scheduling.kernels.arrays import BatchTable, StepTable
 from cappuccino.solvers.scheduling.kernels.programs import add_steps, time_programs
 from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem
+
+
+class FoundBy(StrEnum):
+    """What has made a schedule."""
+
+    CONSTRUCTION = "construction"
+    ANNEALING = "annealing"
+    REPACKING = "repacking"
+    WHOLE_REPLICA = "whole_replica"
+    ORDER_WINDOW = "order_window"
 
 
 class BlockedProgramsError(Exception):
@@ -30,6 +41,7 @@ class ReplicaSchedule:
     """End of the last operation, optimizer steps included, seconds."""
     peak_memory_gib: tuple[float, ...]
     """By stage."""
+    found_by: FoundBy = field(default=FoundBy.CONSTRUCTION, compare=False)
 
     @property
     def gpu_time_s(self) -> float:

@@ -1,6 +1,7 @@
-"""Schedules one replica: construct, anneal, then repack and reorder with CP-SAT, until the target or the limit."""
+"""Schedules one replica: construct, anneal, repack and reorder with CP-SAT, small ones whole, until target or limit."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,8 +12,9 @@ from cappuccino.solvers.scheduling.order import ScheduledOrder
 from cappuccino.solvers.scheduling.order_windows import improve_order, is_better
 from cappuccino.solvers.scheduling.packing_windows import repack
 from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem
-from cappuccino.solvers.scheduling.schedule import ReplicaSchedule
-from cappuccino.solvers.settings import DEFAULT, SchedulingSettings
+from cappuccino.solvers.scheduling.schedule import FoundBy, ReplicaSchedule
+from cappuccino.solvers.scheduling.whole import solve_whole
+from cappuccino.solvers.settings import DEFAULT, Method, SchedulingSettings
 
 
 def schedule_replica(
@@ -44,24 +46,52 @@ def schedule_replica(
     clock = Clock(budget.seconds)
     target = max(target_s, problem.lower_bound_s / (1 - target_gap) if target_gap < 1 else float("inf"))
     part = clock.part(settings.construction_share)
-    best, patience = construct(problem, budget.constructions, part, target, rng, settings)
+    constructions = 1 if settings.method is Method.CP_SAT else budget.constructions
+    best, patience = construct(problem, constructions, part, target, rng, settings)
     if start is not None and start.makespan_s < best.makespan_s:
         best = start
     report(best)
     if best.makespan_s > target and budget.moves:
         # first what schedules an order anew, last what changes single operations: that would be lost again
-        found = _annealed(problem, best, patience, clock, budget, target, rng, report, settings)
+        found, by = _annealed(problem, best, patience, clock, budget, target, rng, report, settings)
         if found is not None and is_better(found, best):
-            best = found
+            best = replace(found, found_by=by)
             report(best)
+    if settings.method is Method.SEARCH:
+        return best
+    if best.makespan_s > target and budget.windows:
+        best = _solved_whole(best, clock, seed, settings, report)
+        target = max(target, best.problem.lower_bound_s)
     for _ in range(budget.windows):
         if clock.over or best.makespan_s <= target:
             break
         size = int(rng.integers(settings.window_operations[0], settings.window_operations[1] + 1))
         new = improve_order(best, size, rng, time_limit_s=clock.left)
         if new is not None:
-            best = new
+            best = replace(new, found_by=FoundBy.ORDER_WINDOW)
             report(best)
+    return best
+
+
+def _solved_whole(
+    best: ReplicaSchedule,
+    clock: Clock,
+    seed: int,
+    settings: SchedulingSettings,
+    report: Callable[[ReplicaSchedule], object],
+) -> ReplicaSchedule:
+    """Return what the model of the whole replica makes of a schedule, with its bound; of large ones nothing."""
+    problem = best.problem
+    samples = sum(x.size for x in problem.lengths)
+    if problem.instance.layout == "padded" or samples > settings.whole_samples:
+        return best
+    part = clock.part(settings.whole_share).left
+    limit = settings.whole_effort if part is None else None
+    found = solve_whole(best, seed, time_limit_s=part, deterministic_limit=limit)
+    best = best if found.schedule is None else replace(found.schedule, found_by=FoundBy.WHOLE_REPLICA)
+    if found.bound_s > problem.lower_bound_s:
+        best = replace(best, problem=replace(problem, known_bound_s=min(found.bound_s, best.makespan_s)))
+    report(best)
     return best
 
 
@@ -75,25 +105,30 @@ def _annealed(
     rng: np.random.Generator,
     report: Callable[[ReplicaSchedule], object],
     settings: SchedulingSettings,
-) -> ReplicaSchedule | None:
-    """Anneal and repack; None where that makes nothing shorter."""
+) -> tuple[ReplicaSchedule | None, FoundBy]:
+    """Anneal and repack, as far as the method does; None where that makes nothing shorter. Say which was last."""
     reported = Clock(None)
 
     def report_now_and_then(state: ScheduledOrder) -> None:
         nonlocal reported
         if reported.elapsed >= settings.least_pause_s:
-            report(state.schedule())
+            report(replace(state.schedule(), found_by=FoundBy.ANNEALING))
             reported = Clock(None)
 
-    part, last_steps = clock.part(settings.annealing_share), problem.costs.optimizer_s
+    last_steps = problem.costs.optimizer_s
     limit = target_s - last_steps
-    found = anneal(problem, best, patience_s, part, budget.moves, limit, rng, report_now_and_then, settings)
+    found, by = None, FoundBy.ANNEALING
+    if settings.method is not Method.CP_SAT:
+        part = clock.part(settings.annealing_share)
+        found = anneal(problem, best, patience_s, part, budget.moves, limit, rng, report_now_and_then, settings)
     makespan = best.makespan_s - last_steps if found is None else found.makespan_s
-    if makespan > limit:
+    if makespan > limit and settings.method is not Method.SEARCH:
         order = best.order if found is None else found.order
         part = clock.part(settings.repacking_share)
-        found = _repacked(problem, order, makespan, patience_s, part, budget.windows, rng, settings) or found
-    return None if found is None else found.schedule()
+        repacked = _repacked(problem, order, makespan, patience_s, part, budget.windows, rng, settings)
+        if repacked is not None:
+            found, by = repacked, FoundBy.REPACKING
+    return None if found is None else found.schedule(), by
 
 
 def _repacked(

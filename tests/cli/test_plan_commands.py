@@ -166,6 +166,15 @@ def test_the_number_of_stages_can_be_fixed(workspace):
     assert {r["num_stages"] for r in fixed_depth(workspace, 2)["replicas"]} == {2}
 
 
+@pytest.mark.parametrize("method", ["auto", "cp-sat", "search"])
+def test_plans_say_which_method_made_them(workspace, method):
+    options = ("--time-limit", 1, "--method", method, "--json")
+    done = cappuccino("plan", workspace / "instance.json", "-o", workspace / "plan.json", *options)
+    assert done.code == 0, done.err
+    assert done.json["checked"]
+    assert plan_of(workspace)["solver"]["method"] == method
+
+
 def test_the_installed_command_exits_as_the_error_says(tmp_path):
     command = [Path(sys.executable).parent / "cappuccino", "check", tmp_path / "absent.json", "--instance", "x.json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

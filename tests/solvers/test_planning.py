@@ -17,6 +17,7 @@ from cappuccino.plan import Objective, Plan, Status
 from cappuccino.prototype.formats import read_adapter_config
 from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.planning import PlanOptions, Progress, _meet_deadline, make_plan
+from cappuccino.solvers.settings import Method, with_method
 
 REPEATABLE = PlanOptions(time_limit_s=None, iterations=2)
 FLAT = make_costs(forward=SmoothMaximum(10.0, 1.0, 0.0, 16.0), backward=SmoothMaximum(20.0, 2.0, 0.0, 16.0))
@@ -33,7 +34,22 @@ def several(count: int = 3, seed: int = 0, **options) -> Instance:
 def content(plan: Plan) -> dict:
     data = plan.dump()
     data["solver"].pop("wall_time_s")
+    data.pop("incumbents")  # which are noted depends on how fast they follow each other
     return data
+
+
+@pytest.mark.parametrize("method", list(Method))
+def test_a_plan_tells_how_the_search_came_to_it(method):
+    options = replace(REPEATABLE, iterations=20, settings=with_method(method))
+    plan = make_plan(several(), options, {"x": FLAT})
+    objectives = [found.objective for found in plan.incumbents]
+    assert objectives == sorted(objectives, reverse=True)
+    assert objectives[-1] == pytest.approx(plan.objective_value, rel=1e-12)
+    assert [found.time_s for found in plan.incumbents] == sorted(found.time_s for found in plan.incumbents)
+    assert all(found.bound <= found.objective * (1 + 1e-9) for found in plan.incumbents)
+    assert plan.incumbents[0].method == "allocation"
+    unused = {Method.SEARCH: {"repacking", "whole_replica", "order_window"}, Method.CP_SAT: {"annealing"}}
+    assert not unused.get(method, set()) & {found.method for found in plan.incumbents}
 
 
 @pytest.mark.parametrize("objective", list(Objective))

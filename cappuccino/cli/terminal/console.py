@@ -179,6 +179,7 @@ def plan_summary(plan: "Plan", report: "CheckReport") -> dict[str, Any]:
             for r in plan.replicas
         ],
         "sharing": _sharing(plan),
+        "incumbents": [found.model_dump() for found in plan.incumbents],
     }
 
 

@@ -1,6 +1,7 @@
 """The commands that come after a new instance."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,22 +53,34 @@ def test_gpus_are_named_and_tables_of_several_types_put_together() -> None:
     assert two[2] == "awk 'NR == 1 || FNR > 1' cost-table-x.csv cost-table-y.csv > cost-table.csv"
 
 
+def test_what_four_adapters_have_in_a_step_is_profiled() -> None:
+    one = instance(Path(), "cpu")
+    (job,) = one.adapters
+    jobs = tuple(job.model_copy(update={"name": f"a{k}", "global_batch_size": 16, "num_steps": 2}) for k in range(6))
+    profile, *_ = next_commands("b", Path("instance.yaml"), replace(one, adapters=jobs), SHAPE, False)
+    tokens = shlex.split(profile)[shlex.split(profile).index("--tokens") + 1].split(",")
+    assert int(tokens[-1]) == 2048  # 4 x 16 samples of 30 tokens in the mean
+    profile, *_ = next_commands("b", Path("instance.yaml"), replace(one, adapters=jobs[:1]), SHAPE, False)
+    tokens = shlex.split(profile)[shlex.split(profile).index("--tokens") + 1].split(",")
+    assert int(tokens[-1]) == 512
+
+
 @pytest.mark.parametrize(
-    ("lengths", "step", "samples", "tokens"),
+    ("lengths", "largest", "samples", "tokens"),
     [
-        ([30] * 60 + [100] * 30 + [500] * 10, 400, [32, 512], [64, 128, 256, 512, 1024]),
-        ([30] * 40 + [100] * 50 + [500] * 10, 400, [32, 128, 512], [64, 128, 256, 512, 1024]),
-        ([60, 60, 60], 120, [64], [128, 256, 512]),  # of one length, and still shared out to four adapters
+        ([30] * 60 + [100] * 30 + [500] * 10, 800, [32, 512], [64, 128, 256, 512, 1024]),
+        ([30] * 40 + [100] * 50 + [500] * 10, 800, [32, 128, 512], [64, 128, 256, 512, 1024]),
+        ([60, 60, 60], 240, [64], [128, 256, 512]),  # of one length, and still shared out to four adapters
         ([3], 3, [8], [16, 32, 64]),
-        ([50] * 9 + [60], 600, [64], [128, 256, 512, 1024, 2048]),  # two steps of 600 tokens
+        ([50] * 9 + [60], 1200, [64], [128, 256, 512, 1024, 2048]),
         ([50] * 9 + [60], 50_000, [64], [128, 512, 2048, 8192]),  # of the most tokens, a factor of four apart
         ([9_000], 9_000, [16384], [32768, 65536, 131072]),
     ],
 )
 def test_profiled_sizes_are_around_the_data_and_make_a_grid(
-    lengths: list[int], step: float, samples: list[int], tokens: list[int]
+    lengths: list[int], largest: float, samples: list[int], tokens: list[int]
 ) -> None:
-    found = profiled_sizes(np.array(lengths), step)
+    found = profiled_sizes(np.array(lengths), largest)
     assert found == (samples, tokens)
     grid = ProfileGrid(tokens=tuple(tokens), sequence_lengths=tuple(samples))
     assert {p.length for p in grid.points()} == set(samples)

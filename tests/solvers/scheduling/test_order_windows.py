@@ -8,7 +8,7 @@ from helpers.schedules import one_by_one, random_replica, schedule_of_random_pla
 from cappuccino.costs import MemoryModel
 from cappuccino.models.job_shop import JobShopWindow
 from cappuccino.solvers.scheduling.order import ScheduledOrder
-from cappuccino.solvers.scheduling.order_windows import _graph, _window_data, improve_order, is_better
+from cappuccino.solvers.scheduling.order_windows import _window_data, improve_order, is_better, schedule_graph
 from cappuccino.solvers.scheduling.schedule import build_schedule
 
 
@@ -30,7 +30,7 @@ def test_pairs_already_executed_on_an_earlier_stage_keep_their_order():
     problem = make_problem(make_instance(([1, 5], 2)), make_costs(), 2)
     order = problem.batches([[(0, 0)], [(0, 1)]])
     schedule = build_schedule(problem, order, [[0, 1, ~0, ~1], [0, 1, ~0, ~1]])
-    graph = _graph(schedule)
+    graph = schedule_graph(schedule)
     data, nodes = _window_data(schedule, graph, [(2, 4), (0, 2)])  # F's of stage 1, B's of stage 0
     assert nodes == [(0, 2), (0, 3), (1, 0), (1, 1)]
     assert ("F", 0, 1) in data.fixed_order
@@ -45,7 +45,7 @@ def test_windows_state_the_schedule_they_come_from(seed):
     # tails lead to the makespan at most
     problem = random_replica(seed)
     schedule = schedule_of_random_plan(problem, seed)
-    graph = _graph(schedule)
+    graph = schedule_graph(schedule)
     rng = np.random.default_rng(seed)
     window = [tuple(sorted(rng.integers(0, len(stage) + 1, size=2).tolist())) for stage in schedule.operations]
     data, _ = _window_data(schedule, graph, window)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers.builders import make_costs, make_instance, make_problem
@@ -10,7 +12,7 @@ from cappuccino.solvers.scheduling.construction import construct, list_schedule
 from cappuccino.solvers.scheduling.kernels.source import PackingRule
 from cappuccino.solvers.scheduling.schedule import ReplicaSchedule
 from cappuccino.solvers.scheduling.scheduler import schedule_replica
-from cappuccino.solvers.settings import DEFAULT
+from cappuccino.solvers.settings import DEFAULT, Method
 
 USUAL = DEFAULT.scheduling
 SMALL = Budget(seconds=None, constructions=12, moves=500, windows=4)
@@ -181,6 +183,27 @@ def test_the_target_counts_the_last_optimizer_steps_of_a_start_too():
     budget = Budget(None, constructions=1, moves=20000, windows=0)
     found = schedule_replica(problem, budget, 0, start=start, target_s=better.makespan_s)
     assert found.makespan_s <= better.makespan_s
+
+
+@pytest.mark.parametrize(
+    ("method", "unused"), [(Method.CP_SAT, ["anneal"]), (Method.SEARCH, ["solve_whole", "improve_order", "repack"])]
+)
+def test_a_method_uses_nothing_else(monkeypatch, method, unused):
+    used = []
+    for name in ("anneal", "solve_whole", "improve_order", "repack"):
+        original = getattr(scheduler, name)
+
+        def noted(*arguments, name=name, original=original, **options):
+            used.append(name)
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(scheduler, name, noted)
+    problem = make_problem(make_instance(([2, 5, 3, 4], 2, 2), ([4, 1, 2], 1, 3)), make_costs(optimizer_s=0.5), 2)
+    settings = replace(DEFAULT.scheduling, method=method)
+    found = schedule_replica(problem, Budget(None, constructions=3, moves=200, windows=3), 0, settings=settings)
+    assert violations(found) == ()
+    assert not set(unused) & set(used)
+    assert used
 
 
 def test_clock_and_its_parts():
