@@ -78,8 +78,8 @@ MAY_IMPORT = {
     "instances.generate_tiny": "instance runtime.backbone runtime.profiling",
     "library": "errors files plan instance costs simulator checker solvers.baselines solvers.planning",
     "instances.generate_index": "instance library",
-    "api": "errors plan instance remaining costs simulator checker reports solvers.layer_split solvers.planning "
-    "runtime.backbone runtime.checkpoint runtime.monitoring runtime.launch",
+    "api": "errors plan instance remaining costs simulator checker reports solvers.settings solvers.layer_split "
+    "solvers.planning runtime.backbone runtime.checkpoint runtime.monitoring runtime.launch",
     "cli.terminal": "errors plan timeline checker reports runtime.monitoring runtime.launch",
     "cli": "errors files lengths backbone plan instance remaining costs timeline workload simulator analytic prototype "
     "checker reports solvers.budget solvers.settings solvers.layer_split solvers.baselines solvers.planning "

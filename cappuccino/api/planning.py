@@ -14,6 +14,7 @@ from cappuccino.remaining import planned_onwards, remaining_instance
 from cappuccino.reports.plan_warnings import instance_warnings, plan_warnings
 from cappuccino.solvers.layer_split import LayerSplit
 from cappuccino.solvers.planning import PlanOptions, Progress, make_plan
+from cappuccino.solvers.settings import Method, with_method
 
 
 def plan(
@@ -28,6 +29,7 @@ def plan(
     profiled_only: bool = False,
     recompute: Recompute | Literal["none", "full"] | None = None,
     layers: LayerSplit | Literal["auto", "even"] = "auto",
+    method: Method | Literal["auto", "cp-sat", "search"] = "auto",
     resume: Path | str | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Plan:
@@ -58,6 +60,8 @@ def plan(
         Activation recomputation, "none" or "full"; None: the planner chooses among what the cost table has.
     layers
         Decoder layers by stage: "auto", as suits the instance, where the table tells; or "even".
+    method
+        What schedules replicas: "search", local search; "cp-sat", CP-SAT from a greedy schedule; "auto", both.
     resume
         Output folder of a run: what its checkpoints leave is planned.
     on_progress
@@ -95,6 +99,7 @@ def plan(
         recompute=None if recompute is None else one_of(Recompute, "plan", "recompute", recompute),
         layers=one_of(LayerSplit, "plan", "layers", layers),
         seed=seed,
+        settings=with_method(one_of(Method, "plan", "method", method)),
     )
     done = {} if resume is None else _steps_done(instance, Path(resume))
     left = remaining_instance(instance, done) if done else instance

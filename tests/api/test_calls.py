@@ -59,6 +59,7 @@ def test_options_are_those_of_the_planner(tiny: Instance) -> None:
     assert found.replicas == by_hand.replicas
     assert {r.num_stages for r in found.replicas} == {2}
     assert found.objective == "makespan"
+    assert planned(tiny, method="search").solver["method"] == "search"
     late = planned(tiny, deadline=100.0)
     assert late.deadline_s == 100.0
     assert max(r.makespan_s for r in late.replicas) <= 100.0
@@ -69,6 +70,7 @@ def test_options_are_those_of_the_planner(tiny: Instance) -> None:
     [
         ({"objective": "gpu-time"}, ('"gpu-time" is not known', "use one of gpu_time, makespan, cost")),
         ({"recompute": "some"}, ('"some" is not known', "use one of none, full")),
+        ({"method": "guess"}, ('"guess" is not known', "use one of auto, cp-sat, search")),
         ({"layers": "odd"}, ('"odd" is not known', "use one of auto, even")),
         ({"time_limit": -1.0}, ("time_limit_s", "-1.0 is not allowed", "seconds from 0 on, or None")),
         ({"deadline": 0.0}, ("deadline_s", "0.0 is not allowed", "more than 0 seconds")),
