@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "prototype": "errors files lengths backbone instance analytic",
     "checker": "errors plan instance costs simulator",
     "reports": "errors backbone plan instance costs timeline workload simulator",
+    "reports.page": "costs instance plan timeline workload simulator reports",
     "models.job_shop": "",
     "models.packing": "",
     "models.partition_relaxation": "",
@@ -76,7 +77,7 @@ MAY_IMPORT = {
     "instances.generate_index": "instance library",
     "cli.terminal": "errors plan timeline checker reports runtime.monitoring runtime.launch",
     "cli": "errors files lengths backbone plan instance remaining costs timeline workload simulator analytic prototype "
-    "checker reports solvers.budget solvers.layer_split solvers.baselines solvers.planning solvers.pareto "
+    "checker reports reports.page solvers.budget solvers.layer_split solvers.baselines solvers.planning solvers.pareto "
     "runtime.backbone runtime.lora runtime.encoding runtime.data runtime.new_instance runtime.checkpoint "
     "runtime.monitoring runtime.launch runtime.profiling instances.generate_tiny library cli.terminal",
 }
