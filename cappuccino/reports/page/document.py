@@ -65,7 +65,8 @@ def _body(contents: PageContents, places: dict[str, Any]) -> str:
     parts = ["<h2>What was asked</h2>", summary.asked(contents)]
     parts += ["<h2>What came out</h2>", summary.outcome(contents)]
     parts += ["<h2>Who shares which GPUs</h2>", _ALLOCATION_HINT, summary.allocation(contents)]
-    parts += ["<h2>Adapters</h2>", _SAVINGS_HINT, summary.adapter_table(contents)]
+    hint = _SAVINGS_HINT if any(r.savings is not None for r in contents.plan.replicas) else ""
+    parts += ["<h2>Adapters</h2>", hint, summary.adapter_table(contents)]
     parts += ["<h2>Every stage over time</h2>", _TIMELINE_HINT, _filters(contents), places["predicted"]]
     if "measured" in places:
         parts.append(places["measured"])
@@ -86,7 +87,7 @@ _SAVINGS_HINT = (
 )
 _TIMELINE_HINT = (
     '<p class="hint">An operation has the colours of its adapters, each as high as its part of the tokens. Drag to '
-    "move along, Ctrl and wheel to zoom, or take box zoom, + and - beside the plot; hover for details. All axes of "
+    "move along, Ctrl and wheel to zoom, or take box zoom, + and - above the plot; hover for details. All axes of "
     "time move together.</p>"
 )
 _LOSSES_HINT = (

@@ -11,7 +11,7 @@ from cappuccino.reports.page.contents import LossPoint, PageContents
 from cappuccino.reports.page.operations import KINDS, list_works, operation_columns
 from cappuccino.simulator import memory_by_operation
 
-ROW, LEAST, MOST = 30, 130, 760
+ROW, LEAST, MOST = 34, 110, 760
 """Height of a stage's row, and of a whole timeline without its axis, pixels."""
 MARGIN = 130
 """Left of every plot's axis, pixels, so that axes of time stand one below the other."""
@@ -32,8 +32,8 @@ def make_figures(contents: PageContents) -> dict[str, Any]:
     """Return the plots that there is something for: `predicted`, `measured`, `memory`, `losses`."""
     from bokeh.models import ColumnDataSource, Range1d  # noqa: PLC0415
 
-    works, numbers = list_works(contents)
-    source = ColumnDataSource(asdict(works), name="works")
+    listed, numbers = list_works(contents)
+    works = ColumnDataSource(asdict(listed), name="works")
     predicted = [run.timeline for run in contents.simulation.replicas]
     measured = [c.measured for c in contents.measured]
     longest = max((line.makespan for line in [*predicted, *measured]), default=0.0) or 1.0
@@ -43,7 +43,8 @@ def make_figures(contents: PageContents) -> dict[str, Any]:
     for name, lines in (("predicted", predicted), ("measured", measured)):
         if lines:
             columns = operation_columns(contents, lines, numbers)
-            plots[name] = _timeline(contents, name, columns, source, shared)
+            title = f"{name.capitalize()}, {max(line.makespan for line in lines):.4g} s"
+            plots[name] = _timeline(contents, (name, title), columns, works, shared)
     plots["memory"] = _memory(contents, shared)
     if contents.losses:
         plots["losses"] = _losses(contents)
@@ -73,6 +74,7 @@ def _figure(title: str, x: str, y: str, height: int, **more: Any) -> Any:
         output_backend="webgl",
         tools="xpan,xbox_zoom,xzoom_in,xzoom_out,reset,save",
         active_drag="xpan",
+        toolbar_location="above",
         min_border_left=MARGIN,
         background_fill_color=None,
         border_fill_color=None,
@@ -85,7 +87,9 @@ def _figure(title: str, x: str, y: str, height: int, **more: Any) -> Any:
     return plot
 
 
-def _timeline(contents: PageContents, name: str, columns: dict[str, np.ndarray], works: Any, shared: Any) -> Any:
+def _timeline(
+    contents: PageContents, names: tuple[str, str], columns: dict[str, np.ndarray], works: Any, shared: Any
+) -> Any:
     from bokeh.models import (  # noqa: PLC0415
         BooleanFilter,
         CDSView,
@@ -97,9 +101,10 @@ def _timeline(contents: PageContents, name: str, columns: dict[str, np.ndarray],
     )
 
     rows = stage_labels(contents)
-    height = min(MOST, max(LEAST, ROW * len(rows))) + 80
+    height = min(MOST, max(LEAST, ROW * len(rows))) + 90
     limits = Range1d(start=len(rows) - 0.4, end=-0.6)
-    plot = _figure(f"{name.capitalize()} timeline", "time (s)", "", height, x_range=shared, y_range=limits)
+    name, title = names
+    plot = _figure(title, "time (s)", "", height, x_range=shared, y_range=limits)
     plot.yaxis.ticker = list(range(len(rows)))
     plot.yaxis.major_label_overrides = dict(enumerate(rows))
     plot.yaxis.minor_tick_line_color = None
@@ -132,15 +137,16 @@ def _memory(contents: PageContents, shared: Any) -> Any:
     limits = [contents.memory_limit(r) for r in contents.plan.replicas]
     peaks = [max(run.peak_memory_gib) for run in contents.simulation.replicas]
     top = 1.08 * max(*limits, *peaks) if len(limits) > 1 else 1.08 * max(limits[0], peaks[0])
-    plot = _figure("Memory", "time (s)", "memory of a GPU (GiB)", 320, x_range=shared, y_range=Range1d(0, top))
+    plot = _figure(
+        "Predicted memory", "time (s)", "memory of a GPU (GiB)", 360, x_range=shared, y_range=Range1d(0, top)
+    )
     items, drawn = [], []
     for k, (replica, run) in enumerate(zip(contents.plan.replicas, contents.simulation.replicas, strict=True)):
         line, shown = run.timeline, k == 0
         found = memory_by_operation(replica.programs, contents.workloads[k])
         colours = stage_colours(replica.num_stages)
         for stage, (running, behind) in enumerate(found):
-            times = np.column_stack([line.starts[stage], line.ends[stage]]).ravel()
-            memory = np.column_stack([running, behind]).ravel()
+            times, memory = memory_steps(line.starts[stage], line.ends[stage], running, behind)
             source = ColumnDataSource({"time": times, "memory": memory})
             look = {"line_color": colours[stage], "line_width": 1.5, "name": f"memory-{replica.id}", "visible": shown}
             drawn.append(plot.step(x="time", y="memory", mode="after", source=source, **look))
@@ -152,15 +158,27 @@ def _memory(contents: PageContents, shared: Any) -> Any:
         limit = plot.line(ends, [limits[k]] * 2, name=f"memory-{replica.id}", visible=shown, **look)
         label = f"limit, {limits[k]:.4g} GiB"
         items.append(LegendItem(label=label, renderers=[limit], name=f"memory-{replica.id}", visible=shown))
-    plot.add_layout(Legend(items=items, click_policy="hide"), "right")
+    columns = max(2, len(items) // len(limits))
+    legend = Legend(items=items, click_policy="hide", orientation="horizontal", ncols=columns, border_line_color=None)
+    plot.add_layout(legend, "above")  # beside the plot it would make its axis of time shorter than the others
     plot.add_tools(HoverTool(renderers=drawn, tooltips=[("time", "@time{0.000} s"), ("memory", "@memory{0.00} GiB")]))
     return plot
+
+
+def memory_steps(
+    starts: np.ndarray, ends: np.ndarray, running: np.ndarray, behind: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return when a stage's memory changes, and to what: moments of no length, between operations, are left out."""
+    times = np.column_stack([starts, ends]).ravel()
+    memory = np.column_stack([running, behind]).ravel()
+    kept = np.append(np.diff(times) > 0, True)[: len(times)]
+    return times[kept], memory[kept]
 
 
 def _losses(contents: PageContents) -> Any:
     from bokeh.models import ColumnDataSource, HoverTool, Legend, LegendItem  # noqa: PLC0415
 
-    plot = _figure("Losses", "optimizer step", "loss (mean cross-entropy, nats a token)", 360)
+    plot = _figure("Losses of the adapters", "optimizer step", "loss (mean cross-entropy, nats a token)", 360)
     drawn, items = [], []
     for name, colour in zip(contents.adapters, adapter_colours(len(contents.adapters)), strict=True):
         mine = [p for p in contents.losses if p.adapter == name]

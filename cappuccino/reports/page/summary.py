@@ -117,33 +117,39 @@ def _replica(contents: PageContents, k: int, replica: Replica, colours: dict[str
 
 
 def adapter_table(contents: PageContents) -> str:
-    """Return the adapters, each with what it would cost alone and what it adds here."""
-    instance = contents.instance
+    """Return the adapters; where the plan says so, each with what it would cost alone and what it adds here."""
+    instance, plan = contents.instance, contents.plan
     colours = dict(zip(contents.adapters, adapter_colours(len(contents.adapters)), strict=True))
-    money = contents.plan.objective is Objective.COST
-    unit = "money" if money else "GPU-s"
+    unit = "money" if plan.objective is Objective.COST else "GPU-s"
+    head = ["adapter", "replica", "rank", "learning rate", "samples a step", "steps", "tokens"]
+    compared = any(r.savings is not None for r in plan.replicas)
+    head += [f"alone ({unit})", f"adds here ({unit})", f"saves ({unit})"] * compared
     rows = []
-    for replica in contents.plan.replicas:
+    for replica in plan.replicas:
         savings: Sequence[AdapterSaving | None] = replica.savings or (None,) * len(replica.adapters)
         for name, saving in zip(replica.adapters, savings, strict=True):
             i = instance.adapter_index(name)
             job = instance.adapters[i]
-            alone = added = saved = "-"
-            if saving is not None:
-                pair = (
-                    (saving.alone_cost, saving.added_cost)
-                    if money
-                    else (saving.alone_gpu_time_s, saving.added_gpu_time_s)
-                )
-                alone = "-" if pair[0] is None else f"{pair[0]:.4g} on {saving.alone_num_stages} x {saving.alone_gpu}"
-                added = "-" if pair[1] is None else f"{pair[1]:.4g}"
-                saved = "-" if pair[0] is None or pair[1] is None else f"{pair[0] - pair[1]:.4g}"
             swatch = f'<span class="swatch" style="background:{colours[name]}"></span>'
             cells = [str(replica.id), str(job.rank), f"{job.learning_rate:g}", str(job.global_batch_size)]
-            cells += [str(instance.num_steps(i)), f"{int(instance.step_lengths[i].sum()):,}", alone, added, saved]
+            cells += [str(instance.num_steps(i)), f"{int(instance.step_lengths[i].sum()):,}"]
+            cells += _saved(saving, unit) if compared else []
             rows.append([swatch + escape(name), *map(escape, cells)])
-    head = ["adapter", "replica", "rank", "learning rate", "samples a step", "steps", "tokens"]
-    return _table([*head, f"alone ({unit})", f"adds here ({unit})", f"saves ({unit})"], rows)
+    return _table(head, rows)
+
+
+def _saved(saving: AdapterSaving | None, unit: str) -> list[str]:
+    """Return what an adapter costs alone, what it adds to its replica, and what that saves."""
+    if saving is None:
+        return ["not found out"] * 3
+    alone, added = saving.alone_gpu_time_s, saving.added_gpu_time_s
+    if unit == "money":
+        alone, added = saving.alone_cost, saving.added_cost
+    return [
+        "not found out" if alone is None else f"{alone:.4g} on {saving.alone_num_stages} x {saving.alone_gpu}",
+        "not found out" if added is None else f"{added:.4g}",
+        "not found out" if alone is None or added is None else f"{alone - added:.4g}",
+    ]
 
 
 def stage_table(contents: PageContents) -> str:
