@@ -159,7 +159,7 @@ def _memory(contents: PageContents, shared: Any) -> Any:
         label = f"limit, {limits[k]:.4g} GiB"
         items.append(LegendItem(label=label, renderers=[limit], name=f"memory-{replica.id}", visible=shown))
     columns = max(2, len(items) // len(limits))
-    legend = Legend(items=items, click_policy="hide", orientation="horizontal", ncols=columns, border_line_color=None)
+    legend = Legend(items=items, click_policy="hide", orientation="horizontal", ncols=columns, spacing=18)
     plot.add_layout(legend, "above")  # beside the plot it would make its axis of time shorter than the others
     plot.add_tools(HoverTool(renderers=drawn, tooltips=[("time", "@time{0.000} s"), ("memory", "@memory{0.00} GiB")]))
     return plot
