@@ -12,8 +12,11 @@ from cappuccino.errors import InputError
 from cappuccino.files import require_writable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cappuccino.instance import Instance
     from cappuccino.reports.page.contents import LossPoint
+    from cappuccino.reports.prediction_error import ReplicaComparison
 
 
 def register(app: typer.Typer) -> None:
@@ -83,7 +86,7 @@ def write_report(plan: Path, instance: Path, output: Path, trace: Path | None, m
     checked.raise_if_invalid(plan)
     if checked.simulation is None:
         raise InvalidPlanError(f"{plan}: cannot be simulated")
-    measured = ()
+    measured: Sequence[ReplicaComparison] = ()
     if trace is not None:
         lines, kind, digest = read_trace(trace)
         if kind != "measured":
