@@ -95,6 +95,11 @@ class PageContents:
         return idle_fraction([(c.measured.busy, c.measured.makespan) for c in self.measured])
 
 
+def amount(value: float) -> str:
+    """Return a figure with four digits, large ones in full."""
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+
+
 def idle_fraction(runs: Sequence[tuple[np.ndarray, float]]) -> float:
     """Return the idle fraction of runs of (busy seconds by stage, makespan)."""
     total = sum(len(busy) * makespan for busy, makespan in runs)

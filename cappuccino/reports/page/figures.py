@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cappuccino.reports.page.colours import NEUTRAL, adapter_colours, stage_colours
-from cappuccino.reports.page.contents import LossPoint, PageContents
+from cappuccino.reports.page.contents import LossPoint, PageContents, amount
 from cappuccino.reports.page.operations import KINDS, list_works, operation_columns
 from cappuccino.simulator import memory_by_operation
 
@@ -43,7 +43,7 @@ def make_figures(contents: PageContents) -> dict[str, Any]:
     for name, lines in (("predicted", predicted), ("measured", measured)):
         if lines:
             columns = operation_columns(contents, lines, numbers)
-            title = f"{name.capitalize()}, {max(line.makespan for line in lines):.4g} s"
+            title = f"{name.capitalize()}, {amount(max(line.makespan for line in lines))} s"
             plots[name] = _timeline(contents, (name, title), columns, works, shared)
     plots["memory"] = _memory(contents, shared)
     if contents.losses:
@@ -83,6 +83,8 @@ def _figure(title: str, x: str, y: str, height: int, **more: Any) -> Any:
     )
     plot.add_tools(WheelZoomTool(dimensions="width", modifiers={"ctrl": True}))
     plot.toolbar.logo = None
+    for axis in (plot.xaxis, plot.yaxis):
+        axis.formatter.use_scientific = False
     plot.xgrid.grid_line_alpha = plot.ygrid.grid_line_alpha = 0.35
     return plot
 
@@ -156,7 +158,7 @@ def _memory(contents: PageContents, shared: Any) -> Any:
         ends = [0.0, line.makespan]
         look = {"line_color": "#d64f5f", "line_dash": "dashed", "line_width": 2}
         limit = plot.line(ends, [limits[k]] * 2, name=f"memory-{replica.id}", visible=shown, **look)
-        label = f"limit, {limits[k]:.4g} GiB"
+        label = f"limit, {amount(limits[k])} GiB"
         items.append(LegendItem(label=label, renderers=[limit], name=f"memory-{replica.id}", visible=shown))
     columns = max(2, len(items) // len(limits))
     legend = Legend(items=items, click_policy="hide", orientation="horizontal", ncols=columns, spacing=18)

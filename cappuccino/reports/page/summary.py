@@ -5,7 +5,7 @@ from html import escape
 
 from cappuccino.plan import AdapterSaving, Objective, Replica
 from cappuccino.reports.page.colours import adapter_colours
-from cappuccino.reports.page.contents import PageContents
+from cappuccino.reports.page.contents import PageContents, amount
 from cappuccino.reports.sharing import sharing_summary
 
 UNITS = {Objective.GPU_TIME: "GPU-s", Objective.MAKESPAN: "s", Objective.COST: "money"}
@@ -18,13 +18,13 @@ def asked(contents: PageContents) -> str:
     instance, plan = contents.instance, contents.plan
     steps = sum(instance.num_steps(i) for i in range(len(instance.adapters)))
     tokens = sum(int(x.sum()) for x in instance.step_lengths)
-    pools = ", ".join(f"{p.count} x {escape(p.gpu)} of {p.memory_gib:.4g} GiB" for p in instance.gpu_pools)
+    pools = ", ".join(f"{p.count} x {escape(p.gpu)} of {amount(p.memory_gib)} GiB" for p in instance.gpu_pools)
     goal = {
         Objective.GPU_TIME: "the least GPU time",
         Objective.MAKESPAN: "the shortest makespan",
         Objective.COST: "the least money",
     }[plan.objective]
-    limit = "" if plan.deadline_s is None else f", every replica within {plan.deadline_s:.4g} s"
+    limit = "" if plan.deadline_s is None else f", every replica within {amount(plan.deadline_s)} s"
     before = f" {contents.done} optimizer steps were done before; steps count from where it goes on." * bool(
         contents.done
     )
@@ -39,22 +39,22 @@ def outcome(contents: PageContents) -> str:
     """Return what came out, as a row of figures."""
     plan = contents.plan
     unit = UNITS[plan.objective]
-    bound = "none" if plan.lower_bound is None else f"{plan.lower_bound:.4g} {unit}"
+    bound = "none" if plan.lower_bound is None else f"{amount(plan.lower_bound)} {unit}"
     gap = "none" if plan.gap is None else f"{100 * plan.gap:.2f}%"
     cards = [
-        ("objective", f"{plan.objective_value:.4g} {unit}", plan.objective.value.replace("_", " ")),
+        ("objective", f"{amount(plan.objective_value)} {unit}", plan.objective.value.replace("_", " ")),
         ("bound", bound, "proven: no plan is below"),
         ("gap", gap, f"status: {plan.status.value}"),
         ("checked", "valid", "all seven rules, by an independent checker"),
-        ("makespan", f"{plan.makespan_s:.4g} s", "until the last replica is done"),
+        ("makespan", f"{amount(plan.makespan_s)} s", "until the last replica is done"),
     ]
     if plan.objective is not Objective.GPU_TIME:
-        cards.append(("GPU time", f"{plan.gpu_time_s:.4g} GPU-s", ""))
+        cards.append(("GPU time", f"{amount(plan.gpu_time_s)} GPU-s", ""))
     if plan.cost is not None and plan.objective is not Objective.COST:
-        cards.append(("cost", f"{plan.cost:.4g}", "in the money of the prices given"))
+        cards.append(("cost", amount(plan.cost), "in the money of the prices given"))
     found = sharing_summary(plan)
     if found is not None and found.separate and found.shared is not None:
-        of = f"{_count(found.compared, 'separate run')}: {found.separate:.4g} {found.unit}"
+        of = f"{_count(found.compared, 'separate run')}: {amount(found.separate)} {found.unit}"
         cards.append(("sharing saves", f"{100 * (1 - found.shared / found.separate):.1f}%", of))
     cards.append(("bubble", f"{100 * contents.bubble:.1f}%", "of the GPU time no stage works"))
     layout = "packed: samples without padding" if contents.instance.layout == "packed" else "of the tokens computed"
@@ -62,7 +62,7 @@ def outcome(contents: PageContents) -> str:
     if contents.measured:
         measured = max(c.measured.makespan for c in contents.measured)
         off = f"{100 * (measured / plan.makespan_s - 1):+.1f}% of the prediction" if plan.makespan_s else ""
-        cards.append(("measured", f"{measured:.4g} s", off))
+        cards.append(("measured", f"{amount(measured)} s", off))
         cards.append(("measured bubble", f"{100 * contents.measured_bubble:.1f}%", ""))
     return '<div class="cards">' + "".join(_card(*card) for card in cards) + "</div>"
 
@@ -108,10 +108,11 @@ def _replica(contents: PageContents, k: int, replica: Replica, colours: dict[str
         f'title="{escape(name)}: {100 * n / total:.1f}% of the tokens"><span>{escape(name)}</span></div>'
         for name, n in tokens.items()
     )
+    size = f"{amount(replica.makespan_s)} s, {len(replica.micro_batches)} micro-batches"
     mode = "" if replica.recompute is None else f"<br>recompute {replica.recompute.value}"
     return (
         f'<div class="replica"><div class="label"><b>replica {replica.id}</b><br>{replica.num_stages} x '
-        f"{escape(replica.gpu)}<br>{replica.makespan_s:.4g} s, {len(replica.micro_batches)} micro-batches{mode}</div>"
+        f"{escape(replica.gpu)}<br>{size}{mode}</div>"
         f'<div class="inside"><div class="gpus">{"".join(gpus)}</div><div class="parts">{parts}</div></div></div>'
     )
 
@@ -146,9 +147,9 @@ def _saved(saving: AdapterSaving | None, unit: str) -> list[str]:
     if unit == "money":
         alone, added = saving.alone_cost, saving.added_cost
     return [
-        "not found out" if alone is None else f"{alone:.4g} on {saving.alone_num_stages} x {saving.alone_gpu}",
-        "not found out" if added is None else f"{added:.4g}",
-        "not found out" if alone is None or added is None else f"{alone - added:.4g}",
+        "not found out" if alone is None else f"{amount(alone)} on {saving.alone_num_stages} x {saving.alone_gpu}",
+        "not found out" if added is None else amount(added),
+        "not found out" if alone is None or added is None else amount(alone - added),
     ]
 
 
@@ -160,12 +161,12 @@ def stage_table(contents: PageContents) -> str:
     for k, (replica, run) in enumerate(zip(contents.plan.replicas, contents.simulation.replicas, strict=True)):
         line = run.timeline
         for stage, (busy, peak) in enumerate(zip(line.busy, run.peak_memory_gib, strict=True)):
-            row = [f"replica {replica.id}, stage {stage}", f"{busy:.4g}", _idle(float(busy), line.makespan)]
+            row = [f"replica {replica.id}, stage {stage}", amount(busy), _idle(float(busy), line.makespan)]
             row += [f"{peak:.2f}", f"{contents.memory_limit(replica):.2f}", f"{100 * contents.padding(k):.1f}%"]
             if contents.measured:
                 found = contents.measured[k].measured
                 taken = float(found.busy[stage])
-                row += [f"{taken:.4g}", _idle(taken, found.makespan)]
+                row += [amount(taken), _idle(taken, found.makespan)]
             rows.append(row)
     return _table(head, rows)
 

@@ -119,6 +119,7 @@ def large(steps):
 
 
 def test_fifty_thousand_operations_fit_in_a_page():
-    html = report_page(large(2500))
+    html = report_page(contents := large(2500))
     assert len(html) < 25e6
+    assert f"{contents.plan.gpu_time_s:,.0f} GPU-s" in html
     assert len(set(columns_named(html, "operations-predicted")["operation"])) == 50_000
