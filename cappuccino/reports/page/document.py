@@ -65,7 +65,7 @@ def _body(contents: PageContents, places: dict[str, Any]) -> str:
     parts = ["<h2>What was asked</h2>", summary.asked(contents)]
     parts += ["<h2>What came out</h2>", summary.outcome(contents)]
     parts += ["<h2>Who shares which GPUs</h2>", _ALLOCATION_HINT, summary.allocation(contents)]
-    hint = _SAVINGS_HINT if any(r.savings is not None for r in contents.plan.replicas) else ""
+    hint = _SAVINGS_HINT if summary.knows_savings(contents) else ""
     parts += ["<h2>Adapters</h2>", hint, summary.adapter_table(contents)]
     parts += ["<h2>Every stage over time</h2>", _TIMELINE_HINT, _filters(contents), places["predicted"]]
     if "measured" in places:

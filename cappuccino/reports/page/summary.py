@@ -123,7 +123,7 @@ def adapter_table(contents: PageContents) -> str:
     colours = dict(zip(contents.adapters, adapter_colours(len(contents.adapters)), strict=True))
     unit = "money" if plan.objective is Objective.COST else "GPU-s"
     head = ["adapter", "replica", "rank", "learning rate", "samples a step", "steps", "tokens"]
-    compared = any(r.savings is not None for r in plan.replicas)
+    compared = knows_savings(contents)
     head += [f"alone ({unit})", f"adds here ({unit})", f"saves ({unit})"] * compared
     rows = []
     for replica in plan.replicas:
@@ -137,6 +137,12 @@ def adapter_table(contents: PageContents) -> str:
             cells += _saved(saving, unit) if compared else []
             rows.append([swatch + escape(name), *map(escape, cells)])
     return _table(head, rows)
+
+
+def knows_savings(contents: PageContents) -> bool:
+    """Return whether the plan says of any adapter what it costs alone or adds."""
+    found = [s for r in contents.plan.replicas for s in r.savings or ()]
+    return any(s.alone_gpu_time_s is not None or s.added_gpu_time_s is not None for s in found)
 
 
 def _saved(saving: AdapterSaving | None, unit: str) -> list[str]:

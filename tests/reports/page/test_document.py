@@ -1,11 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from helpers.builders import make_costs, make_instance, make_plan, make_replica, timed, with_evaluations
+from helpers.builders import changed, make_costs, make_instance, make_plan, make_replica, timed, with_evaluations
 from helpers.pages import columns_named, page_models
 from helpers.plans import random_plan
 
 from cappuccino.checker import check
-from cappuccino.plan import Operation
+from cappuccino.plan import AdapterSaving, Operation
 from cappuccino.reports.page.contents import LossPoint, PageContents
 from cappuccino.reports.page.document import report_page
 from cappuccino.reports.page.figures import memory_steps
@@ -94,6 +96,19 @@ def test_losses_are_lines_by_adapter_with_stops():
     assert [c["loss"] for c in found] == [[3.0, 2.0, 1.0], [1.5], [2.0], [2.0]]
     assert [c["kind"][0] for c in found] == ["train", "eval", "train", "stop"]
     assert found[-1]["reason"] == ["diverged"]
+
+
+def test_savings_stand_where_the_plan_knows_any():
+    contents = drawn(1)
+    assert "adds here" not in report_page(contents)
+    unknown = AdapterSaving()
+    known = AdapterSaving(alone_gpu="x", alone_num_stages=1, alone_gpu_time_s=77.0, added_gpu_time_s=33.5)
+    (replica,) = contents.plan.replicas
+    for savings, words in (((unknown,) * 3, []), ((known, unknown, unknown), ["77 on 1 x x", "33.5", "43.5"])):
+        plan = changed(contents.plan, replicas=(changed(replica, savings=savings),))
+        html = report_page(replace(contents, plan=plan))
+        assert ("adds here" in html) == bool(words)
+        assert all(f"<td>{word}</td>" in html for word in words)
 
 
 def test_memory_keeps_what_lasts_and_its_peak():
