@@ -162,12 +162,20 @@ def peak_memory(programs: Sequence[Sequence[Operation]], workload: Workload) -> 
 
     A micro-batch is held from its F to its B, both included; one that is evaluated while it runs only.
     """
-    memory, peaks = workload.memory, []
+    least = workload.memory.static_gib
+    return tuple(float(running.max(initial=least)) for running, _ in memory_by_operation(programs, workload))
+
+
+def memory_by_operation(
+    programs: Sequence[Sequence[Operation]], workload: Workload
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return by stage the memory while each operation of its program runs, and behind it, GiB."""
+    memory, found = workload.memory, []
     tokens = {"F": workload.tokens, "B": workload.tokens, "E": workload.evaluations.tokens}
     for program in programs:
         running = np.array([tokens[op[0]][op[1]] if op[0] != "S" else 0 for op in program], dtype=float)
         sign = np.array([{"F": 1.0, "B": -1.0}.get(op[0], 0.0) for op in program])
         held_after = np.cumsum(sign * running)
         held = np.where(sign < 0, held_after + running, held_after)
-        peaks.append(float(memory.peak(running, held).max(initial=memory.static_gib)))
-    return tuple(peaks)
+        found.append((memory.peak(running, held), memory.peak(0.0, held_after)))
+    return found

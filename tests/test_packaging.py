@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "prototype": "errors files lengths backbone instance analytic",
     "checker": "errors plan instance costs simulator",
     "reports": "errors backbone plan instance costs timeline workload simulator",
+    "reports.page": "costs instance plan timeline workload simulator reports",
     "models.job_shop": "",
     "models.packing": "",
     "models.partition_relaxation": "",
@@ -82,10 +83,10 @@ MAY_IMPORT = {
     "solvers.planning runtime.backbone runtime.checkpoint runtime.monitoring runtime.launch",
     "cli.terminal": "errors plan timeline checker reports runtime.monitoring runtime.launch",
     "cli": "errors files lengths backbone plan instance remaining costs timeline workload simulator analytic prototype "
-    "checker reports solvers.budget solvers.settings solvers.layer_split solvers.baselines solvers.planning "
-    "solvers.pareto runtime.backbone runtime.lora runtime.encoding runtime.data runtime.new_instance "
-    "runtime.checkpoint runtime.monitoring runtime.launch runtime.profiling instances.generate_tiny library api "
-    "cli.terminal",
+    "checker reports reports.page solvers.budget solvers.settings solvers.layer_split solvers.baselines "
+    "solvers.planning solvers.pareto runtime.backbone runtime.lora runtime.encoding runtime.data "
+    "runtime.new_instance runtime.checkpoint runtime.monitoring runtime.launch runtime.profiling "
+    "instances.generate_tiny library api cli.terminal",
 }
 """Who imports whom, a package (or a module at the root of a floor) a line; each only from those above it."""
 LARGE = {

@@ -18,6 +18,7 @@ from cappuccino.cli import (
     pareto_commands,
     plan_commands,
     profile_commands,
+    report_commands,
     run_commands,
     seed_commands,
     simulate_commands,
@@ -36,6 +37,8 @@ RUNTIME_PACKAGES = {
     "huggingface_hub",
 }
 """Of the extra `runtime`, which planning does without."""
+REPORT_PACKAGES = {"bokeh"}
+"""Of the extra `report`, which only pages need."""
 
 _REFUSED_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM)
 
@@ -59,6 +62,7 @@ for commands in (
     bench_commands,
     seed_commands,
     simulate_commands,
+    report_commands,
 ):
     commands.register(app)
 
@@ -94,9 +98,10 @@ def main() -> NoReturn:
         _fail(f"{error.filename}: {error.strerror}; name another path")
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in RUNTIME_PACKAGES:
+        if package not in RUNTIME_PACKAGES | REPORT_PACKAGES:
             raise
-        _fail(f'this command needs the package "{package}"; install it with: pip install "cappuccino-lora[runtime]"')
+        extra = "report" if package in REPORT_PACKAGES else "runtime"
+        _fail(f'this command needs the package "{package}"; install it with: pip install "cappuccino-lora[{extra}]"')
     sys.exit(0)
 
 

@@ -21,7 +21,7 @@ def run_demo(output: Path, time_limit_s: float) -> dict[str, Any]:
     Returns
     -------
     dict
-        Objective, bound, gap, predicted and measured time, and the adapters with their folders.
+        Objective, bound, gap, predicted and measured time, the adapters with their folders, and the page.
     """
     from cappuccino.checker import check  # noqa: PLC0415
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
@@ -83,6 +83,7 @@ def run_demo(output: Path, time_limit_s: float) -> dict[str, Any]:
             output / "adapters",
             on_progress=lambda done, total: show(done / total, f"{done} of {total} operations"),
         )
+    page = _write_page(output, result.trace)
     measured = max(line.makespan for line in result.timelines)
     return {
         **console.plan_summary(plan, report),
@@ -103,7 +104,22 @@ def run_demo(output: Path, time_limit_s: float) -> dict[str, Any]:
         "plan": str(output / "plan.json"),
         "cost_table": str(table),
         "trace": str(result.trace),
+        "page": None if page is None else str(page),
     }
+
+
+def _write_page(output: Path, trace: Path) -> Path | None:
+    """Write the page of the run, where bokeh is installed to make it; return where it is."""
+    from importlib.util import find_spec  # noqa: PLC0415
+
+    from cappuccino.cli.report_commands import write_report  # noqa: PLC0415
+    from cappuccino.runtime.monitoring.metrics import METRICS  # noqa: PLC0415
+
+    if find_spec("bokeh") is None:
+        return None
+    page, metrics = output / "report.html", output / "adapters" / METRICS
+    write_report(output / "plan.json", output / "instance.json", page, trace, metrics if metrics.is_file() else None)
+    return page
 
 
 def _load_with_peft(backbone: Path, adapter: Path) -> int:
@@ -131,3 +147,5 @@ def print_report(report: dict[str, Any]) -> None:
         )
     print(f"plan        {report['plan']} (cappuccino check {report['plan']} --instance {report['instance']})")
     print(f"trace       {report['trace']} (open it at ui.perfetto.dev)")
+    if report["page"] is not None:
+        print(f"report      {report['page']} (open it in a browser)")

@@ -394,7 +394,7 @@ def test_the_demo_goes_all_the_way(tmp_path: Path) -> None:
         assert entry["last_loss"] < entry["first_loss"]
         assert entry["peft_parameters"] > 0
         assert (Path(entry["path"]) / "adapter_model.safetensors").is_file()
-    for name in ("instance", "plan", "cost_table", "trace"):
+    for name in ("instance", "plan", "cost_table", "trace", "page"):
         assert Path(said[name]).is_file()
     checked = cappuccino("check", said["plan"], "--instance", said["instance"])
     assert checked.code == 0, checked.err
