@@ -74,6 +74,8 @@ def _body(contents: PageContents, places: dict[str, Any]) -> str:
     parts += ["<h2>Bubble, memory and padding by stage</h2>", summary.stage_table(contents)]
     if "losses" in places:
         parts += ["<h2>Losses</h2>", _LOSSES_HINT, places["losses"]]
+    if "search" in places:
+        parts += ["<h2>How the plan was found</h2>", _SEARCH_HINT, places["search"]]
     return "\n".join(parts)
 
 
@@ -93,6 +95,12 @@ _TIMELINE_HINT = (
 _LOSSES_HINT = (
     '<p class="hint">Solid with dots: training. Dashed with diamonds: evaluation. A cross: the adapter was stopped. '
     "A click on a name hides or shows an adapter.</p>"
+)
+
+
+_SEARCH_HINT = (
+    '<p class="hint">Every dot is a plan that was the best one for a while, in the colour of what found it; no plan '
+    "is below the dashed line.</p>"
 )
 
 

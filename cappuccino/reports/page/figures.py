@@ -29,7 +29,7 @@ return w.holds[n] || "-";
 
 
 def make_figures(contents: PageContents) -> dict[str, Any]:
-    """Return the plots that there is something for: `predicted`, `measured`, `memory`, `losses`."""
+    """Return the plots that there is something for: `predicted`, `measured`, `memory`, `losses`, `search`."""
     from bokeh.models import ColumnDataSource, Range1d  # noqa: PLC0415
 
     listed, numbers = list_works(contents)
@@ -48,6 +48,8 @@ def make_figures(contents: PageContents) -> dict[str, Any]:
     plots["memory"] = _memory(contents, shared)
     if contents.losses:
         plots["losses"] = _losses(contents)
+    if contents.plan.incumbents:
+        plots["search"] = _search(contents)
     return plots
 
 
@@ -211,6 +213,31 @@ def _losses(contents: PageContents) -> Any:
     plot.add_layout(Legend(items=items, click_policy="hide"), "right")
     tips = [("adapter", "@adapter"), ("kind", "@kind"), ("step", "@step"), ("loss", "@loss{0.0000}")]
     plot.add_tools(HoverTool(renderers=drawn, tooltips=[*tips, ("stopped", "@reason")]))
+    return plot
+
+
+def _search(contents: PageContents) -> Any:
+    from bokeh.models import ColumnDataSource, HoverTool, Legend, LegendItem  # noqa: PLC0415
+
+    found = contents.plan.incumbents
+    plot = _figure("Best plan so far", "seconds of the search", contents.plan.objective.value.replace("_", " "), 300)
+    columns = {name: [getattr(x, name) for x in found] for name in ("time_s", "objective", "bound", "method")}
+    source = ColumnDataSource(columns, name="incumbents")
+    look = {"mode": "after", "source": source, "line_color": NEUTRAL}
+    best = plot.step("time_s", "objective", line_width=1.5, **look)
+    bound = plot.step("time_s", "bound", line_dash="dashed", **look)
+    items = [LegendItem(label="best plan", renderers=[best]), LegendItem(label="proven bound", renderers=[bound])]
+    methods = list(dict.fromkeys(x.method for x in found))
+    drawn = []
+    for method, colour in zip(methods, adapter_colours(len(methods)), strict=True):
+        mine = ColumnDataSource(
+            {k: [v for v, m in zip(c, columns["method"], strict=True) if m == method] for k, c in columns.items()}
+        )
+        drawn.append(plot.scatter("time_s", "objective", source=mine, color=colour, size=8))
+        items.append(LegendItem(label=method.replace("_", " "), renderers=[drawn[-1]]))
+    plot.add_layout(Legend(items=items, click_policy="hide"), "right")
+    tips = [("found by", "@method"), ("after", "@time_s{0.00} s"), ("objective", "@objective"), ("bound", "@bound")]
+    plot.add_tools(HoverTool(renderers=drawn, tooltips=tips))
     return plot
 
 

@@ -7,7 +7,7 @@ from helpers.pages import columns_named, page_models
 from helpers.plans import random_plan
 
 from cappuccino.checker import check
-from cappuccino.plan import AdapterSaving, Operation
+from cappuccino.plan import AdapterSaving, FoundPlan, Operation
 from cappuccino.reports.page.contents import LossPoint, PageContents
 from cappuccino.reports.page.document import report_page
 from cappuccino.reports.page.figures import memory_steps
@@ -96,6 +96,21 @@ def test_losses_are_lines_by_adapter_with_stops():
     assert [c["loss"] for c in found] == [[3.0, 2.0, 1.0], [1.5], [2.0], [2.0]]
     assert [c["kind"][0] for c in found] == ["train", "eval", "train", "stop"]
     assert found[-1]["reason"] == ["diverged"]
+
+
+def test_the_search_is_told_where_the_plan_knows_it():
+    contents = drawn(1)
+    assert "How the plan was found" not in report_page(contents)
+    incumbents = tuple(
+        FoundPlan(time_s=k, method=method, objective=9.0 - k, bound=5.0)
+        for k, method in enumerate(("allocation", "annealing", "allocation"))
+    )
+    html = report_page(replace(contents, plan=changed(contents.plan, incumbents=incumbents)))
+    assert "How the plan was found" in html
+    found = [dict(m["attributes"]["data"]["entries"]) for m in page_models(html) if m["name"] == "ColumnDataSource"]
+    found = [columns for columns in found if "objective" in columns]
+    assert [c["objective"] for c in found] == [[9.0, 8.0, 7.0], [9.0, 7.0], [8.0]]
+    assert found[0]["bound"] == [5.0] * 3
 
 
 def test_savings_stand_where_the_plan_knows_any():
