@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from cappuccino.plan import Objective
 from cappuccino.reports.page.colours import NEUTRAL, adapter_colours, stage_colours
 from cappuccino.reports.page.contents import LossPoint, PageContents, amount
 from cappuccino.reports.page.operations import KINDS, list_works, operation_columns
@@ -16,6 +17,11 @@ ROW, LEAST, MOST = 34, 110, 760
 MARGIN = 130
 """Left of every plot's axis, pixels, so that axes of time stand one below the other."""
 MOST_IN_LEGEND = 16
+_OBJECTIVES = {
+    Objective.GPU_TIME: "GPU time (GPU-s)",
+    Objective.MAKESPAN: "makespan (s)",
+    Objective.COST: "cost (money)",
+}
 _TIP = """
 const i = special_vars.index, d = operations.data, w = works.data, n = d.work[i];
 const seconds = (s) => s.toPrecision(4) + " s";
@@ -220,7 +226,7 @@ def _search(contents: PageContents) -> Any:
     from bokeh.models import ColumnDataSource, HoverTool, Legend, LegendItem  # noqa: PLC0415
 
     found = contents.plan.incumbents
-    plot = _figure("Best plan so far", "seconds of the search", contents.plan.objective.value.replace("_", " "), 300)
+    plot = _figure("Best plan so far", "seconds of the search", _OBJECTIVES[contents.plan.objective], 300)
     columns = {name: [getattr(x, name) for x in found] for name in ("time_s", "objective", "bound", "method")}
     source = ColumnDataSource(columns, name="incumbents")
     look = {"mode": "after", "source": source, "line_color": NEUTRAL}
