@@ -11,6 +11,8 @@ from typing import Literal
 
 from ortools.sat.python import cp_model
 
+from cappuccino.models.cp_sat import limited_solver
+
 Kind = Literal["F", "B"]
 
 
@@ -170,12 +172,9 @@ class JobShopWindow:
         deterministic_limit
             Limit in CP-SAT's deterministic seconds.
         """
-        solver = cp_model.CpSolver()
-        solver.parameters.num_workers = workers
-        solver.parameters.random_seed = seed
-        solver.parameters.max_deterministic_time = deterministic_limit
-        if time_limit_s is not None:
-            solver.parameters.max_time_in_seconds = max(0.05, time_limit_s)
+        solver = limited_solver(
+            time_limit_s=time_limit_s, deterministic_limit=deterministic_limit, seed=seed, workers=workers
+        )
         status = solver.solve(self.model)
         if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE) or solver.objective_value >= self.data.makespan:
             return None

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from ortools.sat.python import cp_model
 
+from cappuccino.models.cp_sat import limited_solver
+
 
 @dataclass(frozen=True)
 class PackingData:
@@ -86,12 +88,7 @@ class PackingModel:
         deterministic_limit
             Limit in CP-SAT's deterministic seconds.
         """
-        solver = cp_model.CpSolver()
-        solver.parameters.num_workers = 1
-        solver.parameters.random_seed = seed
-        solver.parameters.max_deterministic_time = deterministic_limit
-        if time_limit_s is not None:
-            solver.parameters.max_time_in_seconds = max(0.05, time_limit_s)
+        solver = limited_solver(time_limit_s=time_limit_s, deterministic_limit=deterministic_limit, seed=seed)
         if solver.solve(self.model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             return None
         batches = range(self.data.num_batches)

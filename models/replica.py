@@ -10,6 +10,7 @@ from functools import cached_property
 
 from ortools.sat.python import cp_model
 
+from cappuccino.models.cp_sat import limited_solver
 from cappuccino.models.replica_data import ROUNDING, SCALE, WAYS, WHOLE, Packing, ReplicaData, Solved, Way, tangents
 
 
@@ -309,13 +310,9 @@ class ReplicaModel:
         ValueError
             When nothing ends by the horizon.
         """
-        solver = cp_model.CpSolver()
-        solver.parameters.num_workers = workers
-        solver.parameters.random_seed = seed
-        if deterministic_limit is not None:
-            solver.parameters.max_deterministic_time = deterministic_limit
-        if time_limit_s is not None:
-            solver.parameters.max_time_in_seconds = max(0.05, time_limit_s)
+        solver = limited_solver(
+            time_limit_s=time_limit_s, deterministic_limit=deterministic_limit, seed=seed, workers=workers
+        )
         status = solver.solve(self.model)
         if status == cp_model.INFEASIBLE:
             raise ValueError("no packing and order ends by the horizon")

@@ -4,7 +4,7 @@ import math
 import resource
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -221,9 +221,14 @@ class _Chronicle:
             self._recorder.on_step(adapter, step)
 
     def stop_signal(self, adapter: int, step: int) -> StopSignal:
-        """Return on the last stage whether an adapter is to be stopped instead of making a step."""
+        """Return on the last stage whether an adapter is to be stopped instead of making a step.
+
+        Where times are measured for a profile, nobody is: what is learnt does not matter there.
+        """
+        if self._recorder is None:
+            return StopSignal.GO_ON
         loss = self._executor.losses.value(adapter, step)
-        return self._stopping[adapter].signal(loss, self._executor.evaluations.of(adapter))
+        return self._stopping[adapter].signal(loss, lambda: self._executor.evaluations.of(adapter))
 
     def on_stop(self, adapter: int, step: int, reason: StopReason) -> None:
         """Note that an adapter was stopped instead of making a step."""
@@ -257,13 +262,13 @@ class _Stopping:
         self._earlier = start.evaluated if start else {}
         self._asked = stops / job.adapter.name
 
-    def signal(self, loss: float, evaluations: Mapping[int, float]) -> StopSignal:
-        """Return what is to become of a step with this loss, after these evaluations of this run."""
+    def signal(self, loss: float, evaluations: Callable[[], Mapping[int, float]]) -> StopSignal:
+        """Return what is to become of a step with this loss, after these evaluations of this run by step."""
         if not math.isfinite(loss):
             return StopSignal.DIVERGED
         patience = self._adapter.early_stopping_patience
         if patience is not None:
-            losses = [loss for _, loss in sorted((self._earlier | dict(evaluations)).items())]
+            losses = [loss for _, loss in sorted((self._earlier | dict(evaluations())).items())]
             if out_of_patience(losses, patience, self._adapter.early_stopping_threshold):
                 return StopSignal.PATIENCE
         return StopSignal.ASKED if self._asked.exists() else StopSignal.GO_ON

@@ -253,20 +253,20 @@ class Executor:
         if self._meter is not None:
             self._meter.begin("B", micro_batch)
         received, output = self._in_flight.pop(micro_batch)
+        completed = [x for x in self._completed_by.get(micro_batch, ()) if not self._live.stopped(x[0])]
+        if self._last:  # before the backward, so that nobody waits for a GPU to be through with it to know the loss
+            for adapter, step in completed:
+                self.losses.complete(adapter, step)
         returned = self._backward_step(received, output, gradient)
         if self._meter is not None:
             self._meter.mark("layers")
         self._clock.mark()
         self._communicator.send_backward(returned, self._first)
-        for adapter, step in self._completed_by.get(micro_batch, ()):
-            if not self._live.stopped(adapter):
-                self._trainings[adapter].gradients_complete(self._signal(adapter, step))
-
-    def _signal(self, adapter: int, step: int) -> StopSignal:
-        if not self._last:
-            return StopSignal.GO_ON
-        self.losses.complete(adapter, step)
-        return StopSignal.GO_ON if self._listener is None else self._listener.stop_signal(adapter, step)
+        for adapter, step in completed:
+            signal = StopSignal.GO_ON
+            if self._last and self._listener is not None:
+                signal = self._listener.stop_signal(adapter, step)
+            self._trainings[adapter].gradients_complete(signal)
 
     def _forward_step(self, micro_batch: int, received: torch.Tensor | None) -> torch.Tensor:
         batch = collate(self._live[micro_batch], self._samples, self._device)

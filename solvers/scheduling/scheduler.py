@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from cappuccino.plan import rounded_bound
 from cappuccino.solvers.budget import Budget, Clock
 from cappuccino.solvers.scheduling.annealing import anneal
 from cappuccino.solvers.scheduling.construction import construct
@@ -90,7 +91,8 @@ def _solved_whole(
     found = solve_whole(best, seed, time_limit_s=part, deterministic_limit=limit)
     best = best if found.schedule is None else replace(found.schedule, found_by=FoundBy.WHOLE_REPLICA)
     if found.bound_s > problem.lower_bound_s:
-        best = replace(best, problem=replace(problem, known_bound_s=min(found.bound_s, best.makespan_s)))
+        bound = rounded_bound(found.bound_s, best.makespan_s)
+        best = replace(best, problem=replace(problem, known_bound_s=bound))
     report(best)
     return best
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from cli.conftest import TABLE_HEADER, table_rows, write_instance
+from cli.conftest import TINY_LENGTHS, write_tiny
 
 import cappuccino
 from cappuccino import CappuccinoWarning, InputError, Instance, InvalidPlanError, Plan
@@ -15,31 +15,10 @@ from cappuccino.api import running
 from cappuccino.plan import Recompute, Replica
 from cappuccino.solvers.planning import PlanOptions, make_plan
 
-LENGTHS = {"news": [3, 9, 14, 24, 7, 11], "code": [20, 5, 16, 8]}
-
-
-def write_tiny(folder: Path, **changes: object) -> Instance:
-    """Write an instance of two adapters with a table of 1 ms a token, and read it."""
-    (folder / "table.csv").write_text("\n".join([TABLE_HEADER, *table_rows("tiny", (1, 2))]) + "\n")
-    document = {
-        "format": "cappuccino.instance/1",
-        "name": "tiny",
-        "backbone": "tiny",
-        "cost_table": "table.csv",
-        "gpu_pools": [{"gpu": "cpu", "count": 2, "memory_gib": 4.0}],
-        "max_sequence_length": 24,
-        "datasets": {name: {"lengths": lengths} for name, lengths in LENGTHS.items()},
-        "adapters": [
-            {"name": "a", "dataset": "news", "global_batch_size": 3, "num_steps": 2, "rank": 2, "alpha": 4},
-            {"name": "b", "dataset": "code", "global_batch_size": 2, "num_steps": 3, "max_grad_norm": 1.0},
-        ],
-    }
-    return Instance.load(write_instance(folder, document | changes))
-
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Instance:
-    return write_tiny(tmp_path_factory.mktemp("tiny"))
+    return Instance.load(write_tiny(tmp_path_factory.mktemp("tiny")))
 
 
 def planned(instance: Instance, **options: object) -> Plan:
@@ -148,7 +127,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_plan_is_run_and_goes_on(tiny: Instance, plan: Plan, backbone: Path, tmp_path: Path) -> None:
     from helpers.small import write_data
 
-    write_data(tmp_path / "data", LENGTHS)
+    write_data(tmp_path / "data", TINY_LENGTHS)
     events: list[object] = []
     arguments = plan, tiny, str(backbone), tmp_path / "data", tmp_path / "out"
     with pytest.warns(CappuccinoWarning, match="does not say with which engine"):

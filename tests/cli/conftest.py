@@ -89,3 +89,46 @@ def write_instance(folder: Path, instance: dict[str, Any]) -> Path:
 
 def read_instance(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "instance.json").read_text())
+
+
+TINY_LENGTHS = {"news": [3, 9, 14, 24, 7, 11], "code": [20, 5, 16, 8]}
+TINY_JOBS: list[dict[str, Any]] = [
+    {"name": "a", "dataset": "news", "global_batch_size": 3, "num_steps": 2, "rank": 2, "alpha": 4},
+    {"name": "b", "dataset": "code", "global_batch_size": 2, "num_steps": 3, "max_grad_norm": 1.0},
+]
+
+
+def write_tiny(folder: Path, jobs: list[dict[str, Any]] = TINY_JOBS, **changes: object) -> Path:
+    """Write an instance of jobs on a tiny backbone, with its cost table."""
+    (folder / "table.csv").write_text("\n".join([TABLE_HEADER, *table_rows("tiny", (1, 2))]) + "\n")
+    document = {
+        "format": "cappuccino.instance/1",
+        "name": "tiny",
+        "backbone": "tiny",
+        "cost_table": "table.csv",
+        "gpu_pools": [{"gpu": "cpu", "count": 2, "memory_gib": 4.0}],
+        "max_sequence_length": 24,
+        "datasets": {name: {"lengths": lengths} for name, lengths in TINY_LENGTHS.items()},
+        "adapters": jobs,
+    }
+    return write_instance(folder, document | changes)
+
+
+def plan_tiny(folder: Path, jobs: list[dict[str, Any]] = TINY_JOBS) -> Path:
+    """Write a backbone, data, cost table, instance and a plan of one replica with two stages; return the folder."""
+    from helpers.small import save_llama, write_data
+
+    save_llama(folder / "backbone", layers=2)
+    write_data(folder / "data", TINY_LENGTHS)
+    options = ("-o", folder / "plan.json", "--num-stages", 2, "--time-limit", 1)
+    done = cappuccino("plan", write_tiny(folder, jobs), *options)
+    assert done.code == 0, done.err
+    return folder
+
+
+def run_tiny(folder: Path, out: Path, *arguments: object, **changes: Path) -> Outcome:
+    """Call `run` on the folder of `plan_tiny`; `changes` replace its files by name."""
+    names = {"plan": "plan.json", "instance": "instance.json", "backbone": "backbone", "data": "data"}
+    paths = {key: changes.get(key, folder / name) for key, name in names.items()}
+    options = ("--instance", paths["instance"], "--backbone", paths["backbone"], "--data", paths["data"], "-o", out)
+    return cappuccino("run", paths["plan"], *options, *arguments)

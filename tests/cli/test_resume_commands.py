@@ -5,13 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cli.conftest import TABLE_HEADER, Outcome, cappuccino, one_clear_error, read_instance, table_rows, write_instance
+from cli.conftest import Outcome, cappuccino, one_clear_error, plan_tiny, read_instance, run_tiny, write_instance
 
 pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 from helpers.alone import largest_difference
-from helpers.small import save_llama, write_data
+from helpers.small import save_llama
 from safetensors.torch import load_file
 
 from cappuccino.runtime.checkpoint.store import CheckpointStore
@@ -19,7 +19,11 @@ from cappuccino.runtime.launch import local
 from cappuccino.runtime.launch.interruption import InterruptedRunError
 from cappuccino.runtime.launch.keeper import CheckpointOptions
 
-LENGTHS = {"news": [3, 9, 14, 24, 7, 11], "code": [20, 5, 16, 8]}
+JOBS = [
+    {"name": "a", "dataset": "news", "global_batch_size": 3, "num_steps": 5, "lr_scheduler": "linear"},
+    {"name": "b", "dataset": "code", "global_batch_size": 3, "num_steps": 4, "max_grad_norm": 0.1},
+    {"name": "c", "dataset": "code", "global_batch_size": 1, "num_steps": 2, "dropout": 0.3},
+]
 DONE = {"a": 3, "b": 1, "c": 2}
 """Steps of the crash that the tests go on from; c has no more."""
 
@@ -27,30 +31,7 @@ DONE = {"a": 3, "b": 1, "c": 2}
 @pytest.fixture(scope="module")
 def crashed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with everything a run needs, the run `whole`, and `out`: what was there when it had come to `DONE`."""
-    folder = tmp_path_factory.mktemp("crashed")
-    save_llama(folder / "backbone", layers=2)
-    write_data(folder / "data", LENGTHS)
-    (folder / "table.csv").write_text("\n".join([TABLE_HEADER, *table_rows("tiny", (1, 2))]) + "\n")
-    write_instance(
-        folder,
-        {
-            "format": "cappuccino.instance/1",
-            "name": "tiny",
-            "backbone": "tiny",
-            "cost_table": "table.csv",
-            "gpu_pools": [{"gpu": "cpu", "count": 2, "memory_gib": 4.0}],
-            "max_sequence_length": 24,
-            "datasets": {name: {"lengths": lengths} for name, lengths in LENGTHS.items()},
-            "adapters": [
-                {"name": "a", "dataset": "news", "global_batch_size": 3, "num_steps": 5, "lr_scheduler": "linear"},
-                {"name": "b", "dataset": "code", "global_batch_size": 3, "num_steps": 4, "max_grad_norm": 0.1},
-                {"name": "c", "dataset": "code", "global_batch_size": 1, "num_steps": 2, "dropout": 0.3},
-            ],
-        },
-    )
-    options = ("--num-stages", 2, "--time-limit", 1)
-    done = cappuccino("plan", folder / "instance.json", "-o", folder / "plan.json", *options)
-    assert done.code == 0, done.err
+    folder = plan_tiny(tmp_path_factory.mktemp("crashed"), JOBS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CheckpointStore, "prune", lambda *arguments: None)
         done = run(folder, folder / "whole", "--checkpoint-every", 1)
@@ -62,9 +43,8 @@ def crashed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, out: Path, *arguments: object, plan: Path | None = None) -> Outcome:
-    options = ("--instance", folder / "instance.json", "--backbone", folder / "backbone", "--data", folder / "data")
-    return cappuccino("run", plan or folder / "plan.json", *options, "--dtype", "float64", "-o", out, *arguments)
+def run(folder: Path, out: Path, *arguments: object, **changes: Path) -> Outcome:
+    return run_tiny(folder, out, "--dtype", "float64", *arguments, **changes)
 
 
 def require_as_whole(crashed: Path, out: Path) -> None:

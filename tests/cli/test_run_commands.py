@@ -4,69 +4,33 @@ import json
 import math
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
 from cli.conftest import (
-    TABLE_HEADER,
-    Outcome,
+    TINY_LENGTHS,
     cappuccino,
     one_clear_error,
+    plan_tiny,
     read_instance,
-    table_rows,
+    run_tiny,
     write_instance,
 )
 
 pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from helpers.alone import train_alone
 from helpers.small import save_llama, write_data
 
 from cappuccino.errors import InputError
-from cappuccino.instance import Instance
 from cappuccino.runtime.launch import local, replicas
 
-LENGTHS = {"news": [3, 9, 14, 24, 7, 11], "code": [20, 5, 16, 8]}
+run = run_tiny
 
 
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a backbone, data, cost table, instance and a plan of one replica with two stages."""
-    folder = tmp_path_factory.mktemp("planned")
-    save_llama(folder / "backbone", layers=2)
-    write_data(folder / "data", LENGTHS)
-    (folder / "table.csv").write_text("\n".join([TABLE_HEADER, *table_rows("tiny", (1, 2))]) + "\n")
-    write_instance(
-        folder,
-        {
-            "format": "cappuccino.instance/1",
-            "name": "tiny",
-            "backbone": "tiny",
-            "cost_table": "table.csv",
-            "gpu_pools": [{"gpu": "cpu", "count": 2, "memory_gib": 4.0}],
-            "max_sequence_length": 24,
-            "datasets": {name: {"lengths": lengths} for name, lengths in LENGTHS.items()},
-            "adapters": [
-                {"name": "a", "dataset": "news", "global_batch_size": 3, "num_steps": 2, "rank": 2, "alpha": 4},
-                {"name": "b", "dataset": "code", "global_batch_size": 2, "num_steps": 3, "max_grad_norm": 1.0},
-            ],
-        },
-    )
-    options = ("--num-stages", 2, "--time-limit", 1)
-    done = cappuccino("plan", folder / "instance.json", "-o", folder / "plan.json", *options)
-    assert done.code == 0, done.err
-    return folder
-
-
-def run(folder: Path, out: Path, *arguments: object, **changes: Path) -> Outcome:
-    """Call `run` on a planned folder; `changes` replace its files by name."""
-    names = {"plan": "plan.json", "instance": "instance.json", "backbone": "backbone", "data": "data"}
-    paths = {key: changes.get(key, folder / name) for key, name in names.items()}
-    options = ("--instance", paths["instance"], "--backbone", paths["backbone"], "--data", paths["data"], "-o", out)
-    return cappuccino("run", paths["plan"], *options, *arguments)
+    return plan_tiny(tmp_path_factory.mktemp("planned"))
 
 
 @pytest.fixture
@@ -129,84 +93,6 @@ def test_a_planned_instance_is_trained_and_peft_loads_the_adapters(planned: Path
     assert "training: " in done.err
 
 
-def test_an_adapter_that_diverges_is_said_and_harms_no_other(planned: Path, tmp_path: Path) -> None:
-    import numpy as np
-    import torch
-    from safetensors.torch import load_file
-
-    wild = {"name": "wild", "dataset": "news", "global_batch_size": 2, "num_steps": 3, "learning_rate": 1e300}
-    document = read_instance(planned) | {"cost_table": str(planned / "table.csv")}
-    document["adapters"].append(wild)
-    file = write_instance(tmp_path, document)
-    options = ("--num-stages", 2, "--time-limit", 1)
-    assert cappuccino("plan", file, "-o", tmp_path / "plan.json", *options).code == 0
-    out = tmp_path / "out"
-    more = ("--dtype", "float64", "--report-to", "none")
-    done = run(planned, out, *more, plan=tmp_path / "plan.json", instance=file)
-    assert done.code == 3, done.err
-    losses = json.loads((out / "losses.json").read_text())
-    step = len(losses["wild"])
-    assert 0 < step < 3
-    assert None not in losses["wild"]
-    warnings = [line for line in done.err.splitlines() if "diverged" in line]
-    assert len(warnings) == 1
-    said = f'warning: adapter "wild" diverged: its loss or its gradients are not finite at step {step}; it is kept'
-    assert warnings[0].startswith(said)
-    assert f"wild: DIVERGED at step {step}, loss" in done.out
-    assert "makespan: measured " in done.out
-    card = (out / "wild" / "README.md").read_text()
-    assert f"**Diverged:** its loss or its gradients were not finite, at step {step} (counted from 0)" in card
-    loaded = Instance.load(file)
-    places = planned / "backbone", planned / "data"
-    alone = train_alone(loaded, loaded.adapter_index("wild"), *places, torch.float64, until=step)
-    np.testing.assert_allclose(losses["wild"], alone.losses, rtol=0, atol=1e-8)
-    kept = load_file(out / "wild" / "adapter_model.safetensors")
-    assert all(weight.isfinite().all() for weight in kept.values())
-    for name in ("a", "b"):
-        alone = train_alone(loaded, loaded.adapter_index(name), *places, torch.float64)
-        np.testing.assert_allclose(losses[name], alone.losses, rtol=0, atol=1e-8)
-        assert "Diverged" not in (out / name / "README.md").read_text()
-    assert not (out / "tensorboard").exists()
-
-
-def test_an_adapter_is_stopped_while_the_run_goes_on(planned: Path, tmp_path: Path) -> None:
-    document = read_instance(planned) | {"cost_table": str(planned / "table.csv")}
-    document["adapters"][0]["num_steps"] = 600
-    file = write_instance(tmp_path, document)
-    options = ("--num-stages", 2, "--time-limit", 1)
-    assert cappuccino("plan", file, "-o", tmp_path / "plan.json", *options).code == 0
-    out = tmp_path / "out"
-    asked: list[subprocess.CompletedProcess[str]] = []
-
-    def ask() -> None:
-        while not (out / "metrics.jsonl").exists() or '"adapter":"a"' not in (out / "metrics.jsonl").read_text():
-            time.sleep(0.02)
-        command = [Path(sys.executable).parent / "cappuccino", "stop", out]
-        asked.extend(subprocess.run([*command, n], capture_output=True, text=True, check=False) for n in ("x", "a"))
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    done = run(planned, out, plan=tmp_path / "plan.json", instance=file)
-    asking.join()
-    assert done.code == 0, done.err
-    unknown, known = asked
-    assert unknown.returncode == 1
-    assert 'the run in it does not train "x"; name one of a, b' in unknown.stderr
-    assert (known.returncode, known.stdout) == (0, f"asked: a in {out}, to end before the next optimizer step\n")
-    losses = json.loads((out / "losses.json").read_text())
-    step = len(losses["a"])
-    assert 0 < step < 600
-    assert len(losses["b"]) == 3
-    assert f'adapter "a" stops early, as asked at step {step}; it is kept as it was before' in done.err
-    assert f"a: stopped (asked) at step {step}, loss" in done.out
-    assert "makespan: measured" in done.out
-    assert "of what was left of the plan" in done.out
-    compared = cappuccino("simulate", tmp_path / "plan.json", "--instance", file, "--against", out / "trace.json")
-    one_clear_error(compared, "trace.json", "ran a part of the plan's programs", "the trace of a whole run")
-    late = cappuccino("stop", out, "a", "--json")
-    one_clear_error(late, str(out), "no run goes on in it")
-
-
 @pytest.mark.usefixtures("no_processes")
 def test_a_tracker_that_is_not_known_is_one_error(planned: Path, tmp_path: Path) -> None:
     done = run(planned, tmp_path / "out", "--report-to", "tensorboard,excel")
@@ -262,7 +148,7 @@ def test_a_wrong_backbone_folder_is_one_error(planned: Path, tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("no_processes")
 def test_data_of_another_length_is_one_error(planned: Path, tmp_path: Path) -> None:
-    data = write_data(tmp_path / "data", {**LENGTHS, "code": [20, 6, 16, 8]})
+    data = write_data(tmp_path / "data", {**TINY_LENGTHS, "code": [20, 6, 16, 8]})
     one_clear_error(run(planned, tmp_path / "out", data=data), "code.jsonl", "row 1", "6 tokens", "says 5")
     (data / "news.jsonl").unlink()
     one_clear_error(run(planned, tmp_path / "out", data=data), "holds no news.jsonl")
@@ -306,7 +192,9 @@ def test_costs_of_another_engine_are_a_warning(
 def test_replicas_that_run_in_turn_are_a_warning(
     planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    long = {name: {"lengths": [200] * 6} for name in LENGTHS}  # so that samples of both adapters fill no micro-batch
+    long = {
+        name: {"lengths": [200] * 6} for name in TINY_LENGTHS
+    }  # so that samples of both adapters fill no micro-batch
     changes = {"cost_table": str(planned / "table.csv"), "max_sequence_length": 200, "datasets": long}
     instance, plan = write_instance(tmp_path, read_instance(planned) | changes), tmp_path / "plan.json"
     options = ("--num-stages", 1, "--objective", "makespan", "--time-limit", 1)
