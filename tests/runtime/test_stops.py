@@ -135,14 +135,16 @@ def check_what_is_written(out: Path, result: RunResult) -> None:
 def test_a_stopped_adapter_is_not_trained_on_when_the_run_goes_on(
     instance: Instance, qwen2: Path, data: Path, tmp_path: Path
 ) -> None:
-    plan, out = random_plan(instance, 2, seed=5), tmp_path / "out"
+    first_job, *others = instance.adapters
+    long = replace(instance, adapters=(changed(first_job, num_steps=60), *others[:2]))  # time to ask for its end
+    plan, out = random_plan(long, 2, seed=5), tmp_path / "out"
     options: dict[str, Any] = {"checkpoints": CheckpointOptions(every=1)}
-    first = run_with_stops(plan, instance, qwen2, data, out, {"q_proj": 0}, **options)
+    first = run_with_stops(plan, long, qwen2, data, out, {"q_proj": 0}, **options)
     stop = first.stopped["q_proj"]
-    assert 0 < stop.step < 5
+    assert 0 < stop.step < 60
     before = (out / "metrics.jsonl").read_text()
     told: list[MetricEvent] = []
-    again = run_plan(plan, instance, qwen2, data, out, dtype="float64", resume=True, on_event=told.append, **options)
+    again = run_plan(plan, long, qwen2, data, out, dtype="float64", resume=True, on_event=told.append, **options)
     assert again.stopped == first.stopped
     assert again.losses == first.losses
     assert again.timelines == []
