@@ -14,6 +14,7 @@ import ast
 import importlib
 import inspect
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -71,7 +72,7 @@ def documented() -> Iterator[tuple[str, str, list[str]]]:
             if name.startswith("_") or not text or getattr(found, "__module__", "") != module:
                 continue
             try:
-                signature = str(inspect.signature(found))
+                signature = re.sub(r" at 0x\w+", "", str(inspect.signature(found)))  # which is another in every run
             except ValueError:
                 continue
             paragraphs = [" ".join(p.split()) for p in text.split("\n\n")]
