@@ -15,6 +15,7 @@ from cappuccino.costs.stages import StageParts
 from cappuccino.costs.table import (
     ADAPTERS,
     DROPOUT,
+    ENGINE,
     LAYERS,
     MIXED,
     PARTS,
@@ -45,6 +46,8 @@ def fit_instance_costs(
 ) -> dict[str, CostModel]:
     """Return the cost model of every GPU pool of an instance, by GPU type.
 
+    Where the table was measured with the engine that trains, plans are kept to the micro-batches that it holds.
+
     Raises
     ------
     InputError
@@ -56,7 +59,13 @@ def fit_instance_costs(
         raise InputError(
             instance.cost_table, "gpu", f"column is missing for {len(instance.gpu_pools)} GPU pools", remedy
         )
-    return {p.gpu: fit_costs(table, instance.backbone, p.gpu, backward_over_forward) for p in instance.gpu_pools}
+    models = (fit_costs(table, instance.backbone, p.gpu, backward_over_forward) for p in instance.gpu_pools)
+    longest = max(
+        int(lengths.max(initial=0))
+        for i, trained in enumerate(instance.step_lengths)
+        for lengths in (trained, instance.evaluation_lengths(i))
+    )
+    return {m.gpu: m.kept_to(longest) if m.engine == ENGINE and not m.analytic else m for m in models}
 
 
 def fit_costs(

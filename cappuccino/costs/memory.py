@@ -27,6 +27,8 @@ class MemoryModel:
     """Per token of the running micro-batch."""
     held_gib: float
     """Per token in flight, the running micro-batch included."""
+    most: int = MOST_TOKENS
+    """Largest micro-batch to plan, tokens, whatever memory would hold."""
 
     def beside(self, adapters_gib: float, masks_gib: float = 0.0) -> "MemoryModel":
         """Return the memory of a stage that holds adapters of this size besides, and masks of every token, GiB."""
@@ -47,7 +49,7 @@ class MemoryModel:
         room, slope = np.broadcast_arrays(limit_gib - (self.static_gib + np.asarray(adapters_gib, dtype=float)), slope)
         tokens = np.divide(room, slope, out=np.full(room.shape, np.inf), where=slope > 0)
         # a hair more, or 0.3 GiB at 0.1 a token would be 2 tokens
-        return np.where(room > 0, np.minimum(tokens * (1 + 1e-9), MOST_TOKENS), 0).astype(np.int64)
+        return np.where(room > 0, np.minimum(tokens * (1 + 1e-9), self.most), 0).astype(np.int64)
 
 
 @dataclass(frozen=True)

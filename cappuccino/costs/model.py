@@ -13,7 +13,7 @@ from cappuccino.backbone import LayerShape
 from cappuccino.costs.adapter_costs import AdapterCosts
 from cappuccino.costs.adapters import AdapterSize
 from cappuccino.costs.curves import SmoothMaximum
-from cappuccino.costs.memory import Floats, KeptMemory, MemoryModel, adapter_memory_gib, mask_memory_gib
+from cappuccino.costs.memory import MOST_TOKENS, Floats, KeptMemory, MemoryModel, adapter_memory_gib, mask_memory_gib
 from cappuccino.costs.stages import PipelineCosts, StageParts
 from cappuccino.errors import InvalidPlanError
 from cappuccino.instance import Adapter
@@ -71,6 +71,8 @@ class CostModel:
     """What the rows that failed say can really be used of a GPU's memory; None when none failed."""
     profiled_tokens: tuple[int, int] = (1, 1)
     """Smallest and largest micro-batch of the table, tokens."""
+    largest_tokens: int = MOST_TOKENS
+    """Largest micro-batch to plan, whatever memory would hold."""
     analytic: bool = False
     """Whether the table was computed from specifications instead of measured."""
     device: str | None = None
@@ -216,13 +218,29 @@ class CostModel:
         """Return the time from the end of a micro-batch on a stage until its neighbour can start, seconds."""
         return self.transfer[0] + self.transfer[1] * np.asarray(tokens, dtype=float)
 
+    def kept_to(self, longest: int) -> "CostModel":
+        """Return the model whose plans have no micro-batch larger than the largest profiled, or than one long sample.
+
+        What curves say beyond the points that they were fitted to is a guess.
+
+        Parameters
+        ----------
+        longest
+            Tokens of the longest sample.
+        """
+        most = max(self.profiled_tokens[1], longest)
+        return replace(self, largest_tokens=most, alternatives=tuple(m.kept_to(longest) for m in self.alternatives))
+
     def memory_model(self, num_stages: int) -> MemoryModel:
-        """Return the memory of the fullest stage.
+        """Return the memory of the fullest stage, and the largest micro-batch that may be planned.
 
         It is extrapolated with a margin where the stage count was not profiled. Where it was profiled with other layers
         by stage, those that the fullest stage has more weigh and keep what a layer does, those that it has less nothing
         less.
         """
+        return replace(self._memory_model(num_stages), most=self.largest_tokens)
+
+    def _memory_model(self, num_stages: int) -> MemoryModel:
         if num_stages in self.memory:
             profiled, layers = self.measured_splits.get(num_stages), self.layers_per_stage(num_stages)
             if profiled is None or layers is None or layers == profiled:

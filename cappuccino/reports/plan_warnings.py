@@ -1,15 +1,19 @@
 """What to know before relying on a plan: costs that nobody measured, modules that nobody has."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from cappuccino.backbone import MODULES_THERE_ARE, unknown_modules
 from cappuccino.costs import CostModel
+from cappuccino.costs.memory import MOST_TOKENS
 from cappuccino.errors import counted
 from cappuccino.instance import Instance
-from cappuccino.plan import Plan
+from cappuccino.plan import Plan, Replica
 from cappuccino.workload import Workload
 
 _NAMED = 3
+_MUCH = 2.0
+"""Times the largest profiled micro-batch, from which on it is worth a word that memory holds more."""
 """Adapters that a warning names."""
 
 
@@ -55,3 +59,25 @@ def plan_warnings(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]
                 f"replica {replica.id}: {len(outside)} of {len(tokens)} micro-batches have {outside.min()} to "
                 f"{outside.max()} tokens, outside the profiled {low} to {high}"
             )
+    yield from _kept_small(plan, instance, costs)
+
+
+def _kept_small(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]) -> Iterator[str]:
+    """Yield a sentence for every GPU type whose micro-batches could be much larger, had larger ones been profiled."""
+    for gpu in sorted({r.gpu for r in plan.replicas}):
+        room = [
+            _held_by_memory(costs[gpu].of_recomputation(r.recompute), r, instance) for r in plan.replicas if r.gpu == gpu
+        ]
+        most = costs[gpu].largest_tokens
+        if max(room) > _MUCH * most:
+            yield (
+                f"micro-batches on {gpu} are kept to the {most} tokens that were profiled; memory holds about "
+                f"{max(room)}: larger ones may be faster (profile with larger --tokens)"
+            )
+
+
+def _held_by_memory(model: CostModel, replica: Replica, instance: Instance) -> int:
+    """Return the largest micro-batch that memory holds beside a replica's adapters, tokens."""
+    adapters = [instance.adapters[instance.adapter_index(name)] for name in replica.adapters]
+    beside = model.adapter_costs(replica.num_stages, adapters).beside(model.memory_model(replica.num_stages))
+    return replace(beside, most=MOST_TOKENS).max_tokens(model.memory_limit(instance.pool(replica.gpu).memory_gib))
