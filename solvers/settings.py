@@ -52,10 +52,11 @@ class SchedulingSettings:
     noisy_targets: tuple[float, ...] = (0.9, 1.1, 1.0, 0.95, 1.05)
     """Factors on the best target in repeated constructions."""
 
-    # shares of the time left when a phase begins; the CP-SAT windows get the rest
+    # shares of the time left when a phase begins
     construction_share: float = 0.15
     annealing_share: float = 0.8
     repacking_share: float = 0.3
+    windows_share: float = 1.0
     least_pause_s: float = 1.0
     """Least time between two reports of the annealing, seconds: to build a long schedule takes its time."""
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from cappuccino.bounds.divisible_passage import divisible_passages
 from cappuccino.bounds.evaluation_times import EvaluationTimes
+from cappuccino.bounds.memory_time import MemoryTimes
 from cappuccino.bounds.passage import MOST_SAMPLES, combinations, fastest_places, membership, packings, passage_bounds
 from cappuccino.bounds.room import Room
 from cappuccino.bounds.stage_times import StageTimes, together, weighted
@@ -122,6 +123,10 @@ class ReplicaBounds:
     def _evaluations(self) -> EvaluationTimes:
         floors, works = self._adapters[:, 0]
         return EvaluationTimes.of(self.instance, self._stages.pipeline, self.room, floors, works)
+
+    @cached_property
+    def _memory_times(self) -> MemoryTimes:
+        return MemoryTimes.of(self.instance, self.costs, self._stages, self._adapters)
 
     @cached_property
     def _lags(self) -> np.ndarray:
@@ -252,7 +257,8 @@ class ReplicaBounds:
         micro-batch with whom. The tangents touch where all adapters of the instance would stand in the fewest
         micro-batches; there the sum is as large as `work`'s bound before rounding. Optimizer steps are added, except
         each adapter's last on later stages than the first: they may take them while the last B goes up. Any stage
-        gives a bound; taken is the one that all adapters of the instance would keep busy longest, ramp included.
+        gives a bound, and so does the memory of the first one (`MemoryTimes`); taken is what all adapters of the
+        instance would keep busy longest, ramp included.
 
         An adapter that does not fit has an infinite share.
         """
@@ -260,10 +266,11 @@ class ReplicaBounds:
 
     @cached_property
     def _busiest(self) -> tuple[float, np.ndarray]:
-        """Ramp and shares of the stage that all adapters would keep busy longest."""
+        """Ramp and shares of the stage, or of the memory, that all adapters would keep busy longest."""
         if not self.fits.any():
             return self._ramp_s(self.num_stages - 1), np.full(len(self.fits), np.inf)
         found = [(self._ramp_s(s), self._shares(s)) for s in self._stages.kinds]
+        found.append((0.0, np.where(self.fits, self._memory_times.shares(self.room), np.inf)))
         return max(found, key=lambda both: both[0] + float(both[1][self.fits].sum()))
 
     def _shares(self, stage: int) -> np.ndarray:
@@ -296,10 +303,11 @@ class ReplicaBounds:
         return np.where(self.room.holds(members), result, np.inf)
 
     def work(self, members: np.ndarray) -> np.ndarray:
-        """Return the work bound of sets of adapters, seconds, shape (N,).
+        """Return the work bound of sets of adapters that fit, seconds, shape (N,).
 
         Every stage processes everything, after the first F has come down to it: all optimizer steps as well, or all but
-        each adapter's last before the last B goes up, behind which the first stage has one.
+        each adapter's last before the last B goes up, behind which the first stage has one. Besides, the first stage's
+        memory has to last (`MemoryTimes`).
 
         Parameters
         ----------
@@ -318,7 +326,7 @@ class ReplicaBounds:
         shortest = np.where(held, self._shortest, np.inf).min(axis=1)
         steps, step_s = m @ self._steps.count, self.costs.optimizer_s
         up_again = (m @ (self._steps.count - 1) + 1) * step_s
-        bound = np.zeros(len(m))
+        bound = self._memory_times.bounds(self.room, members)
         for s in self._stages.kinds:
             busy = count * together(self._stages.pipeline.shares[s], times)
             down, up = self._ends(s, shortest)

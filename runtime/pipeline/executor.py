@@ -258,6 +258,7 @@ class Executor:
             for adapter, step in completed:
                 self.losses.complete(adapter, step)
         returned = self._backward_step(received, output, gradient)
+        del received, output, gradient  # to give their memory back takes a while
         if self._meter is not None:
             self._meter.mark("layers")
         self._clock.mark()

@@ -63,11 +63,12 @@ def schedule_replica(
     if best.makespan_s > target and budget.windows:
         best = _solved_whole(best, clock, seed, settings, report)
         target = max(target, best.problem.lower_bound_s)
+    part = clock.part(settings.windows_share)
     for _ in range(budget.windows):
-        if clock.over or best.makespan_s <= target:
+        if part.over or best.makespan_s <= target:
             break
         size = int(rng.integers(settings.window_operations[0], settings.window_operations[1] + 1))
-        new = improve_order(best, size, rng, time_limit_s=clock.left)
+        new = improve_order(best, size, rng, time_limit_s=part.left)
         if new is not None:
             best = replace(new, found_by=FoundBy.ORDER_WINDOW)
             report(best)

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -6,8 +7,11 @@ import pytest
 from helpers.builders import make_instance
 
 from cappuccino.costs import fit_costs, fit_instance_costs, read_cost_table
+from cappuccino.costs.table import ENGINE
 from cappuccino.costs.validation import validate
 from cappuccino.errors import InputError
+from cappuccino.reports.plan_warnings import plan_warnings
+from cappuccino.solvers.planning import PlanOptions, make_plan
 
 FLOOR, PER_TOKEN, PER_SQUARE, POWER = 0.12, 3e-4, 2e-8, 5.0
 """Forward plus backward of the whole backbone; the launch-bound work is 400 tokens."""
@@ -149,8 +153,6 @@ def test_missing_backbone_and_missing_gpu(tmp_path):
 
 
 def test_several_pools_need_a_gpu_column(tmp_path):
-    from dataclasses import replace
-
     rows = synthetic_rows()
     read(rows, tmp_path)
     instance = replace(make_instance(([1], 1), gpus={"x": 2, "y": 2}), cost_table=tmp_path / "t.csv")
@@ -184,3 +186,23 @@ def test_reference_table_is_predicted(reference_data, backbone, worst):
     found = validate(table, backbone, "a100-40gb")
     assert found.folds.time < worst
     assert found.folds.memory < 0.03
+
+
+def test_plans_on_our_own_tables_are_kept_to_the_micro_batches_profiled(tmp_path):
+    rows = synthetic_rows()
+    largest = int((rows["micro_bsz"] * rows["seqlen"]).max())
+    read(rows.assign(engine=ENGINE), tmp_path)
+    instance = replace(make_instance(([50, 70], 1)), cost_table=tmp_path / "t.csv")
+    model = fit_instance_costs(instance)["x"]
+    assert {model.max_tokens(g, 1000.0) for g in (1, 2, 3, 4)} == {largest}
+    assert model.max_tokens(4, 20.0) < largest  # where memory holds less
+    longer = replace(make_instance(([50, 3 * largest], 1)), cost_table=tmp_path / "t.csv")
+    assert fit_instance_costs(longer)["x"].max_tokens(2, 1000.0) == 3 * largest
+    for memory, warned in ((25.0, False), (1000.0, True)):
+        pool = instance.gpu_pools[0].model_copy(update={"memory_gib": memory})
+        sized = replace(instance, gpu_pools=(pool,))
+        plan = make_plan(sized, PlanOptions(time_limit_s=None, iterations=1))
+        words = f"kept to the {largest} tokens that were profiled; memory holds"
+        assert any(words in line for line in plan_warnings(plan, sized, {"x": model})) is warned
+    read(rows.assign(engine="another"), tmp_path)
+    assert fit_instance_costs(instance)["x"].max_tokens(4, 1000.0) > largest

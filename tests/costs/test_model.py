@@ -134,7 +134,7 @@ def test_transfer_time():
 
 
 def test_extrapolated_memory_has_a_margin():
-    assert MODEL.memory_model(2) is MODEL.memory[2]
+    assert MODEL.memory_model(2) == MODEL.memory[2]
     assert not MODEL.extrapolated(2) and MODEL.extrapolated(3)
     # static a + b / g through (2, 30), (4, 20): b = 40, a = 10; at 1 stage 50, at 8 stages 15
     # working at most 0.5, per token in flight and running together at most 0.75
