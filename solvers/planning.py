@@ -146,8 +146,11 @@ class _PlanFound:
 
 
 def _space(instance: Instance, costs: Mapping[str, CostModel], options: PlanOptions) -> ReplicaSpace:
-    most_sets = options.settings.allocation.most_sets
-    return ReplicaSpace.of(instance, costs, options.num_stages, options.profiled_only, most_sets)
+    allocation, limit = options.settings.allocation, options.time_limit_s
+    packed = None if limit is None else int(limit * allocation.packed_steps_per_s)
+    return ReplicaSpace.of(
+        instance, costs, options.num_stages, options.profiled_only, allocation.most_sets, packed_steps=packed
+    )
 
 
 def _free_plan(

@@ -113,6 +113,9 @@ class AllocationSettings:
     """Sets of adapters up to which every one becomes a column: those of 12 adapters that are all different."""
     most_exact: int = 20_000
     """Columns up to which the set partitioning is solved exactly for the bound: some seconds of HiGHS."""
+    packed_steps_per_s: float = 200.0
+    """Optimizer steps for which path bounds look at every packing, in all places together, for each second of the time
+    limit: a tenth of it."""
     least_bound_time_s: float = 1.5
     """Time for proving a bound, however little there is, seconds."""
 

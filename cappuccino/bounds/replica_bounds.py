@@ -24,7 +24,7 @@ from cappuccino.costs import CostModel
 from cappuccino.instance import Instance
 
 MOST_STEPS_PACKED = 300
-"""Optimizer steps, those of the longest paths first, for which every packing is looked at."""
+"""Optimizer steps for which every packing is looked at, where time sets no limit."""
 
 
 class PackedPassages(NamedTuple):
@@ -48,6 +48,9 @@ class ReplicaBounds:
     num_stages: int
     memory_gib: float
     """Memory of one GPU of the pool."""
+    packed_steps: int = MOST_STEPS_PACKED
+    """Optimizer steps, those of the longest paths first, for which every packing is looked at; the bounds of others are
+    weaker."""
 
     @cached_property
     def room(self) -> Room:
@@ -153,7 +156,7 @@ class ReplicaBounds:
     @cached_property
     def _packed(self) -> "dict[int, PackedPassages]":
         """The first steps of adapters with the longest paths, by adapter: only those paths of a replica count."""
-        steps, left = self._steps, MOST_STEPS_PACKED
+        steps, left = self._steps, self.packed_steps
         result = {}
         for a in np.argsort(-steps.total(self._passages), kind="stable").tolist():
             if left <= 0 or not self.fits[a]:

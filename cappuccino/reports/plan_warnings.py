@@ -66,7 +66,9 @@ def _kept_small(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]) 
     """Yield a sentence for every GPU type whose micro-batches could be much larger, had larger ones been profiled."""
     for gpu in sorted({r.gpu for r in plan.replicas}):
         room = [
-            _held_by_memory(costs[gpu].of_recomputation(r.recompute), r, instance) for r in plan.replicas if r.gpu == gpu
+            _held_by_memory(costs[gpu].of_recomputation(r.recompute), r, instance)
+            for r in plan.replicas
+            if r.gpu == gpu
         ]
         most = costs[gpu].largest_tokens
         if max(room) > _MUCH * most:

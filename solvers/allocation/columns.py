@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from cappuccino.bounds.replica_bounds import ReplicaBounds
+from cappuccino.bounds.replica_bounds import MOST_STEPS_PACKED, ReplicaBounds
 from cappuccino.costs import CostModel
 from cappuccino.errors import InfeasibleError
 from cappuccino.instance import GpuPool, Instance
@@ -39,6 +39,7 @@ class ReplicaSpace:
         num_stages: int | None = None,
         profiled_only: bool = False,
         most_sets: int = DEFAULT.allocation.most_sets,
+        packed_steps: int | None = None,
     ) -> "ReplicaSpace":
         """Collect the depths worth considering in every pool, with every kind of recomputation.
 
@@ -50,6 +51,9 @@ class ReplicaSpace:
             Forbids depths that the cost table does not hold.
         most_sets
             Sets of adapters up to which every one becomes a column.
+        packed_steps
+            Optimizer steps in all places together for which the bounds look at every packing; None: as many as they
+            ever do.
 
         Raises
         ------
@@ -67,7 +71,10 @@ class ReplicaSpace:
                 places += [(pool, model, g) for g in counts]
         kinds = AdapterClasses.of(instance, [model.adapter_costs(g, instance.adapters) for _, model, g in places])
         representatives = instance.subset(kinds.representatives)
-        bounds = [(pool, ReplicaBounds(representatives, model, g, pool.memory_gib)) for pool, model, g in places]
+        most = MOST_STEPS_PACKED
+        if packed_steps is not None and places:
+            most = min(most, packed_steps // len(places))
+        bounds = [(pool, ReplicaBounds(representatives, model, g, pool.memory_gib, most)) for pool, model, g in places]
         space = cls(instance, costs, kinds, tuple(bounds), most_sets)
         space._require_a_place_for_all(num_stages, profiled_only)
         return space

@@ -213,3 +213,26 @@ def test_few_adapters_of_many_need_only_their_own_statistics():
     used.lower_bounds(np.ones((1, 9), dtype=bool))
     assert fresh.lower_bounds(members) == pytest.approx(used.lower_bounds(members))
     assert "_steps" not in fresh.__dict__
+
+
+@pytest.mark.parametrize("seed", range(0, 66, 3))
+def test_bounds_that_look_at_fewer_packings_are_weaker_at_most(seed):
+    instance, costs, stages = random_case(seed)
+    everyone = np.ones((1, len(instance.adapters)))
+    full = ReplicaBounds(instance, costs, stages, 1e6).lower_bounds(everyone)
+    for steps in (0, 1, 2):
+        few = ReplicaBounds(instance, costs, stages, 1e6, packed_steps=steps).lower_bounds(everyone)
+        assert np.isinf(few) == np.isinf(full)
+        assert few <= full * (1 + 1e-12) or np.isinf(full)
+
+
+def test_samples_that_fill_the_memory_run_one_after_the_other():
+    # 22 GiB for samples, 1 a token worked on and 1 a token held; each of 10 tokens is worked on for 30 s on the first
+    # stage, and held for 60: no two run there at once, and the bound comes near to 6 x 60 s
+    instance = make_instance(([10] * 6, 6))
+    costs = make_costs(usable=32.0, memory=MemoryModel(10.0, 1.0, 1.0))
+    bounds = ReplicaBounds(instance, costs, 2, 1e6)
+    taken = 6 * 10 * (30 + 60) / 22
+    assert bounds.lower_bounds(np.ones((1, 1)))[0] == pytest.approx(taken)
+    assert bounds.additive(np.ones((1, 1)))[0] == pytest.approx(taken)
+    assert taken > 6 * 30 + 10  # what the busier stage takes
