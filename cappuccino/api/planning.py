@@ -1,7 +1,9 @@
 """An instance becomes a plan, in one call."""
 
+import threading
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +14,7 @@ from cappuccino.instance import Instance
 from cappuccino.plan import Objective, Plan, Recompute
 from cappuccino.remaining import planned_onwards, remaining_instance
 from cappuccino.reports.plan_warnings import instance_warnings, plan_warnings
+from cappuccino.solvers.budget import interruptible
 from cappuccino.solvers.layer_split import LayerSplit
 from cappuccino.solvers.planning import PlanOptions, Progress, make_plan
 from cappuccino.solvers.settings import Method, with_method
@@ -35,7 +38,8 @@ def plan(
 ) -> Plan:
     """Plan an instance: replicas, micro-batches and the order of all operations, with a proven bound.
 
-    The independent checker has confirmed what is returned. What there is to know before one relies on the plan, costs
+    The independent checker has confirmed what is returned. In the main thread, a first Ctrl-C ends the search with the
+    best plan so far. What there is to know before one relies on the plan, costs
     that nobody measured for example, is a `CappuccinoWarning`.
 
     Parameters
@@ -104,10 +108,17 @@ def plan(
     done = {} if resume is None else _steps_done(instance, Path(resume))
     left = remaining_instance(instance, done) if done else instance
     costs = fit_instance_costs(left)
-    made = make_plan(left, options, costs, on_progress)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    with interruptible(_say_that_it_ends) if in_main_thread else nullcontext():
+        made = make_plan(left, options, costs, on_progress)
     for warning in (*instance_warnings(left), *plan_warnings(made, left, costs)):
         warnings.warn(warning, CappuccinoWarning, stacklevel=2)
     return planned_onwards(made, instance, done) if done else made
+
+
+def _say_that_it_ends() -> None:
+    message = "interrupted: finishing with the best plan so far; interrupt again to give up"
+    warnings.warn(message, CappuccinoWarning, stacklevel=2)
 
 
 def _steps_done(instance: Instance, out: Path) -> dict[str, int]:

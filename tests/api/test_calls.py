@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import cappuccino
 from cappuccino import CappuccinoWarning, InputError, Instance, InvalidPlanError, Plan
 from cappuccino.api import running
 from cappuccino.plan import Recompute, Replica
-from cappuccino.solvers.planning import PlanOptions, make_plan
+from cappuccino.solvers.planning import PlanOptions, Progress, make_plan
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,22 @@ def test_options_are_those_of_the_planner(tiny: Instance) -> None:
     late = planned(tiny, deadline=100.0)
     assert late.deadline_s == 100.0
     assert max(r.makespan_s for r in late.replicas) <= 100.0
+
+
+def test_an_interrupt_ends_the_search_with_the_best_plan_so_far(tiny: Instance) -> None:
+    before, sent = signal.getsignal(signal.SIGINT), list[float]()
+
+    def interrupt(state: Progress) -> None:
+        if not sent:
+            sent.append(state.objective)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.warns(CappuccinoWarning) as warned:
+        found = cappuccino.plan(tiny, time_limit=100_000.0, gap=0.0, on_progress=interrupt)
+    assert any("interrupted: finishing with the best plan so far" in str(warning.message) for warning in warned)
+    assert cappuccino.check(found, tiny).valid
+    assert sent and found.gpu_time_s <= sent[0]
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize(
