@@ -62,7 +62,7 @@ def test_what_methods_took_off_is_averaged_over_plans(ablation):
 
 @pytest.mark.slow
 def test_a_run_prints_plans_of_every_variant(ablation):
-    arguments = "--entry tiny2-qwen7b --without CP-SAT --time-limit 1 --seeds 1 --json".split()
+    arguments = ["--entry", "tiny2-qwen7b", "--without", "CP-SAT", "--time-limit", "1", "--seeds", "1", "--json"]
     run = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=True)
     found = json.loads(run.stdout)["without"]
     assert set(found) == {ablation.ALL, "CP-SAT"}
