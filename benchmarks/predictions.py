@@ -37,7 +37,7 @@ from cappuccino.solvers.planning import PlanOptions, make_plan
 from cappuccino.timeline import read_trace
 
 GPU, MAX_LENGTH = "cpu", 512
-CAUSES = ("compute_s", "optimizer_s", "transfer_s", "waiting_s")
+CAUSES = ("machine_s", "compute_s", "optimizer_s", "transfer_s", "waiting_s")
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 WORKLOADS: dict[str, list[tuple[Any, ...]]] = {
     "small": [  # median length, deviation of its logarithm, global batch, steps, rank, targets, clipped, dropout

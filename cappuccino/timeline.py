@@ -32,6 +32,9 @@ class Timeline:
     """By stage, shape (operations of the stage,)."""
     ends: tuple[np.ndarray, ...]
     """Likewise."""
+    reference_s: tuple[float, ...] = ()
+    """By stage, what a small fixed piece of work took before and after the run: how fast the machine was. Empty where
+    nobody measured it."""
 
     @property
     def makespan(self) -> float:
@@ -70,6 +73,9 @@ class _Other(BaseModel):
     format: Literal["cappuccino.trace/1"]
     kind: Kind
     instance_sha256: str
+    reference_time_s: dict[int, tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]] = Field(
+        default_factory=dict
+    )
 
 
 class _TraceFile(BaseModel):
@@ -100,7 +106,10 @@ def write_trace(path: Path, timelines: Sequence[Timeline], kind: Kind, instance_
                         "args": {"operation": list(operation)},
                     }
                 )
-    other = {"format": FORMAT, "kind": kind, "instance_sha256": instance_sha256}
+    other: dict[str, Any] = {"format": FORMAT, "kind": kind, "instance_sha256": instance_sha256}
+    references = {line.replica: line.reference_s for line in timelines if line.reference_s}
+    if references:
+        other["reference_time_s"] = references
     document = {"traceEvents": events, "displayTimeUnit": "ms", "otherData": other}
     write_atomically(path, json.dumps(document) + "\n")
 
@@ -124,7 +133,7 @@ def read_trace(path: Path) -> tuple[list[Timeline], Kind, str]:
         ordered = [sorted(by_stage.get(s, []), key=lambda e: e.ts) for s in range(max(by_stage) + 1)]
         starts = tuple(np.array([e.ts / _US for e in events]) for events in ordered)
         ends = tuple(np.array([(e.ts + e.dur) / _US for e in events]) for events in ordered)
-        lines.append(
-            Timeline(replica, tuple(tuple(e.args.operation for e in events) for events in ordered), starts, ends)
-        )
+        programs = tuple(tuple(e.args.operation for e in events) for events in ordered)
+        references = data.otherData.reference_time_s.get(replica, ())
+        lines.append(Timeline(replica, programs, starts, ends, references))
     return lines, data.otherData.kind, data.otherData.instance_sha256

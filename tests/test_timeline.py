@@ -20,7 +20,7 @@ def timelines(optimizer_s: float) -> list[Timeline]:
 @pytest.mark.parametrize("optimizer_s", [0.5, 0.0])  # operations of no length start together with the next one
 def test_round_trip(tmp_path, optimizer_s):
     first, second = timelines(optimizer_s)
-    second = Timeline(1, second.programs, second.starts, second.ends)
+    second = Timeline(1, second.programs, second.starts, second.ends, (0.01, 0.02, 0.015))
     path = tmp_path / "t.json"
     write_trace(path, [first, second], "simulated", "ab12")
     found, kind, digest = read_trace(path)
@@ -28,6 +28,7 @@ def test_round_trip(tmp_path, optimizer_s):
     assert [x.replica for x in found] == [0, 1]
     for old, new in zip((first, second), found, strict=True):
         assert new.programs == old.programs
+        assert new.reference_s == old.reference_s
         for s in range(3):
             np.testing.assert_allclose(new.starts[s], old.starts[s], atol=1e-9)
             np.testing.assert_allclose(new.ends[s], old.ends[s], atol=1e-9)

@@ -172,6 +172,7 @@ def _comparison_figures(found: "ReplicaComparison") -> dict[str, Any]:
         "predicted_s": found.predicted.makespan,
         "measured_s": found.measured.makespan,
         "difference": found.difference,
+        "difference_at_usual_speed": found.difference_at_usual_speed,
         "causes": asdict(found.causes),
         "operations": [asdict(o) for o in found.operations],
         "steps": [asdict(s) for s in found.steps],
@@ -182,7 +183,8 @@ def _print_comparison(found: "ReplicaComparison") -> None:
     predicted, causes = found.predicted.makespan, found.causes
     print(
         f"replica {found.replica.id}: predicted {predicted:.4g} s, measured {found.measured.makespan:.4g} s "
-        f"({100 * found.difference:+z.1f}%), of which compute {100 * causes.compute_s / predicted:+z.1f}%, "
+        f"({100 * found.difference:+z.1f}%), of which machine {100 * causes.machine_s / predicted:+z.1f}%, "
+        f"compute {100 * causes.compute_s / predicted:+z.1f}%, "
         f"optimizer {100 * causes.optimizer_s / predicted:+z.1f}%, "
         f"transfer {100 * causes.transfer_s / predicted:+z.1f}%, waiting {100 * causes.waiting_s / predicted:+z.1f}%"
     )

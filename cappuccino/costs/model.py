@@ -47,6 +47,8 @@ class CostModel:
     """Likewise for the backward."""
     parts: Mapping[int, StageParts] = field(default_factory=dict)
     """By measured stage count, where the table has the times of parts; takes precedence over all curves above."""
+    reference_s: Mapping[int, float] = field(default_factory=dict)
+    """By measured stage count, what the reference kernel took while the table was measured, where it says so."""
     mixed: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     """By stage count, factors in forward and backward curves: times among other micro-batches over those alike."""
     optimizer_s: float = 0.0

@@ -29,6 +29,8 @@ DROPOUT = "dropout"
 """Column with the dropout of the adapters in a row's micro-batches; without it they had none."""
 OPTIONAL_TIMES = ("forward_time_s", "backward_time_s", "optimizer_time_s", "transfer_time_s", *PARTS)
 """Per micro-batch on the slowest stage; per adapter and step; per micro-batch and link; then the parts."""
+REFERENCE = "reference_time_s"
+"""What a small fixed piece of work took around a row's micro-batches: how fast the machine was."""
 MIXED = ("forward_mixed_factor", "backward_mixed_factor")
 """Time of micro-batches among others over that of the same ones alike; one value for all rows of a stage count."""
 LAYER_SHAPE = ("hidden_size", "intermediate_size", "query_size", "key_value_size")
@@ -145,9 +147,9 @@ def read_cost_table(path: Path) -> CostTable:
     ran = frame["status"] == OK
     for column in (*COUNTS, *(c for c in OPTIONAL_COUNTS if c in frame.columns)):
         frame[column] = _numbers(path, frame, column, pd.Series(True, frame.index), least=1, whole=True)
-    for column in (*MEASURED, *(c for c in (*OPTIONAL_TIMES, *MIXED, *HELD) if c in frame.columns)):
+    for column in (*MEASURED, *(c for c in (*OPTIONAL_TIMES, REFERENCE, *MIXED, *HELD) if c in frame.columns)):
         frame[column] = _numbers(path, frame, column, ran, least=0.0, whole=False)
-    for column in (*MEASURED, *(c for c in MIXED if c in frame.columns)):
+    for column in (*MEASURED, *(c for c in (REFERENCE, *MIXED) if c in frame.columns)):
         zero = frame.index[ran & (frame[column] == 0)]
         if len(zero):
             raise InputError(path, f"line {zero[0] + 2}, {column}", "0 is not allowed", "measure the row again")
@@ -172,7 +174,7 @@ def _check_header(path: Path, text: str) -> None:
     twice = [name for name, times in Counter(name for name in header if name).items() if times > 1]
     if twice:
         raise InputError(path, twice[0], "is the name of two columns", "keep one of them")
-    known = (*REQUIRED, *OPTIONAL_COUNTS, *OPTIONAL_TIMES, *MIXED, *HELD, LAYERS, DROPOUT, *OPTIONAL_WORDS)
+    known = (*REQUIRED, *OPTIONAL_COUNTS, *OPTIONAL_TIMES, REFERENCE, *MIXED, *HELD, LAYERS, DROPOUT, *OPTIONAL_WORDS)
     plain = {_plain(name): name for name in known}
     for name in header:
         if not name or name in known:

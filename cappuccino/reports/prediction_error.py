@@ -1,6 +1,7 @@
 """Predicted against measured times of a replica: by kind of operation and stage, by optimizer step, and by cause.
 
-The causes are found by substitution. The programs run on the cost model; then with the measured times of the F's and
+The causes are found by substitution. The programs run on the cost model; then at the machine's speed in the run, where
+a small fixed piece of work tells that it was another than in the profile; then with the measured times of the F's and
 B's in place of the predicted ones; then with those of the optimizer steps as well; then with the measured transfers.
 What each substitution adds to the makespan is that cause's part; what the measured makespan is still away is waiting:
 time in which a stage had its input and did not start.
@@ -53,6 +54,8 @@ class StepErrors:
 class Causes:
     """What makes the measured makespan differ from the predicted one, seconds; they add up to the difference."""
 
+    machine_s: float
+    """Another speed of the machine than while the table was measured; 0 where nobody knows."""
     compute_s: float
     optimizer_s: float
     transfer_s: float
@@ -74,6 +77,11 @@ class ReplicaComparison:
     def difference(self) -> float:
         """Measured over predicted makespan, minus 1."""
         return self.measured.makespan / self.predicted.makespan - 1
+
+    @property
+    def difference_at_usual_speed(self) -> float:
+        """The same without what is due to the machine's speed."""
+        return (self.measured.makespan - self.causes.machine_s) / self.predicted.makespan - 1
 
 
 def compare_with_trace(
@@ -114,11 +122,13 @@ def compare_with_trace(
             ):
                 problem = f"replica {r.id} ran a part of the plan's programs: adapters were stopped, or it went on"
             raise InputError(source, "traceEvents", problem, "give the trace of a whole run of this plan")
-        found.append(_compare(r, line, Workload.of(r, instance, costs[r.gpu])))
+        usual = costs[r.gpu].of_recomputation(r.recompute).reference_s.get(r.num_stages)
+        slower = float(np.mean(line.reference_s)) / usual if usual and line.reference_s else 1.0
+        found.append(_compare(r, line, Workload.of(r, instance, costs[r.gpu]), slower))
     return tuple(found)
 
 
-def _compare(replica: Replica, measured: Timeline, workload: Workload) -> ReplicaComparison:
+def _compare(replica: Replica, measured: Timeline, workload: Workload, slower: float) -> ReplicaComparison:
     predicted = run_programs(replica.programs, workload, replica.id)
     return ReplicaComparison(
         replica=replica,
@@ -126,7 +136,7 @@ def _compare(replica: Replica, measured: Timeline, workload: Workload) -> Replic
         measured=measured,
         operations=tuple(_operations(predicted, measured)),
         steps=tuple(_steps(replica, predicted, measured)),
-        causes=_causes(replica, predicted, measured, workload),
+        causes=_causes(replica, predicted, measured, workload, slower),
     )
 
 
@@ -155,12 +165,15 @@ def _steps(replica: Replica, predicted: Timeline, measured: Timeline) -> Iterato
             yield StepErrors(replica.adapters[operation[1]], operation[2], *ends)
 
 
-def _causes(replica: Replica, predicted: Timeline, measured: Timeline, workload: Workload) -> Causes:
-    expected, taken = durations(predicted), durations(measured)
+def _causes(
+    replica: Replica, predicted: Timeline, measured: Timeline, workload: Workload, slower: float
+) -> Causes:
+    expected, taken = [slower * d for d in durations(predicted)], durations(measured)
     is_step = [np.array([op[0] == "S" for op in program], dtype=bool) for program in replica.programs]
     computed = [np.where(s, e, t) for s, e, t in zip(is_step, expected, taken, strict=True)]
     moved = replace(workload, transfer_s=measured_transfers(measured, workload))
     ends = [predicted.makespan]
+    ends.append(run_programs(replica.programs, workload, replica.id, expected).makespan)
     ends.append(run_programs(replica.programs, workload, replica.id, computed).makespan)
     ends.append(run_programs(replica.programs, workload, replica.id, taken).makespan)
     ends.append(run_programs(replica.programs, moved, replica.id, taken).makespan)

@@ -33,6 +33,8 @@ class StageReport(BaseModel):
     """Positions in the program of what did not run, since adapters were stopped; nothing above is of these."""
     parts: tuple[PartCost, ...] = ()
     """Parts of the operations, where they were measured."""
+    reference_s: tuple[float, ...] = ()
+    """What the reference kernel took before and after the operations; empty in a profile, whose journal has it."""
 
 
 class StageFailure(BaseModel):
@@ -89,7 +91,8 @@ def measured_timeline(replica: Replica, reports: Sequence[StageReport]) -> Timel
         tuple(operation for k, operation in enumerate(program) if k not in skipped)
         for program, skipped in zip(replica.programs, (set(r.skipped) for r in reports), strict=True)
     )
-    return Timeline(replica.id, programs, starts, ends)
+    references = tuple(float(np.median(r.reference_s)) for r in reports if r.reference_s)
+    return Timeline(replica.id, programs, starts, ends, references if len(references) == len(reports) else ())
 
 
 def evaluations_as_json(evaluations: Mapping[str, Mapping[int, float]]) -> str:

@@ -109,7 +109,9 @@ def train_stage(
     if meter is None:  # a profile warms up point by point: the largest ones would hide the memory of the others
         executor.warm_up()
     chronicle = _Chronicle(specification, stage, layers, starts, executor, lora, trainings, samples, asked, progress)
+    kernel = None if specification.journal is not None else ReferenceKernel(device, dtype)
     dist.barrier(control)  # so that no stage's first operations wait for another's imports
+    references = () if kernel is None else kernel.samples()
     chronicle.begin()
     try:
         if meter is not None and specification.journal is not None:
@@ -122,12 +124,15 @@ def train_stage(
     finally:  # also when another stage is gone: what is complete here may be so there
         chronicle.close()
     dist.barrier(control)  # a stage that left early would cut connections that others still read from
+    if kernel is not None:
+        references += kernel.samples()
     return StageReport(
         starts=tuple(record.starts.tolist()),
         ends=tuple(record.ends.tolist()),
         memory_gib=tuple(record.memory_gib.tolist()),
         skipped=record.skipped,
         parts=meter.costs() if meter else (),
+        reference_s=references,
     )
 
 

@@ -11,7 +11,7 @@ from cappuccino.backbone import ALL_LINEAR, LayerShape
 from cappuccino.costs import CostModel
 from cappuccino.costs.adapters import AdapterSize
 from cappuccino.costs.fit import fit_smooth_maximum
-from cappuccino.costs.table import MIXED
+from cappuccino.costs.table import MIXED, REFERENCE
 from cappuccino.errors import InputError
 from cappuccino.files import Record, parse_model, read_json, write_atomically
 from cappuccino.runtime.profiling.drift import Drift
@@ -23,8 +23,6 @@ OUT_OF_MEMORY = "OOM"
 """Status of points that do not fit."""
 _FEWEST_TO_JUDGE_BY = 8
 """Points by whose agreement the correction of drift is judged; fewer are left as they are."""
-REFERENCE = "reference_time_s"
-"""Column with what the reference kernel took around a point, on the average of the stages."""
 
 
 class PointRecord(Record):

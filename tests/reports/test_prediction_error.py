@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ def test_a_run_as_predicted_has_no_causes():
     found = compare(plan, instance, costs, ran(plan, instance, costs))
     assert found.difference == pytest.approx(0.0)
     causes = found.causes
-    assert (causes.compute_s, causes.optimizer_s, causes.transfer_s, causes.waiting_s) == pytest.approx((0, 0, 0, 0))
+    assert list(asdict(causes).values()) == pytest.approx([0.0] * 5)
     assert [(o.kind, o.stage, o.count) for o in found.operations] == [
         ("F", 0, 2),
         ("F", 1, 2),
@@ -75,7 +75,7 @@ def test_every_cause_is_found_by_itself(change, cause):
     found = compare(plan, instance, costs, ran(plan, instance, costs, **change))
     difference = found.measured.makespan - found.predicted.makespan
     assert difference > 1.0
-    for name in ("compute_s", "optimizer_s", "transfer_s", "waiting_s"):
+    for name in asdict(found.causes):
         assert getattr(found.causes, name) == pytest.approx(difference if name == cause else 0.0, abs=1e-9), name
 
 
@@ -84,8 +84,7 @@ def test_causes_add_up():
     line = ran(plan, instance, costs, compute=1.3, optimizer=2.0, transfer_s=1.0, idle_s=0.7)
     found = compare(plan, instance, costs, line)
     causes = found.causes
-    total = causes.compute_s + causes.optimizer_s + causes.transfer_s + causes.waiting_s
-    assert total == pytest.approx(found.measured.makespan - found.predicted.makespan)
+    assert sum(asdict(causes).values()) == pytest.approx(found.measured.makespan - found.predicted.makespan)
 
 
 def test_traces_of_something_else_are_refused():
@@ -98,3 +97,20 @@ def test_traces_of_something_else_are_refused():
     other = replace(line, programs=(line.programs[1], line.programs[1]))
     with pytest.raises(InputError, match="replica 0 ran other operations"):
         compare_with_trace(plan, instance, costs, [other], plan.instance.sha256, TRACE)
+
+
+def test_the_speed_of_the_machine_is_a_cause_of_its_own():
+    plan, instance, costs = planned()
+    line = ran(plan, instance, costs, compute=1.5, optimizer=1.2)
+    usual = {gpu: replace(model, reference_s={2: 0.010}) for gpu, model in costs.items()}
+    found = compare(plan, instance, usual, replace(line, reference_s=(0.011, 0.013)))
+    at_speed = compare(plan, instance, costs, ran(plan, instance, costs, compute=1.2, optimizer=1.2))
+    assert found.causes.machine_s == pytest.approx(at_speed.measured.makespan - at_speed.predicted.makespan)
+    assert found.causes.compute_s == pytest.approx(line.makespan - at_speed.measured.makespan)
+    assert found.causes.optimizer_s == pytest.approx(0.0)
+    expected = (found.measured.makespan - found.causes.machine_s) / found.predicted.makespan - 1
+    assert found.difference_at_usual_speed == pytest.approx(expected) and expected < found.difference
+    for known, told in ((usual, ()), (costs, (0.011, 0.013))):  # either of them alone tells nothing
+        alone = compare(plan, instance, known, replace(line, reference_s=told))
+        assert alone.causes.machine_s == 0.0
+        assert alone.difference_at_usual_speed == alone.difference

@@ -192,6 +192,7 @@ def test_outputs_are_complete(float64_run: Run) -> None:
     assert all(len(losses) == 5 for losses in float64_run.result.losses.values())
     lines, kind, digest = read_trace(float64_run.result.trace)
     assert (len(lines), kind, digest) == (1, "measured", float64_run.instance.digest)
+    assert len(lines[0].reference_s) == 3 and min(lines[0].reference_s) > 0
     operations = [len(program) for program in float64_run.plan.replicas[0].programs]
     assert float64_run.progress[-1] == (sum(operations), sum(operations))
     assert [len(memory) for memory in float64_run.result.memory_gib[0]] == operations
