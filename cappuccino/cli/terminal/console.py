@@ -159,6 +159,8 @@ def plan_summary(plan: "Plan", report: "CheckReport") -> dict[str, Any]:
         "gap": plan.gap,
         "status": plan.status.value,
         "checked": report.valid,
+        "certified": report.bound.certified,
+        "certificate": {"reason": report.bound.reason, "proven": report.bound.proven},
         "gpu_time_s": plan.gpu_time_s,
         "makespan_s": plan.makespan_s,
         "cost": plan.cost,
@@ -197,7 +199,8 @@ def print_plan(plan: "Plan", report: "CheckReport") -> None:
     gap = "none" if plan.gap is None else f"{100 * plan.gap:.2f}%"
     checked = "checked: valid" if report.valid else f"checked: INVALID ({report.violations[0]})"
     print(f"objective   {plan.objective.value} {plan.objective_value:.4g} {unit}")
-    print(f"bound       {bound} (proven)")
+    proven = "" if plan.lower_bound is None else " (proven)" if report.bound.certified else f", {report.bound}"
+    print(f"bound       {bound}{proven}")
     print(f"gap         {gap}, {plan.status.value}, {checked}")
     for r in plan.replicas:
         adapters = ", ".join(r.adapters)
