@@ -134,16 +134,21 @@ class ReplicaBounds:
 
         Every step ends with the optimizer's on the first stage, behind its last B there.
         """
-        steps, links = self._steps, self.num_stages - 1
-        if self.max_tokens < 1:
-            return np.full(len(steps.count), np.inf)
         passage = self._passages.copy()
-        waits = steps.count * (2 * links * self._lags + self.costs.optimizer_s)
         for a, packed in self._packed.items():
-            mine = slice(steps.first[a], steps.first[a] + len(packed.bounds_s))
+            mine = slice(self._steps.first[a], self._steps.first[a] + len(packed.bounds_s))
             passage[mine] = np.maximum(passage[mine], packed.bounds_s)
+        return self._path_bounds(passage)
+
+    @cached_property
+    def quick_paths(self) -> np.ndarray:
+        """A path bound found without looking at packings, never above `paths`, seconds, shape (A,)."""
+        return self._path_bounds(self._passages)
+
+    def _path_bounds(self, passage: np.ndarray) -> np.ndarray:
+        waits = self._steps.count * (2 * (self.num_stages - 1) * self._lags + self.costs.optimizer_s)
         waits = waits + self._evaluations.total(0, last=True)  # the first stage evaluates between an adapter's steps
-        return np.where(self.fits, steps.total(passage) + waits, np.inf)
+        return np.where(self.fits, self._steps.total(passage) + waits, np.inf)
 
     @cached_property
     def _packed(self) -> "dict[int, PackedPassages]":
@@ -167,11 +172,10 @@ class ReplicaBounds:
             The place of every sample's micro-batch in the order of the F's, shape (steps, global_batch_size), for the
             first steps; None where the bound has not looked at every packing of the whole step.
         """
-        packed = self._packed.get(adapter)
-        if packed is None or self.instance.step_lengths[adapter].shape[1] > MOST_SAMPLES:
+        packed, count = self._packed.get(adapter), self.instance.step_lengths[adapter].shape[1]
+        if packed is None or count > MOST_SAMPLES:
             return None
         forward, backward, bounds, rows = packed
-        count = self.instance.step_lengths[adapter].shape[1]
         return np.asarray(fastest_places(forward, backward, bounds, rows, packings(count), self.num_stages))
 
     @cached_property
@@ -289,11 +293,10 @@ class ReplicaBounds:
         members
             How often each set holds each adapter, shape (N, A).
         """
-        held = members > 0
         # infinite times nothing is no number
         busy = members @ np.where(self.fits, self.shares, 0.0) + self.ramp_s
-        result = np.maximum(busy, np.where(held, self.paths, 0.0).max(axis=1))
-        return np.where(self.room.holds(members), result, np.inf)
+        longest = np.where(members > 0, self.paths, 0.0).max(axis=1)
+        return np.where(self.room.holds(members), np.maximum(busy, longest), np.inf)
 
     def work(self, members: np.ndarray) -> np.ndarray:
         """Return the work bound of sets of adapters, seconds, shape (N,).
@@ -343,6 +346,5 @@ class ReplicaBounds:
         result = np.full(len(members), np.inf)
         ok = self.room.holds(members)
         if ok.any():
-            paths = np.where(members[ok] > 0, self.paths, 0.0).max(axis=1)
-            result[ok] = np.maximum(self.work(members[ok]), paths)
+            result[ok] = np.maximum(self.work(members[ok]), np.where(members[ok] > 0, self.paths, 0.0).max(axis=1))
         return result

@@ -7,13 +7,13 @@ prices above all charges say that no plan ends within the limit.
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from cappuccino.certificate import Certificate
-from cappuccino.checker.partitions import MOST_SETS, ListedSets
+from cappuccino.checker.partitions import MOST_SETS, ListedSets, can_part
 from cappuccino.checker.payments import largest_ratio
 from cappuccino.checker.places import Space, space_of
 from cappuccino.checker.violation import Violation
@@ -21,6 +21,9 @@ from cappuccino.costs import CostModel
 from cappuccino.errors import InvalidPlanError
 from cappuccino.instance import Instance
 from cappuccino.plan import PRECISION, Objective, Plan
+
+_NO_MORE = 1 + 1e-10
+"""Ratio of what is paid to what it costs that prices are to keep to, with a hair for rounding."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def bound_report(
     certificate, bound = plan.certificate, plan.lower_bound
     if certificate is None:
         if bound == 0:
-            return BoundReport(True, "no plan is below 0", 0.0), ()
+            return BoundReport(True, "as no plan is below 0", 0.0), ()
         return BoundReport(False, "the plan states none" if bound is None else "the plan has no certificate"), ()
     wrong = [*_contradictions(certificate, plan, instance)]
     if not wrong:
@@ -92,47 +95,67 @@ def _contradictions(certificate: Certificate, plan: Plan, instance: Instance) ->
 
 @dataclass(frozen=True)
 class _Proof:
-    """What a certificate proves."""
+    """What a certificate proves.
+
+    Path bounds that are found quickly nearly always do; where they do not, better ones are worked out.
+    """
 
     space: Space
-    listed: ListedSets | None
-    """All sets, where they are few."""
     makespan: bool
     limit_s: float
 
     @classmethod
     def of(cls, plan: Plan, certificate: Certificate, instance: Instance, costs: Mapping[str, CostModel]) -> "_Proof":
         space = space_of(certificate, plan.objective, instance, costs)
-        listed = ListedSets.of(space) if space.number_of_sets <= MOST_SETS else None
         limit = math.inf if certificate.limit_s is None else certificate.limit_s
-        return cls(space, listed, plan.objective is Objective.MAKESPAN, limit)
+        return cls(space, plan.objective is Objective.MAKESPAN, limit)
+
+    @property
+    def lists_sets(self) -> bool:
+        """Whether adapters are so few that every set of them is looked at."""
+        return self.space.number_of_sets <= MOST_SETS
 
     @cached_property
     def by_prices(self) -> float:
         """The bound that the prices prove; 0 where they prove none."""
-        space = self.space
-        if self.makespan and not np.any([place.admits(self.limit_s) for place in space.places], axis=0).all():
+        if not self.makespan:
+            return max(0.0, self._paid / self._largest_ratio() - self.space.rent)
+        if not self._all_admitted(self.space) or self._paid / self._largest_ratio() > self.space.rent:
             return self.limit_s
-        paid, ratio = float(space.counts @ space.prices), self._largest_ratio()
-        if self.makespan:
-            return self.limit_s if paid / ratio > space.rent else 0.0
-        return max(0.0, paid / ratio - space.rent)
+        return 0.0 if self._all_admitted(self._sharpened) else self.limit_s
+
+    @property
+    def _paid(self) -> float:
+        return float(self.space.counts @ self.space.prices)
+
+    @cached_property
+    def _sharpened(self) -> Space:
+        return self.space.sharpened()
+
+    def _all_admitted(self, space: Space) -> bool:
+        return bool(np.any([place.admits(self.limit_s) for place in space.places], axis=0).all())
 
     def _largest_ratio(self) -> float:
-        """Return what no set is paid more than for a unit of its cost; at least 1, which proves what prices say."""
-        if self.listed is not None:
-            return max(1.0, self.listed.largest_ratio(self.limit_s))
-        ratio = 1.0
-        for place in self.space.places:
-            ratio = largest_ratio(place, self.space.prices, self.space.counts, self.limit_s, ratio)
-        return ratio
+        """Return what no set is paid more than for a unit of its cost; at least `_NO_MORE`, which will do."""
+        quick = self._ratios(self.space, _NO_MORE)
+        doubtful = tuple(p for p, ratio in zip(self.space.places, quick, strict=True) if ratio > _NO_MORE)
+        if not doubtful:
+            return _NO_MORE
+        return max(self._ratios(replace(self.space, places=doubtful).sharpened(), _NO_MORE))
+
+    def _ratios(self, space: Space, least: float) -> list[float]:
+        """Return the largest ratios by place, `least` where they are no more."""
+        if self.lists_sets:
+            listed = ListedSets.of(space)
+            return [listed.largest_ratio(number, self.limit_s, least) for number in range(len(space.places))]
+        return [largest_ratio(p, space.prices, space.counts, self.limit_s, least) for p in space.places]
 
     def by_partition(self, deadline_s: float | None) -> float | None:
         """Return the objective of the best partition, replicas at their bounds; None where it is out of reach."""
-        if self.listed is None or not self.listed.can_part:
+        if not self.lists_sets or not can_part(self.space):
             return None
         limit = self.limit_s if not self.makespan else math.inf if deadline_s is None else deadline_s
-        return self.listed.least_objective(limit, self.makespan)
+        return ListedSets.of(self._sharpened).least_objective(limit, self.makespan)
 
 
 def _judged(plan: Plan, certificate: Certificate, proof: _Proof) -> tuple[BoundReport, tuple[Violation, ...]]:

@@ -17,6 +17,16 @@ MOST_WORK = 10**8
 _HAIR = 1e-9
 
 
+def can_part(space: Space) -> bool:
+    """Return whether the best partition is in reach."""
+    ways = 1
+    for n in space.counts.tolist():
+        ways *= (n + 1) * (n + 2) // 2
+    free = int(np.prod([count + 1 for count in space.gpus.values()]))
+    sets = space.number_of_sets
+    return ways * free * len(space.places) <= MOST_WORK and sets**2 * len(space.counts) <= 4 * MOST_WORK
+
+
 @dataclass(frozen=True)
 class ListedSets:
     """All sets of adapters in all places."""
@@ -31,27 +41,18 @@ class ListedSets:
     def of(cls, space: Space) -> "ListedSets":
         """List them."""
         sets = np.indices(tuple(space.counts + 1)).reshape(len(space.counts), -1).T[1:]
-        return cls(space, sets, np.array([place.bounds.lower_bounds(sets) for place in space.places]))
+        return cls(space, sets, np.array([place.makespans(sets) for place in space.places]))
 
-    def largest_ratio(self, limit_s: float) -> float:
-        """Return the most that a set is paid for a unit of its cost; infinite where one that is free is paid."""
-        paid, most = self.sets @ self.space.prices, 0.0
-        for place, makespans in zip(self.space.places, self.makespans, strict=True):
-            within = np.isfinite(makespans) & (makespans <= limit_s) & (paid > 0)
-            cost = place.rate * makespans[within] + place.charge
-            ratios = np.divide(paid[within], cost, out=np.full(len(cost), np.inf), where=cost > 0)
-            most = max(most, float(ratios.max(initial=0.0)))
-        return most
+    def largest_ratio(self, place: int, limit_s: float, least: float) -> float:
+        """Return the most that a set is paid at a place for a unit of its cost, and `least` where that is more.
 
-    @property
-    def can_part(self) -> bool:
-        """Whether the best partition is in reach."""
-        ways = 1
-        for n in self.space.counts.tolist():
-            ways *= (n + 1) * (n + 2) // 2
-        free = int(np.prod([count + 1 for count in self.space.gpus.values()]))
-        work = ways * free * len(self.space.places)
-        return work <= MOST_WORK and len(self.sets) ** 2 * self.sets.shape[1] <= 4 * MOST_WORK
+        Infinite where a set is paid that is free.
+        """
+        makespans, paid = self.makespans[place], self.sets @ self.space.prices
+        within = np.isfinite(makespans) & (makespans <= limit_s) & (paid > 0)
+        cost = self.space.places[place].rate * makespans[within] + self.space.places[place].charge
+        ratios = np.divide(paid[within], cost, out=np.full(len(cost), np.inf), where=cost > 0)
+        return max(least, float(ratios.max(initial=0.0)))
 
     def least_objective(self, limit_s: float, makespan: bool) -> float:
         """Return the least sum of costs over all partitions, or the least longest makespan; infinite for none.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,6 +28,25 @@ class Place:
     ramp_s: float
     shares: np.ndarray
     paths: np.ndarray
+    """Quick path bounds, until it is `sharpened`."""
+
+    def sharpened(self) -> "Place":
+        """Return the place with path bounds that take time to work out."""
+        return replace(self, paths=self.bounds.paths)
+
+    def makespans(self, sets: np.ndarray) -> np.ndarray:
+        """Return bounds on the makespans of sets, seconds, shape (N,); infinite where memory does not hold one.
+
+        Parameters
+        ----------
+        sets
+            How many adapters of each kind they hold, shape (N, K).
+        """
+        result, ok = np.full(len(sets), np.inf), self.bounds.room.holds(sets)
+        if ok.any():
+            longest = np.where(sets[ok] > 0, self.paths, 0.0).max(axis=1)
+            result[ok] = np.maximum(self.bounds.work(sets[ok]), longest)
+        return result
 
     def admits(self, limit_s: float) -> np.ndarray:
         """Return whether an adapter of each kind may end within a limit here."""
@@ -47,6 +66,11 @@ class Space:
     """By type."""
     rent: float
     """The charges of all GPUs."""
+
+    def sharpened(self) -> "Space":
+        """Return the space with path bounds that take time to work out."""
+        with ThreadPoolExecutor() as executor:  # the compiled search for them releases the lock
+            return replace(self, places=tuple(executor.map(Place.sharpened, self.places)))
 
     @property
     def number_of_sets(self) -> int:
@@ -75,8 +99,6 @@ def space_of(
     kinds = _kinds(instance, np.concatenate(numbers, axis=1), prices)
     one_of_each = instance.subset([members[0] for members in kinds])
     bounds = [(pool, ReplicaBounds(one_of_each, model, g, pool.memory_gib)) for pool, model, g in found]
-    with ThreadPoolExecutor() as executor:  # the compiled search for paths releases the lock
-        paths = list(executor.map(lambda entry: entry[1].paths, bounds))
     return Space(
         counts=np.array([len(members) for members in kinds]),
         prices=np.array([prices[members[0]] for members in kinds]),
@@ -89,9 +111,9 @@ def space_of(
                 bounds=b,
                 ramp_s=b.ramp_s,
                 shares=b.shares,
-                paths=path,
+                paths=b.quick_paths,
             )
-            for (pool, b), path in zip(bounds, paths, strict=True)
+            for pool, b in bounds
         ),
         gpus={p.gpu: p.count for p in instance.gpu_pools},
         rent=sum(p.count * certificate.charges[p.gpu] for p in instance.gpu_pools),
