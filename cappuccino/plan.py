@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
 
+from cappuccino.certificate import Certificate
 from cappuccino.files import Record, parse_model, read_json, write_atomically
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ forward of evaluation micro-batch e, which no backward follows.
 """
 Sample = tuple[Index, Index]
 """Position in the replica's adapters, number of the sample in the adapter's training order."""
+PRECISION = 1e-6
+"""Gap up to which objective and bound are the same: that of the solvers."""
 
 
 class Objective(StrEnum):
@@ -74,7 +77,9 @@ class Status(StrEnum):
     """How good a plan is known to be."""
 
     OPTIMAL = "optimal"
-    """The gap is closed within the tolerance asked for."""
+    """Objective and bound meet to the precision of the solvers."""
+    WITHIN_GAP = "within_gap"
+    """The gap is within the one asked for."""
     FEASIBLE = "feasible"
     """Valid, with the gap stated."""
 
@@ -206,6 +211,8 @@ class Plan(Record):
     """Proven bound on the objective, in the objective's unit; the file's name for it is older than money."""
     gap: NonNegative | None
     """`(objective - bound) / objective`."""
+    certificate: Certificate | None = None
+    """What proves the bound; null in plans without a bound and in those written before there were any."""
     solver: dict[str, float | int | str]
     incumbents: tuple[FoundPlan, ...] = ()
     """How the search came to it; the last one is this plan."""
@@ -214,6 +221,15 @@ class Plan(Record):
     of these; adapters without any are in no replica.
     """
     replicas: Annotated[tuple[Replica, ...], Field(min_length=1)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_status(cls, data: Any) -> Any:
+        """Read "optimal" in plans older than certificates as it was meant: within the gap asked for."""
+        older = isinstance(data, dict) and "certificate" not in data and data.get("status") == Status.OPTIMAL
+        if older and isinstance(gap := data.get("gap"), float) and gap > PRECISION:
+            return {**data, "status": Status.WITHIN_GAP.value}
+        return data
 
     @property
     def objective_value(self) -> float:
@@ -310,6 +326,13 @@ def objective_gap(objective: float, bound: float | None) -> float | None:
     if bound is None:
         return None
     return max(0.0, (objective - bound) / objective) if objective > 0 else 0.0
+
+
+def plan_status(gap: float | None, tolerance: float) -> Status:
+    """Return how good a plan of this gap is where one of `tolerance` was asked for."""
+    if gap is None or gap > max(tolerance, PRECISION):
+        return Status.FEASIBLE
+    return Status.OPTIMAL if gap <= PRECISION else Status.WITHIN_GAP
 
 
 def rounded_bound(bound: float, value: float) -> float:

@@ -4,9 +4,10 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 
 from cappuccino import __version__
+from cappuccino.certificate import Certificate
 from cappuccino.costs import CostModel
 from cappuccino.instance import Instance
-from cappuccino.plan import FoundPlan, InstanceReference, Objective, Plan, Status, objective_gap, rounded_bound
+from cappuccino.plan import FoundPlan, InstanceReference, Objective, Plan, objective_gap, plan_status, rounded_bound
 from cappuccino.solvers.scheduling.schedule import PlacedReplica
 
 
@@ -17,6 +18,7 @@ def assemble_plan(
     *,
     objective: Objective = Objective.GPU_TIME,
     bound: float | None = None,
+    certificate: Certificate | None = None,
     gap_tolerance: float = 0.0,
     deadline_s: float | None = None,
     seed: int = 0,
@@ -30,8 +32,10 @@ def assemble_plan(
     ----------
     bound
         Proven bound on the objective, None where there is none.
+    certificate
+        What proves it.
     gap_tolerance
-        Gap up to which the plan is called optimal.
+        The gap asked for.
     solver
         Further entries of the plan's solver record.
     incumbents
@@ -53,13 +57,14 @@ def assemble_plan(
     return Plan(
         instance=InstanceReference(name=instance.name, sha256=instance.digest),
         objective=objective,
-        status=Status.OPTIMAL if gap is not None and gap <= gap_tolerance else Status.FEASIBLE,
+        status=plan_status(gap, gap_tolerance),
         gpu_time_s=gpu_time,
         makespan_s=makespan,
         cost=cost,
         deadline_s=deadline_s,
         lower_bound=bound,
         gap=gap,
+        certificate=certificate,
         solver={
             "wall_time_s": round(wall_time_s, 3),
             "seed": seed,

@@ -8,7 +8,7 @@ from enum import StrEnum
 from cappuccino.costs import CostModel, fit_instance_costs
 from cappuccino.errors import InfeasibleError, InputError
 from cappuccino.instance import Instance
-from cappuccino.plan import Objective, Plan, Status, objective_gap, rounded_bound
+from cappuccino.plan import Objective, Plan, objective_gap, plan_status, rounded_bound
 from cappuccino.solvers.allocation.milp import TimeUpError
 from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.planning import PlanOptions, Progress, make_plan
@@ -22,7 +22,9 @@ class PointStatus(StrEnum):
     """What is known at a deadline."""
 
     OPTIMAL = "optimal"
-    """A plan, its gap closed within the tolerance asked for."""
+    """A plan that its bound meets."""
+    WITHIN_GAP = "within_gap"
+    """A plan, within the gap asked for."""
     FEASIBLE = "feasible"
     """A plan, with its gap."""
     NOT_FOUND = "not found"
@@ -193,19 +195,23 @@ class _Planner:
             self.solved += 1
             return _Attempt(deadline_s, None, str(error))
 
-    def restated(self, plan: Plan, deadline_s: float, bound: float) -> Plan:
-        """Return a plan that meets the deadline as the plan for it, with this bound, checked anew."""
+    def restated(self, plan: Plan, deadline_s: float, bounded: Plan | None) -> Plan:
+        """Return a plan that meets the deadline as the plan for it, with another one's bound, checked anew."""
         replicas = plan.replicas
         if plan.objective is not self.options.objective:  # separate runs were compared by another measure
             replicas = tuple(r.model_copy(update={"savings": None}) for r in replicas)
         changes = {"objective": self.options.objective, "deadline_s": deadline_s, "replicas": replicas}
         stated = plan.model_copy(update=changes)
-        bound = rounded_bound(bound, stated.objective_value)
+        bound = rounded_bound(_bound(bounded), stated.objective_value)
         gap = objective_gap(stated.objective_value, bound)
-        optimal = gap is not None and gap <= self.options.gap
-        status = Status.OPTIMAL if optimal else Status.FEASIBLE
-        solver = {**plan.solver, "gap_tolerance": self.options.gap}
-        stated = stated.model_copy(update={"lower_bound": bound, "gap": gap, "status": status, "solver": solver})
+        changes = {
+            "lower_bound": bound,
+            "gap": gap,
+            "certificate": None if bounded is None else bounded.certificate,
+            "status": plan_status(gap, self.options.gap),
+            "solver": {**plan.solver, "gap_tolerance": self.options.gap},
+        }
+        stated = stated.model_copy(update=changes)
         return verified(stated, self.instance, self.costs, "pareto")
 
 
@@ -221,23 +227,27 @@ def _front(
         reason = next((a.reason for a in attempts if a.deadline_s == deadline and a.reason), "")
         # the plan of least makespan bounds another objective
         bounds = [
-            a.plan.lower_bound or 0.0
+            a.plan
             for a in attempts
             if a.plan is not None and a.plan.objective is objective and a.deadline_s >= deadline
         ]
-        bound = max(bounds, default=0.0)
+        bounded = max(bounds, key=lambda plan: plan.lower_bound or 0.0, default=None)
         serving = [p for p in plans if p.makespan_s <= deadline * (1 + _TOLERANCE)]
         if not serving:
             infeasible = deadline < least_makespan_s * (1 - _TOLERANCE)
             status = PointStatus.INFEASIBLE if infeasible else PointStatus.NOT_FOUND
-            points.append(ParetoPoint(deadline, status, None, None if infeasible else bound, reason))
+            points.append(ParetoPoint(deadline, status, None, None if infeasible else _bound(bounded), reason))
             continue
         best = min(serving, key=lambda p: (_value(p, objective), p.makespan_s))
-        plan = planner.restated(best, deadline, bound)
+        plan = planner.restated(best, deadline, bounded)
         dominated = plan.objective_value >= cheapest * (1 - _TOLERANCE)
         cheapest = min(cheapest, plan.objective_value)
         points.append(ParetoPoint(deadline, PointStatus(plan.status.value), plan, plan.lower_bound, reason, dominated))
     return tuple(points)
+
+
+def _bound(plan: Plan | None) -> float:
+    return 0.0 if plan is None else plan.lower_bound or 0.0
 
 
 def _value(plan: Plan, objective: Objective) -> float:

@@ -16,6 +16,7 @@ from cappuccino.solvers.allocation.context import Context, Goal, Incumbent
 from cappuccino.solvers.allocation.milp import TimeUpError
 from cappuccino.solvers.assembly import assemble_plan
 from cappuccino.solvers.budget import Budget, Clock
+from cappuccino.solvers.certification import certificate_of
 from cappuccino.solvers.improvement import improve
 from cappuccino.solvers.layer_split import LayerSplit, with_layers
 from cappuccino.solvers.savings import SharingEvaluator, with_savings
@@ -93,16 +94,24 @@ def make_plan(
     _compile(space)
     clock = Clock(options.time_limit_s)
     found = _free_plan(space, options, clock, on_progress)
-    bound, incumbents = 0.0, list[FoundPlan]()
+    bound, certificate, incumbents = 0.0, None, list[FoundPlan]()
     if found is None:
         found = _search(space, options, clock, on_progress)
         bound, incumbents = found.incumbent.bound, found.incumbent.found
+        certificate = certificate_of(
+            found.incumbent.proof,
+            space,
+            num_stages=options.num_stages,
+            profiled_only=options.profiled_only,
+            recompute=options.recompute,
+        )
     plan = assemble_plan(
         instance,
         costs,
         found.incumbent.replicas,
         objective=options.objective,
         bound=bound,
+        certificate=certificate,
         gap_tolerance=options.gap,
         deadline_s=options.deadline_s,
         seed=options.seed,

@@ -63,10 +63,12 @@ def test_the_example_is_valid_with_a_bound_and_a_deadline():
         lower_bound=GOOD.gpu_time_s / 2,
         gap=0.5,
         deadline_s=GOOD.makespan_s,
-        status=Status.OPTIMAL,
+        status=Status.WITHIN_GAP,
         solver={"gap_tolerance": 0.5},
     )
     assert rules(plan) == set()
+    assert rules(changed(plan, status=Status.OPTIMAL)) == {7}
+    assert rules(changed(plan, lower_bound=GOOD.gpu_time_s, gap=0.0, status=Status.OPTIMAL, solver={})) == set()
     assert rules(changed(plan, solver={"gap_tolerance": 0.49})) == {7}
     assert rules(changed(plan, solver={})) == {7}
 
@@ -248,6 +250,7 @@ def with_replica(**values) -> Plan:
         (changed(GOOD, lower_bound=GOOD.gpu_time_s / 2), "gap is null, objective and bound give 0.5"),
         (changed(GOOD, gap=0.5), "gap is 0.5, objective and bound give null"),
         (changed(GOOD, status=Status.OPTIMAL), "optimal without a bound"),
+        (changed(GOOD, status=Status.WITHIN_GAP), "within_gap without a bound"),
         (changed(GOOD, deadline_s=GOOD.makespan_s * 0.999), "misses the deadline"),
         (changed(GOOD, cost=1.0), "cost is 1, the programs give null"),
         (changed(GOOD, objective=Objective.COST), "cost"),

@@ -18,11 +18,12 @@ MAY_IMPORT = {
     "sweep": "errors files adapter",
     "lengths": "errors files",
     "backbone": "errors files",
-    "plan": "files",
+    "certificate": "files",
+    "plan": "files certificate",
     "training_data": "",
     "instance": "errors files documents adapter sweep lengths training_data",
     "costs": "errors files backbone plan instance",
-    "schemas": "files adapter sweep plan instance",
+    "schemas": "files adapter sweep certificate plan instance",
     "remaining": "errors plan instance",
     "timeline": "files plan",
     "workload": "plan instance costs",
@@ -30,7 +31,7 @@ MAY_IMPORT = {
     "bounds": "compiled instance costs",
     "analytic": "errors backbone plan costs",
     "prototype": "errors files lengths backbone instance analytic",
-    "checker": "errors plan instance costs simulator",
+    "checker": "errors certificate plan instance costs simulator bounds",
     "reports": "errors backbone plan instance costs timeline workload simulator",
     "reports.page": "costs instance plan timeline workload simulator reports",
     "models.cp_sat": "",
@@ -49,15 +50,16 @@ MAY_IMPORT = {
     "solvers.allocation": "errors compiled plan instance costs bounds models.partition_relaxation "
     "models.set_partitioning solvers.budget solvers.settings solvers.scheduling",
     "solvers.layer_split": "plan instance costs bounds",
-    "solvers.assembly": "plan instance costs solvers.scheduling",
+    "solvers.certification": "certificate plan solvers.allocation",
+    "solvers.assembly": "certificate plan instance costs solvers.scheduling",
     "solvers.verification": "errors plan instance costs checker",
     "solvers.baselines": "errors compiled plan instance costs bounds solvers.scheduling.kernels solvers.scheduling "
     "solvers.allocation solvers.layer_split solvers.assembly solvers.verification",
     "solvers.improvement": "plan solvers.budget solvers.scheduling solvers.allocation",
     "solvers.savings": "plan instance bounds solvers.budget solvers.scheduling solvers.allocation",
     "solvers.planning": "errors plan instance costs solvers.budget solvers.settings solvers.scheduling "
-    "solvers.allocation solvers.layer_split solvers.assembly solvers.verification solvers.improvement "
-    "solvers.savings",
+    "solvers.allocation solvers.layer_split solvers.certification solvers.assembly solvers.verification "
+    "solvers.improvement solvers.savings",
     "solvers.pareto": "errors plan instance costs solvers.budget solvers.allocation solvers.verification "
     "solvers.planning",
     "runtime.backbone": "errors files backbone",
@@ -80,8 +82,8 @@ MAY_IMPORT = {
     "instances.generate_tiny": "instance runtime.backbone runtime.profiling",
     "library": "errors files plan instance costs simulator checker solvers.baselines solvers.planning",
     "instances.generate_index": "instance library",
-    "api": "errors plan instance remaining costs simulator checker reports solvers.settings solvers.layer_split "
-    "solvers.planning runtime.backbone runtime.checkpoint runtime.monitoring runtime.launch",
+    "api": "errors plan instance remaining costs simulator checker reports solvers.budget solvers.settings "
+    "solvers.layer_split solvers.planning runtime.backbone runtime.checkpoint runtime.monitoring runtime.launch",
     "cli.terminal": "errors plan timeline checker reports runtime.monitoring runtime.launch",
     "cli": "errors files lengths backbone plan instance remaining costs timeline workload simulator analytic prototype "
     "checker reports reports.page solvers.budget solvers.settings solvers.layer_split solvers.baselines "
@@ -169,8 +171,10 @@ SHARED = {
     "backbone",
     "lengths",
     "training_data",
+    "certificate",
+    "bounds",
 }
-"""What checker and solvers both stand on: the file formats and the cost model."""
+"""What checker and solvers both stand on: the file formats, the cost model and the bounds on a replica."""
 
 
 def rooms_behind(name: str) -> set[str]:
@@ -183,7 +187,7 @@ def rooms_behind(name: str) -> set[str]:
     return found - set(FOLDERS)
 
 
-def test_the_checker_shares_only_formats_and_costs_with_the_solvers():
+def test_the_checker_shares_only_formats_costs_and_bounds_with_the_solvers():
     own = rooms_behind("checker") - SHARED
     assert own >= {"checker", "simulator", "workload", "timeline"}
     for path in [*(ROOT / "solvers").rglob("*.py"), *(ROOT / "models").rglob("*.py")]:

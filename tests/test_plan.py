@@ -6,7 +6,7 @@ from helpers.builders import changed, make_costs, make_instance, timed
 from helpers.plans import random_plan
 
 from cappuccino.errors import InputError
-from cappuccino.plan import MicroBatch, Objective, Plan, even_layers, objective_gap
+from cappuccino.plan import MicroBatch, Objective, Plan, Status, even_layers, objective_gap
 
 INSTANCE = make_instance(([3, 5, 2, 7], 2), ([1, 4, 6], 1, 2))
 PLAN = timed(random_plan(INSTANCE, 2, seed=1), INSTANCE, {"x": make_costs(optimizer_s=0.1, transfer=(0.3, 0.1))})
@@ -19,6 +19,17 @@ def edited(tmp_path, old: str, new: str):
     assert old in text
     path.write_text(text.replace(old, new, 1))
     return path
+
+
+def test_plans_older_than_certificates_were_optimal_within_the_gap_asked_for(tmp_path):
+    document = PLAN.dump() | {"status": "optimal", "lower_bound_s": 1.0, "gap": 5e-4}
+    del document["certificate"]
+    (tmp_path / "old.json").write_text(json.dumps(document))
+    assert Plan.load(tmp_path / "old.json").status is Status.WITHIN_GAP
+    (tmp_path / "met.json").write_text(json.dumps(document | {"gap": 1e-7}))
+    assert Plan.load(tmp_path / "met.json").status is Status.OPTIMAL
+    (tmp_path / "new.json").write_text(json.dumps(document | {"certificate": None}))
+    assert Plan.load(tmp_path / "new.json").status is Status.OPTIMAL  # the checker refuses it
 
 
 @pytest.mark.parametrize("seed", range(5))

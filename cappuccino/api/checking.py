@@ -23,7 +23,8 @@ def check(plan: Plan, instance: Instance) -> CheckReport:
     Returns
     -------
     CheckReport
-        `valid`, the `violations` with rule and message, and the `simulation`, None where the plan cannot be run.
+        `valid`, the `violations` with rule and message, the `simulation`, None where the plan cannot be run, and the
+        word on its `bound`: `certified` or not, and the `reason`.
 
     Raises
     ------
@@ -39,6 +40,8 @@ def check(plan: Plan, instance: Instance) -> CheckReport:
     >>> plan = cappuccino.plan(instance, time_limit=None)
     >>> cappuccino.check(plan, instance).valid
     True
+    >>> str(cappuccino.check(plan, instance).bound)
+    'certified: by its prices'
     >>> quicker = plan.model_copy(update={"gpu_time_s": 0.5 * plan.gpu_time_s})
     >>> [violation.rule for violation in cappuccino.check(quicker, instance).violations]
     [7]

@@ -9,14 +9,14 @@ n t(X / n), which grows with n: the fewest micro-batches that the rules allow gi
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 
 from cappuccino.bounds.divisible_passage import divisible_passages
 from cappuccino.bounds.evaluation_times import EvaluationTimes
 from cappuccino.bounds.memory_time import MemoryTimes
-from cappuccino.bounds.passage import MOST_SAMPLES, combinations, fastest_places, membership, packings, passage_bounds
+from cappuccino.bounds.packed_passages import PackedPassages
+from cappuccino.bounds.passage import MOST_SAMPLES, membership
 from cappuccino.bounds.room import Room
 from cappuccino.bounds.stage_times import StageTimes, together, weighted
 from cappuccino.bounds.step_statistics import StepStatistics
@@ -25,15 +25,6 @@ from cappuccino.instance import Instance
 
 MOST_STEPS_PACKED = 300
 """Optimizer steps for which every packing is looked at, where time sets no limit."""
-
-
-class PackedPassages(NamedTuple):
-    """Passages of an adapter's steps over all packings, as `passage_bounds` takes and returns them."""
-
-    forward_s: np.ndarray
-    backward_s: np.ndarray
-    bounds_s: np.ndarray
-    rows: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -142,19 +133,24 @@ class ReplicaBounds:
 
         Every step ends with the optimizer's on the first stage, behind its last B there.
         """
-        steps, links = self._steps, self.num_stages - 1
-        if self.max_tokens < 1:
-            return np.full(len(steps.count), np.inf)
         passage = self._passages.copy()
-        waits = steps.count * (2 * links * self._lags + self.costs.optimizer_s)
         for a, packed in self._packed.items():
-            mine = slice(steps.first[a], steps.first[a] + len(packed.bounds_s))
+            mine = slice(self._steps.first[a], self._steps.first[a] + len(packed.bounds_s))
             passage[mine] = np.maximum(passage[mine], packed.bounds_s)
-        waits = waits + self._evaluations.total(0, last=True)  # the first stage evaluates between an adapter's steps
-        return np.where(self.fits, steps.total(passage) + waits, np.inf)
+        return self._path_bounds(passage)
 
     @cached_property
-    def _packed(self) -> "dict[int, PackedPassages]":
+    def quick_paths(self) -> np.ndarray:
+        """A path bound found without looking at packings, never above `paths`, seconds, shape (A,)."""
+        return self._path_bounds(self._passages)
+
+    def _path_bounds(self, passage: np.ndarray) -> np.ndarray:
+        waits = self._steps.count * (2 * (self.num_stages - 1) * self._lags + self.costs.optimizer_s)
+        waits = waits + self._evaluations.total(0, last=True)  # the first stage evaluates between an adapter's steps
+        return np.where(self.fits, self._steps.total(passage) + waits, np.inf)
+
+    @cached_property
+    def _packed(self) -> dict[int, PackedPassages]:
         """The first steps of adapters with the longest paths, by adapter: only those paths of a replica count."""
         steps, left = self._steps, self.packed_steps
         result = {}
@@ -175,12 +171,10 @@ class ReplicaBounds:
             The place of every sample's micro-batch in the order of the F's, shape (steps, global_batch_size), for the
             first steps; None where the bound has not looked at every packing of the whole step.
         """
-        packed = self._packed.get(adapter)
-        if packed is None or self.instance.step_lengths[adapter].shape[1] > MOST_SAMPLES:
+        packed, count = self._packed.get(adapter), self.instance.step_lengths[adapter].shape[1]
+        if packed is None or count > MOST_SAMPLES:
             return None
-        forward, backward, bounds, rows = packed
-        count = self.instance.step_lengths[adapter].shape[1]
-        return np.asarray(fastest_places(forward, backward, bounds, rows, packings(count), self.num_stages))
+        return packed.places(count, self.num_stages)
 
     @cached_property
     def _passages(self) -> np.ndarray:
@@ -196,7 +190,7 @@ class ReplicaBounds:
             np.repeat(self._lags, self._steps.count),
         )
 
-    def _packed_passages(self, adapter: int, lengths: np.ndarray) -> "PackedPassages":
+    def _packed_passages(self, adapter: int, lengths: np.ndarray) -> PackedPassages:
         """Return the bound on the passage of an adapter's steps over all packings of their largest samples.
 
         Parameters
@@ -225,8 +219,7 @@ class ReplicaBounds:
         ways = np.stack([stages.first, stages.before(self.num_stages - 1), stages.last])
         forward, backward = np.ascontiguousarray(np.moveaxis(np.tensordot(ways, times, axes=(1, 1)), 0, 2))
         fits = tokens <= self.most_tokens[adapter]
-        found = passage_bounds(forward, backward, fits, packings(count), combinations(), self.num_stages)
-        return PackedPassages(forward, backward, *found)
+        return PackedPassages.of(forward, backward, fits, count, self.num_stages)
 
     @property
     def ramp_s(self) -> float:
@@ -299,11 +292,10 @@ class ReplicaBounds:
         members
             How often each set holds each adapter, shape (N, A).
         """
-        held = members > 0
         # infinite times nothing is no number
         busy = members @ np.where(self.fits, self.shares, 0.0) + self.ramp_s
-        result = np.maximum(busy, np.where(held, self.paths, 0.0).max(axis=1))
-        return np.where(self.room.holds(members), result, np.inf)
+        longest = np.where(members > 0, self.paths, 0.0).max(axis=1)
+        return np.where(self.room.holds(members), np.maximum(busy, longest), np.inf)
 
     def work(self, members: np.ndarray) -> np.ndarray:
         """Return the work bound of sets of adapters that fit, seconds, shape (N,).
@@ -354,6 +346,5 @@ class ReplicaBounds:
         result = np.full(len(members), np.inf)
         ok = self.room.holds(members)
         if ok.any():
-            paths = np.where(members[ok] > 0, self.paths, 0.0).max(axis=1)
-            result[ok] = np.maximum(self.work(members[ok]), paths)
+            result[ok] = np.maximum(self.work(members[ok]), np.where(members[ok] > 0, self.paths, 0.0).max(axis=1))
         return result

@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cappuccino.checker import figures, placement, structure
+from cappuccino.checker.certificate import BoundReport, bound_report
 from cappuccino.checker.violation import Violation
 from cappuccino.costs import CostModel
 from cappuccino.errors import InvalidPlanError
 from cappuccino.instance import Instance
 from cappuccino.plan import Plan
 from cappuccino.simulator import DeadlockError, Simulation, simulate
+
+_NOT_RUN = BoundReport(False, "the plan is too broken to be run")
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,8 @@ class CheckReport:
     violations: tuple[Violation, ...]
     simulation: Simulation | None
     """None when the plan is too broken to be run."""
+    bound: BoundReport = _NOT_RUN
+    """Whether the plan's bound is proven: a valid plan may state one that is not."""
 
     @property
     def valid(self) -> bool:
@@ -61,4 +66,5 @@ def check(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]) -> Che
     found += figures.memory(plan, instance, costs, simulation)
     found += figures.times(plan, simulation)
     found += figures.savings(plan, instance, simulation)
-    return CheckReport(tuple(found), simulation)
+    bound, claims = bound_report(plan, instance, costs)
+    return CheckReport((*found, *claims), simulation, bound)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from cappuccino.checker.violation import Violation
 from cappuccino.costs import CostModel
 from cappuccino.instance import Instance
-from cappuccino.plan import Objective, Plan, Status, objective_gap
+from cappuccino.plan import PRECISION, Objective, Plan, Status, objective_gap
 from cappuccino.simulator import Simulation
 
 RELATIVE_TOLERANCE = 1e-6
@@ -59,14 +59,24 @@ def times(plan: Plan, simulation: Simulation) -> Iterator[Violation]:
         gap is not None and plan.gap is not None and abs(gap - plan.gap) > RELATIVE_TOLERANCE
     ):
         yield Violation(7, f"gap is {_figure(plan.gap)}, objective and bound give {_figure(gap)}")
-    if plan.status is Status.OPTIMAL:
-        tolerance = plan.solver.get("gap_tolerance", 0.0)
-        if gap is None:
-            yield Violation(7, "status is optimal without a bound")
-        elif not isinstance(tolerance, int | float) or gap > tolerance + RELATIVE_TOLERANCE:
-            yield Violation(7, f"status is optimal with a gap of {gap:g}, above solver.gap_tolerance ({tolerance})")
+    yield from _status(plan, gap)
     if plan.deadline_s is not None and simulation.makespan_s > plan.deadline_s * (1 + RELATIVE_TOLERANCE):
         yield Violation(7, f"the makespan {simulation.makespan_s:g} s misses the deadline of {plan.deadline_s:g} s")
+
+
+def _status(plan: Plan, gap: float | None) -> Iterator[Violation]:
+    """Rule 7: the plan is not called better than its gap says."""
+    if plan.status is Status.FEASIBLE:
+        return
+    if gap is None:
+        yield Violation(7, f"status is {plan.status.value} without a bound")
+        return
+    tolerance, name = PRECISION, "the precision of the solvers"
+    if plan.status is Status.WITHIN_GAP:
+        stated, name = plan.solver.get("gap_tolerance", 0.0), "solver.gap_tolerance"
+        tolerance = stated + RELATIVE_TOLERANCE if isinstance(stated, int | float) else PRECISION
+    if not gap <= tolerance:
+        yield Violation(7, f"status is {plan.status.value} with a gap of {gap:g}, above {name} ({tolerance:g})")
 
 
 def savings(plan: Plan, instance: Instance, simulation: Simulation) -> Iterator[Violation]:

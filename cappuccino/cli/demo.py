@@ -135,7 +135,7 @@ def print_report(report: dict[str, Any]) -> None:
     """Print the outcome as text."""
     stages = report["replicas"][0]["num_stages"]
     print(f"objective   {report['objective']} {report['value']:.4g} GPU-s on {counted(stages, 'stage')}")
-    print(f"bound       {report['lower_bound']:.4g} GPU-s (proven)")
+    print(f"bound       {report['lower_bound']:.4g} GPU-s{' (proven)' if report['certified'] else ', not certified'}")
     checked = "valid" if report["checked"] else "INVALID"
     print(f"gap         {100 * report['gap']:.2f}%, {report['status']}, checked: {checked}")
     print(f"predicted   {report['predicted_s']:.3f} s")

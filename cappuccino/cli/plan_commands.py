@@ -148,7 +148,7 @@ def _say_that_it_ends() -> None:
 
 
 def check(plan: PlanArgument, instance: InstanceOption, json: JsonFlag = False) -> None:
-    """Verify a plan against the seven rules; exit 1 and name the broken rule when it is invalid."""
+    """Verify a plan against the seven rules and its bound by its certificate; exit 1 and name a rule that is broken."""
     from cappuccino.checker import check as check_plan  # noqa: PLC0415
     from cappuccino.costs import fit_instance_costs  # noqa: PLC0415
     from cappuccino.instance import Instance  # noqa: PLC0415

@@ -93,7 +93,8 @@ def write_report(plan: Path, instance: Path, output: Path, trace: Path | None, m
             raise InputError(trace, "otherData.kind", f'is "{kind}"', "give a trace that `cappuccino run` wrote")
         measured = compare_with_trace(stated, loaded, costs, lines, digest, trace)
     done = sum(given.done.values())
-    page = report_page(PageContents(stated, loaded, costs, checked.simulation, measured, losses, done)).encode()
+    found = checked.simulation, measured, losses, done, checked.bound.certified
+    page = report_page(PageContents(stated, loaded, costs, *found)).encode()
     write_atomically(output, page)
     return len(page)
 

@@ -165,9 +165,7 @@ def _steps(replica: Replica, predicted: Timeline, measured: Timeline) -> Iterato
             yield StepErrors(replica.adapters[operation[1]], operation[2], *ends)
 
 
-def _causes(
-    replica: Replica, predicted: Timeline, measured: Timeline, workload: Workload, slower: float
-) -> Causes:
+def _causes(replica: Replica, predicted: Timeline, measured: Timeline, workload: Workload, slower: float) -> Causes:
     expected, taken = [slower * d for d in durations(predicted)], durations(measured)
     is_step = [np.array([op[0] == "S" for op in program], dtype=bool) for program in replica.programs]
     computed = [np.where(s, e, t) for s, e, t in zip(is_step, expected, taken, strict=True)]

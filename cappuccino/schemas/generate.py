@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from cappuccino.adapter import Adapter
+from cappuccino.certificate import Certificate, StageLayers
 from cappuccino.files import write_atomically
 from cappuccino.instance import DatasetSource, GpuPool, InstanceFile
 from cappuccino.plan import AdapterSaving, EvaluationBatch, FoundPlan, InstanceReference, MicroBatch, Plan, Replica
@@ -44,8 +45,8 @@ def instance_schema() -> dict[str, Any]:
 
 def plan_schema() -> dict[str, Any]:
     """Return the schema of `cappuccino.plan/1`."""
-    parts = (InstanceReference, Replica, MicroBatch, EvaluationBatch, AdapterSaving, FoundPlan)
-    return _whole(_described(Plan, parts))
+    of_replicas = (Replica, MicroBatch, EvaluationBatch, AdapterSaving)
+    return _whole(_described(Plan, (InstanceReference, *of_replicas, FoundPlan, Certificate, StageLayers)))
 
 
 SCHEMAS = {"instance.schema.json": instance_schema, "plan.schema.json": plan_schema}

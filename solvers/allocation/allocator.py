@@ -35,7 +35,7 @@ class Allocator:
     def __init__(self, context: Context, last_clock: Clock) -> None:
         self.context, self.last_clock, settings = context, last_clock, context.settings.allocation
         candidates = find_candidates(context.part(settings.bound_share))
-        context.incumbent.bound = candidates.bound
+        context.incumbent.bound, context.incumbent.proof = candidates.bound, candidates.proof
         effort = 1.0
         if last_clock.left is not None:
             samples = sum(lengths.size for lengths in context.space.instance.step_lengths)

@@ -8,20 +8,21 @@ import numpy as np
 
 from cappuccino.errors import CappuccinoError, InfeasibleError
 from cappuccino.plan import Objective
-from cappuccino.solvers.allocation.column_generation import (
-    ColumnPool,
-    GeneratedColumn,
-    GeneratedKey,
-    RelaxationResult,
-    least_makespan,
-    solve_relaxation,
-)
+from cappuccino.solvers.allocation.column_generation import RelaxationResult, least_makespan, solve_relaxation
 from cappuccino.solvers.allocation.columns import ReplicaSpace
 from cappuccino.solvers.allocation.context import Context
 from cappuccino.solvers.allocation.filling import Partition, filled_partitions, memory_suffices, shortest_partition
 from cappuccino.solvers.allocation.knapsack_pricing import KnapsackPricing
 from cappuccino.solvers.allocation.milp import PartitionProblem, TimeUpError
-from cappuccino.solvers.allocation.pricing import EnumeratedPricing, Place, Pricing
+from cappuccino.solvers.allocation.pricing import (
+    BoundProof,
+    ColumnPool,
+    EnumeratedPricing,
+    GeneratedColumn,
+    GeneratedKey,
+    Place,
+    Pricing,
+)
 from cappuccino.solvers.budget import Clock
 
 _TINY = 1e-9
@@ -35,6 +36,8 @@ class Candidates:
 
     bound: float
     """Proven: no plan's objective is below."""
+    proof: BoundProof | None
+    """Of the bound, or of the relaxation's where the bound is above that."""
     place: np.ndarray
     """Place of every column, shape (C,)."""
     numbers: np.ndarray
@@ -100,15 +103,16 @@ class _Finder:
         for place, numbers in (replica for partition in partitions for replica in partition):
             self.pool.add(GeneratedColumn(place, numbers, self._priced_bound(place, numbers)))
         if self.objective is Objective.MAKESPAN:
-            bound, relaxed = self._relax_makespan(bound, partitions)
+            bound, relaxed, proof = self._relax_makespan(bound, partitions)
         else:
             relaxed = solve_relaxation(
                 self._pricing(self.places), self.pools, self.pool, self.clock,
                 limit_s=self.deadline_s, tolerance=self.tolerance, settings=self.settings,
             )  # fmt: skip
             bound = max(bound, relaxed.bound)
+            proof = BoundProof(relaxed.bound, relaxed.prices, relaxed.charges, self.deadline_s)
         bound, exact = self._solve_exactly(bound, relaxed, partitions)
-        return self._collect(bound, relaxed, [*exact, *partitions])
+        return self._collect(bound, proof and proof.scaled(self.unit), relaxed, [*exact, *partitions])
 
     def _partitions(self, low_s: float) -> list[Partition]:
         """Fill partitions; those that end in time by their full bounds."""
@@ -140,7 +144,9 @@ class _Finder:
                 return
         raise InfeasibleError(why_no_partition(self.space, self.deadline_s, proven=True))
 
-    def _relax_makespan(self, low_s: float, partitions: list[Partition]) -> tuple[float, RelaxationResult | None]:
+    def _relax_makespan(
+        self, low_s: float, partitions: list[Partition]
+    ) -> tuple[float, RelaxationResult | None, BoundProof | None]:
         ends = [max(self._priced_bound(*replica) for replica in partition) for partition in partitions]
         at_once = max(p.ramp_s + float(self.counts @ np.where(p.fits, p.shares, 0.0)) for p in self.places)
         high = min(ends, default=low_s + at_once if self.deadline_s is None else self.deadline_s)
@@ -184,7 +190,9 @@ class _Finder:
             return self._full_bound(place, numbers)
         return float(self.places[place].makespans(numbers[None])[0])
 
-    def _collect(self, bound: float, relaxed: RelaxationResult | None, partitions: list[Partition]) -> Candidates:
+    def _collect(
+        self, bound: float, proof: BoundProof | None, relaxed: RelaxationResult | None, partitions: list[Partition]
+    ) -> Candidates:
         """Return all columns that are enumerated, or those found, with their full bounds."""
         # as wide as wherever columns are let in, so that every partition's are among them
         limit = np.finfo(float).max if self.deadline_s is None else self.deadline_s * (1 + 4 * _TINY)
@@ -208,6 +216,7 @@ class _Finder:
         )
         return Candidates(
             bound=bound * self.unit,
+            proof=proof,
             place=place,
             numbers=numbers,
             bounds_s=bounds_s,

@@ -9,7 +9,7 @@ Prices are smoothed towards the best ones so far (Wentges), because the relaxati
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pyomo.environ as pyo
@@ -18,48 +18,13 @@ from pyomo.contrib.appsi.solvers import Highs
 
 from cappuccino.errors import CappuccinoError
 from cappuccino.models.partition_relaxation import PartitionRelaxation
-from cappuccino.solvers.allocation.pricing import Pricing
+from cappuccino.solvers.allocation.pricing import BoundProof, ColumnPool, GeneratedColumn, GeneratedKey, Pricing
 from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.settings import DEFAULT, AllocationSettings
 
 _TINY = 1e-9
 _PROVES_NOTHING = 1e100
 """Ratio of price to cost from which on a column that is free is paid: no prices of this form support it."""
-
-GeneratedKey = tuple[int, bytes]
-"""Place, and how many adapters of each kind."""
-
-
-@dataclass(frozen=True)
-class GeneratedColumn:
-    """A replica that the relaxation considers."""
-
-    place: int
-    numbers: np.ndarray
-    """Adapters of each kind, shape (K,)."""
-    makespan_s: float
-    """The bound that it was priced with."""
-
-    @property
-    def key(self) -> GeneratedKey:
-        """What tells columns apart."""
-        return self.place, self.numbers.tobytes()
-
-
-@dataclass
-class ColumnPool:
-    """The columns found so far; they serve every objective and deadline."""
-
-    columns: dict[GeneratedKey, GeneratedColumn] = field(default_factory=dict)
-
-    def add(self, column: GeneratedColumn) -> bool:
-        """Keep a column; False where it is known."""
-        return self.columns.setdefault(column.key, column) is column
-
-    def within(self, limit_s: float | None) -> list[GeneratedColumn]:
-        """Return the columns that end within a limit."""
-        limit = np.inf if limit_s is None else limit_s
-        return [c for c in self.columns.values() if c.makespan_s <= limit]
 
 
 @dataclass(frozen=True)
@@ -143,7 +108,7 @@ def least_makespan(
     high_s: float,
     tolerance: float,
     settings: AllocationSettings = DEFAULT.allocation,
-) -> tuple[float, RelaxationResult | None]:
+) -> tuple[float, RelaxationResult | None, BoundProof | None]:
     """Bisect for the makespan below which even the relaxation needs more GPUs than there are.
 
     Parameters
@@ -161,24 +126,37 @@ def least_makespan(
         No partition ends before.
     result
         The last relaxation that was not refuted, None where there was none.
+    proof
+        Of the bound.
     """
     last: RelaxationResult | None = None
+    proof: BoundProof | None = None
     start: tuple[np.ndarray, dict[str, float]] | None = None
     while high_s - low_s > tolerance * high_s and not clock.over:
         middle = (low_s + high_s) / 2
-        if not all(np.any([p.admits(middle) for p in pricing.places], axis=0)):
-            low_s = middle
-            continue
-        found = solve_relaxation(
-            pricing, pools, pool, clock,
-            limit_s=middle, share_only=True, tolerance=1e-4, stop_at=1.0, start=start, settings=settings,
-        )  # fmt: skip
-        start = found.prices, found.charges
-        if found.bound > 1.0 + _TINY:
-            low_s = middle
+        refuted, found = _refuted(pricing, pools, pool, clock, middle, start, settings)
+        start = start if found is None else (found.prices, found.charges)
+        if refuted:
+            low_s, proof = middle, refuted
         else:
             high_s, last = middle, found
-    return low_s, last
+    # prices show that nothing ends within a limit: what nothing ends before is a hair above one
+    return low_s, last, proof or _refuted(pricing, pools, pool, clock, low_s * (1 - 1e-7), start, settings)[0]
+
+
+def _refuted(
+    pricing: Pricing, pools: Mapping[str, int], pool: ColumnPool, clock: Clock, limit_s: float,
+    start: tuple[np.ndarray, dict[str, float]] | None, settings: AllocationSettings,
+) -> tuple[BoundProof | None, RelaxationResult | None]:  # fmt: skip
+    """Return what proves that no partition ends within a limit, None for nothing, and the relaxation's state."""
+    if not all(np.any([p.admits(limit_s) for p in pricing.places], axis=0)):
+        return BoundProof(limit_s, np.zeros(len(pricing.counts)), dict.fromkeys(pools, 0.0), limit_s), None
+    found = solve_relaxation(
+        pricing, pools, pool, clock,
+        limit_s=limit_s, share_only=True, tolerance=1e-4, stop_at=1.0, start=start, settings=settings,
+    )  # fmt: skip
+    proof = BoundProof(limit_s, found.prices, found.charges, limit_s)
+    return proof if found.bound > 1.0 + _TINY else None, found
 
 
 class _ColumnGeneration:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from cappuccino.plan import FoundPlan, Objective
 from cappuccino.solvers.allocation.columns import ReplicaSpace
+from cappuccino.solvers.allocation.pricing import BoundProof
 from cappuccino.solvers.budget import Clock
 from cappuccino.solvers.scheduling.schedule import PlacedReplica, ReplicaSchedule
 from cappuccino.solvers.settings import DEFAULT, PlannerSettings
@@ -55,6 +56,7 @@ class Incumbent:
         on_better: Callable[["Incumbent"], None] | None = None,
     ) -> None:
         self.goal, self.bound = goal, bound
+        self.proof: BoundProof | None = None
         self.replicas: tuple[PlacedReplica, ...] = ()
         self.objective = float("inf")
         self._prices = {gpu: space.price_per_second(gpu) for gpu in space.pools}

@@ -9,8 +9,8 @@ order of their paths, one dynamic program over the shares answers for every l. S
 what it finds is at least as attractive as any true set, and bounds derived from it hold.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -65,6 +65,23 @@ class Place:
         busy = self.ramp_s + sets @ np.where(self.fits, self.shares, 0.0)
         result = np.maximum(busy, np.where(held, np.where(self.fits, self.paths, 0.0), 0.0).max(axis=1))
         return np.where((held & ~self.fits).any(axis=1) | ~self.holds(sets), np.inf, result)
+
+
+@dataclass(frozen=True)
+class BoundProof:
+    """Prices and charges that prove a bound, as `cappuccino.certificate` has them by name."""
+
+    bound: float
+    prices: np.ndarray
+    """Of an adapter of each kind, shape (K,)."""
+    charges: Mapping[str, float]
+    """For a GPU by type."""
+    limit_s: float | None
+
+    def scaled(self, factor: float) -> "BoundProof":
+        """Return the proof in another unit of money or time."""
+        charges = {gpu: charge * factor for gpu, charge in self.charges.items()}
+        return BoundProof(self.bound * factor, self.prices * factor, charges, self.limit_s)
 
 
 @dataclass(frozen=True)
@@ -149,6 +166,42 @@ class EnumeratedPricing:
         cost = self.places[place].rate * np.where(makespans <= limit, makespans, 0.0) + charge
         near = (makespans <= limit) & (cost - self.sets @ prices <= slack)
         return self.sets[near] if near.sum() <= most else None
+
+
+GeneratedKey = tuple[int, bytes]
+"""Place, and how many adapters of each kind."""
+
+
+@dataclass(frozen=True)
+class GeneratedColumn:
+    """A replica that the relaxation considers."""
+
+    place: int
+    numbers: np.ndarray
+    """Adapters of each kind, shape (K,)."""
+    makespan_s: float
+    """The bound that it was priced with."""
+
+    @property
+    def key(self) -> GeneratedKey:
+        """What tells columns apart."""
+        return self.place, self.numbers.tobytes()
+
+
+@dataclass
+class ColumnPool:
+    """The columns found so far; they serve every objective and deadline."""
+
+    columns: dict[GeneratedKey, GeneratedColumn] = field(default_factory=dict)
+
+    def add(self, column: GeneratedColumn) -> bool:
+        """Keep a column; False where it is known."""
+        return self.columns.setdefault(column.key, column) is column
+
+    def within(self, limit_s: float | None) -> list[GeneratedColumn]:
+        """Return the columns that end within a limit."""
+        limit = np.inf if limit_s is None else limit_s
+        return [c for c in self.columns.values() if c.makespan_s <= limit]
 
 
 def paid_per_cost(paid: np.ndarray, cost: np.ndarray) -> np.ndarray:

@@ -159,6 +159,8 @@ def plan_summary(plan: "Plan", report: "CheckReport") -> dict[str, Any]:
         "gap": plan.gap,
         "status": plan.status.value,
         "checked": report.valid,
+        "certified": report.bound.certified,
+        "certificate": {"reason": report.bound.reason, "proven": report.bound.proven},
         "gpu_time_s": plan.gpu_time_s,
         "makespan_s": plan.makespan_s,
         "cost": plan.cost,
@@ -193,11 +195,10 @@ def _sharing(plan: "Plan") -> dict[str, Any] | None:
 def print_plan(plan: "Plan", report: "CheckReport") -> None:
     """Print the summary of a plan as text."""
     unit = objective_unit(plan.objective.value)
-    bound = "none" if plan.lower_bound is None else f"{plan.lower_bound:.4g} {unit}"
     gap = "none" if plan.gap is None else f"{100 * plan.gap:.2f}%"
     checked = "checked: valid" if report.valid else f"checked: INVALID ({report.violations[0]})"
     print(f"objective   {plan.objective.value} {plan.objective_value:.4g} {unit}")
-    print(f"bound       {bound} (proven)")
+    print(f"bound       {_bound(plan, report)}")
     print(f"gap         {gap}, {plan.status.value}, {checked}")
     for r in plan.replicas:
         adapters = ", ".join(r.adapters)
@@ -211,6 +212,13 @@ def print_plan(plan: "Plan", report: "CheckReport") -> None:
         size = f"{r.makespan_s:.4g} s, {batches}, {memory} GiB{mode}{split}"
         print(f"replica {r.id}   {stages}, {size}: {adapters}")
     _print_sharing(plan)
+
+
+def _bound(plan: "Plan", report: "CheckReport") -> str:
+    if plan.lower_bound is None:
+        return "none"
+    word = f" (proven {report.bound.reason})" if report.bound.certified else f", {report.bound}"
+    return f"{plan.lower_bound:.4g} {objective_unit(plan.objective.value)}{word}"
 
 
 def _print_sharing(plan: "Plan") -> None:

@@ -47,6 +47,8 @@ class PageContents:
     """In the order in which they became known; empty without metrics."""
     done: int = 0
     """Optimizer steps that the plan takes as done, which are not in it."""
+    certified: bool = False
+    """Whether the checker has confirmed the plan's bound."""
 
     @cached_property
     def workloads(self) -> tuple[Workload, ...]:

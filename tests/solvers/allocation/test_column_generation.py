@@ -125,7 +125,7 @@ def test_least_makespan_of_the_relaxation(first):
         assert isinstance(pricing, EnumeratedPricing)
         low = space.objective_bound(Objective.MAKESPAN)
         high = 2 * float(pricing.makespans[np.isfinite(pricing.makespans)].max())
-        bound, _ = least_makespan(
+        bound, _, _ = least_makespan(
             pricing, space.pools, ColumnPool(), Clock(60.0), low_s=low, high_s=high, tolerance=1e-3
         )
         # just below the bound the relaxation is infeasible or needs more than the pools, a bit above it does not
