@@ -44,6 +44,17 @@ def test_options_are_those_of_the_planner(tiny: Instance) -> None:
     assert max(r.makespan_s for r in late.replicas) <= 100.0
 
 
+def test_models_behind_a_plan_are_exported(tiny: Instance, tmp_path: Path) -> None:
+    found = planned(tiny, export_models=tmp_path / "models")
+    names = {p.name for p in (tmp_path / "models").iterdir()}
+    assert names >= {"README.txt", "set_partitioning.lp", *(f"replica-{r.id}.pbtxt" for r in found.replicas)}
+    with pytest.warns(CappuccinoWarning, match="too large for one model"):
+        planned(tiny, export_models=tmp_path / "models", export_limit=1)
+    for options in ({"export_limit": 5}, {"export_models": tmp_path, "export_limit": 0}, {"export_models": tmp_path}):
+        with pytest.raises(InputError, match=r"export_limit|holds other files"):
+            cappuccino.plan(tiny, **options)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
