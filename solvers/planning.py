@@ -23,6 +23,7 @@ from cappuccino.solvers.layer_split import LayerSplit, with_layers
 from cappuccino.solvers.savings import SharingEvaluator, with_savings
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 from cappuccino.solvers.scheduling.scheduler import schedule_replica
+from cappuccino.solvers.seeding import offer_baselines
 from cappuccino.solvers.settings import DEFAULT, PlannerSettings
 from cappuccino.solvers.verification import verified
 
@@ -218,8 +219,11 @@ def _search(
     try:
         allocator.run()
     except NoPlanFoundError:
-        if options.deadline_s is None or clock.over or not _meet_deadline(context):
+        offer_baselines(context)
+        if not incumbent and (options.deadline_s is None or clock.over or not _meet_deadline(context)):
             raise
+    else:
+        offer_baselines(context)
     incumbent.report()
     search = context.part(settings.improvement_share) if options.compare_separate else context
     if goal.binding:

@@ -55,10 +55,11 @@ MAY_IMPORT = {
     "solvers.allocation solvers.layer_split solvers.assembly solvers.verification",
     "solvers.export": "errors files plan instance models.set_partitioning solvers.scheduling solvers.allocation",
     "solvers.improvement": "plan solvers.budget solvers.scheduling solvers.allocation",
+    "solvers.seeding": "errors solvers.budget solvers.scheduling solvers.allocation solvers.baselines",
     "solvers.savings": "plan instance bounds solvers.budget solvers.scheduling solvers.allocation",
     "solvers.planning": "errors plan instance costs solvers.budget solvers.settings solvers.scheduling "
     "solvers.allocation solvers.layer_split solvers.assembly solvers.verification solvers.export "
-    "solvers.improvement solvers.savings",
+    "solvers.improvement solvers.seeding solvers.savings",
     "solvers.pareto": "errors plan instance costs solvers.budget solvers.allocation solvers.verification "
     "solvers.planning",
     "runtime.backbone": "errors files backbone",
