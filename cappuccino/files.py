@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -79,6 +79,64 @@ def new_folder(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def renewed_folder(path: Path, own: Callable[[str], bool]) -> Iterator[Path]:
+    """Give an empty folder that takes the place of the one at `path` when the block ends without an error.
+
+    Parameters
+    ----------
+    own
+        Says by its name whether a file may be replaced.
+
+    Raises
+    ------
+    InputError
+        As `require_renewable`, and when there is no room.
+    """
+    require_renewable(path, own)
+    path = path.resolve()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:100]}."))
+    except OSError as error:
+        raise InputError(path, "", f"cannot be written ({error.strerror})", "name another folder") from error
+    new, old = temporary / "new", temporary / "old"
+    try:
+        new.mkdir()
+        yield new
+        require_renewable(path, own)  # the work takes its time
+        if path.exists():
+            path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror or error})"
+        raise InputError(path, "", problem, "free space, or name another folder") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_renewable(path: Path, own: Callable[[str], bool]) -> None:
+    """Raise InputError when `renewed_folder` could not replace what is at `path`: before the work, not after it."""
+    require_folder(path)
+    if not os.path.lexists(path):
+        return
+    try:
+        others = sorted(p.name for p in path.iterdir() if not (p.is_file() and own(p.name)))
+    except OSError as error:
+        raise InputError(path, "", f"cannot be read ({error.strerror})", "name another folder") from error
+    if others:
+        problem = f'is a folder that holds other files ("{others[0]}")'
+        raise InputError(path, "", problem, "name one that is empty, or is not there yet")
+    if path.resolve().is_mount():
+        raise InputError(path, "", "is a mount point, which cannot be replaced", "name a folder in it")
+    require_folder(path.resolve().parent)
 
 
 def require_writable(path: Path) -> None:

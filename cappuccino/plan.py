@@ -175,8 +175,9 @@ class FoundPlan(Record):
     time_s: NonNegative
     """When it was found, seconds from the beginning of the search."""
     method: str
-    """What found it: `allocation` (another choice of replicas), `separation` (of adapters that gain by it) or, in one
-    replica, `construction`, `annealing`, `repacking`, `whole_replica`, `order_window` (the last three: CP-SAT).
+    """What found it: `allocation` (another choice of replicas), `baseline` (one of those that plans are compared with),
+    `separation` (of adapters that gain by it) or, in one replica, `construction`, `annealing`, `repacking`,
+    `whole_replica`, `order_window` (the last three: CP-SAT).
     """
     objective: NonNegative
     """Its objective, in the objective's unit."""

@@ -23,12 +23,13 @@ from helpers import imports  # noqa: E402 -- the tests read imports by the same 
 
 FOLDERS, ROOT = imports.FOLDERS, imports.ROOT
 modules, room_imports = cache(imports.modules), cache(imports.room_imports)
-FORMATS, CHECKING, TOOLS = "formats", "checking", "solvers: tools"
+FORMATS, CHECKING, TOOLS, PLANS = "formats", "checking", "solvers: tools", "solvers: plans"
 _FORMAT_MODULES = ("errors", "compiled", "files", "documents", "adapter", "sweep", "lengths", "backbone", "plan")
 GROUPS = {
     **dict.fromkeys((*_FORMAT_MODULES, "training_data", "instance", "timeline", "schemas"), FORMATS),
     **dict.fromkeys(("workload", "simulator", "checker"), CHECKING),
     **dict.fromkeys(("solvers.budget", "solvers.settings"), TOOLS),
+    **dict.fromkeys(("solvers.layer_split", "solvers.assembly", "solvers.verification"), PLANS),
 }
 """What modules at the root of a floor are drawn as; of `models` and `solvers`, all others are one box a folder."""
 COLOURS = {

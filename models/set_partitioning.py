@@ -67,6 +67,9 @@ class SetPartitioning:
         nothing.
     most_cost
         Money that the chosen columns may cost at most; None: any.
+    unit
+        What one in the model's objective stands for, GPU-seconds or money; None: so that the dearest column weighs
+        `MOST_WEIGHT`.
 
     Raises
     ------
@@ -82,12 +85,13 @@ class SetPartitioning:
         objective: Objective,
         at_least: bool = False,
         most_cost: float | None = None,
+        unit: float | None = None,
     ) -> None:
         self.columns, self.pools = columns, pools
         self.demand = Counter(kinds)
         self.held = [Counter(kinds[i] for i in column.adapters) for column in columns]
         weights = [column.weight(objective) for column in columns]
-        self.unit = max(weights, default=0.0) / MOST_WEIGHT or 1.0
+        self.unit = unit or max(weights, default=0.0) / MOST_WEIGHT or 1.0
         """What one in the model's objective stands for, GPU-seconds or money."""
         model = self.model = pyo.ConcreteModel("set_partitioning")
         model.column = pyo.RangeSet(0, len(columns) - 1)

@@ -17,11 +17,14 @@ from cappuccino.solvers.allocation.milp import TimeUpError
 from cappuccino.solvers.assembly import assemble_plan
 from cappuccino.solvers.budget import Budget, Clock
 from cappuccino.solvers.certification import certificate_of
+from cappuccino.solvers.export.models import PlanModels
+from cappuccino.solvers.export.partition import PartitionModel
 from cappuccino.solvers.improvement import improve
 from cappuccino.solvers.layer_split import LayerSplit, with_layers
 from cappuccino.solvers.savings import SharingEvaluator, with_savings
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 from cappuccino.solvers.scheduling.scheduler import schedule_replica
+from cappuccino.solvers.seeding import offer_baselines
 from cappuccino.solvers.settings import DEFAULT, PlannerSettings
 from cappuccino.solvers.verification import verified
 
@@ -63,12 +66,30 @@ class Progress:
     bound: float
 
 
+@dataclass(frozen=True)
+class MadePlan:
+    """A plan, and the models behind it."""
+
+    plan: Plan
+    models: PlanModels
+
+
 def make_plan(
     instance: Instance,
     options: PlanOptions | None = None,
     costs: Mapping[str, CostModel] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Plan:
+    """Plan an instance; as `plan_with_models`, for those who want the plan alone."""
+    return plan_with_models(instance, options, costs, on_progress).plan
+
+
+def plan_with_models(
+    instance: Instance,
+    options: PlanOptions | None = None,
+    costs: Mapping[str, CostModel] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> MadePlan:
     """Plan an instance; the checker has confirmed what is returned.
 
     Parameters
@@ -119,7 +140,8 @@ def make_plan(
         solver={"method": options.settings.scheduling.method.value},
         incumbents=incumbents,
     )
-    return verified(with_savings(plan, found.savings), instance, costs, "planner")
+    plan = verified(with_savings(plan, found.savings), instance, costs, "planner")
+    return MadePlan(plan, PlanModels.of(instance, found.partition, found.incumbent.replicas))
 
 
 def _allowed_costs(instance: Instance, costs: Mapping[str, CostModel], options: PlanOptions) -> Mapping[str, CostModel]:
@@ -152,6 +174,7 @@ class _PlanFound:
 
     incumbent: Incumbent
     savings: Mapping[str, AdapterSaving]
+    partition: PartitionModel
 
 
 def _space(instance: Instance, costs: Mapping[str, CostModel], options: PlanOptions) -> ReplicaSpace:
@@ -208,15 +231,19 @@ def _search(
     try:
         allocator.run()
     except NoPlanFoundError:
-        if options.deadline_s is None or clock.over or not _meet_deadline(context):
+        offer_baselines(context)
+        if not incumbent and (options.deadline_s is None or clock.over or not _meet_deadline(context)):
             raise
+    else:
+        offer_baselines(context)
     incumbent.report()
     search = context.part(settings.improvement_share) if options.compare_separate else context
     if goal.binding:
         improve(search.part(settings.first_improvement_share))
         allocator.resume(search.clock.part(settings.second_allocation_share))
     improve(search)
-    return _PlanFound(incumbent, _savings(context) if options.compare_separate else {})
+    savings = _savings(context) if options.compare_separate else {}
+    return _PlanFound(incumbent, savings, PartitionModel.of(space, goal, allocator.offered(), incumbent.replicas))
 
 
 def _meet_deadline(context: Context) -> bool:

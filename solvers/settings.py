@@ -231,6 +231,10 @@ class PlannerSettings:
     """Part of the time that may go into choosing replicas before the chosen ones are improved."""
     allocation_share_by_makespan: float = 0.5
     """The same where makespans count, so that which adapters share a replica matters more."""
+    baseline_share: float = 0.1
+    """Of the time left when replicas have been chosen, what scheduling the baselines' may take."""
+    least_baseline_s: float = 2.0
+    """Seconds that it may take in any case; half of the time left at most."""
     first_improvement_share: float = 0.3
     """There, part of the time left that goes into improving them before they are chosen again."""
     second_allocation_share: float = 0.5

@@ -55,11 +55,13 @@ MAY_IMPORT = {
     "solvers.verification": "errors plan instance costs checker",
     "solvers.baselines": "errors compiled plan instance costs bounds solvers.scheduling.kernels solvers.scheduling "
     "solvers.allocation solvers.layer_split solvers.assembly solvers.verification",
+    "solvers.export": "errors files plan instance models.set_partitioning solvers.scheduling solvers.allocation",
     "solvers.improvement": "plan solvers.budget solvers.scheduling solvers.allocation",
+    "solvers.seeding": "errors solvers.budget solvers.scheduling solvers.allocation solvers.baselines",
     "solvers.savings": "plan instance bounds solvers.budget solvers.scheduling solvers.allocation",
     "solvers.planning": "errors plan instance costs solvers.budget solvers.settings solvers.scheduling "
-    "solvers.allocation solvers.layer_split solvers.certification solvers.assembly solvers.verification "
-    "solvers.improvement solvers.savings",
+    "solvers.allocation solvers.layer_split solvers.certification solvers.assembly solvers.verification solvers.export "
+    "solvers.improvement solvers.seeding solvers.savings",
     "solvers.pareto": "errors plan instance costs solvers.budget solvers.allocation solvers.verification "
     "solvers.planning",
     "runtime.backbone": "errors files backbone",
@@ -83,11 +85,12 @@ MAY_IMPORT = {
     "library": "errors files plan instance costs simulator checker solvers.baselines solvers.planning",
     "instances.generate_index": "instance library",
     "api": "errors plan instance remaining costs simulator checker reports solvers.budget solvers.settings "
-    "solvers.layer_split solvers.planning runtime.backbone runtime.checkpoint runtime.monitoring runtime.launch",
+    "solvers.layer_split solvers.export solvers.planning runtime.backbone runtime.checkpoint runtime.monitoring "
+    "runtime.launch",
     "cli.terminal": "errors plan timeline checker reports runtime.monitoring runtime.launch",
     "cli": "errors files lengths backbone plan instance remaining costs timeline workload simulator analytic prototype "
     "checker reports reports.page solvers.budget solvers.settings solvers.layer_split solvers.baselines "
-    "solvers.planning solvers.pareto runtime.backbone runtime.lora runtime.encoding runtime.data "
+    "solvers.export solvers.planning solvers.pareto runtime.backbone runtime.lora runtime.encoding runtime.data "
     "runtime.new_instance runtime.checkpoint runtime.monitoring runtime.launch runtime.profiling "
     "instances.generate_tiny library api cli.terminal",
 }

@@ -9,14 +9,16 @@ from typing import Literal
 
 from cappuccino.api.options import one_of
 from cappuccino.costs import fit_instance_costs
-from cappuccino.errors import CappuccinoWarning
+from cappuccino.errors import CappuccinoWarning, InputError
 from cappuccino.instance import Instance
 from cappuccino.plan import Objective, Plan, Recompute
 from cappuccino.remaining import planned_onwards, remaining_instance
 from cappuccino.reports.plan_warnings import instance_warnings, plan_warnings
 from cappuccino.solvers.budget import interruptible
+from cappuccino.solvers.export.models import require_exportable
+from cappuccino.solvers.export.replicas import MOST_CHOICES
 from cappuccino.solvers.layer_split import LayerSplit
-from cappuccino.solvers.planning import PlanOptions, Progress, make_plan
+from cappuccino.solvers.planning import PlanOptions, Progress, plan_with_models
 from cappuccino.solvers.settings import Method, with_method
 
 
@@ -34,6 +36,8 @@ def plan(
     layers: LayerSplit | Literal["auto", "even"] = "auto",
     method: Method | Literal["auto", "cp-sat", "search"] = "auto",
     resume: Path | str | None = None,
+    export_models: Path | str | None = None,
+    export_limit: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Plan:
     """Plan an instance: replicas, micro-batches and the order of all operations, with a proven bound.
@@ -68,6 +72,12 @@ def plan(
         What schedules replicas: "search", local search; "cp-sat", CP-SAT from a greedy schedule; "auto", both.
     resume
         Output folder of a run: what its checkpoints leave is planned.
+    export_models
+        Folder for the models behind the plan, new, empty, or of an earlier export: the set partitioning as LP and MPS,
+        every replica as a CP-SAT model, and README.txt, which tells what they are. Replicas that are too large for a
+        model are a `CappuccinoWarning`.
+    export_limit
+        Samples x micro-batches of a replica up to which its model is exported; None: 10,000.
     on_progress
         Called with seconds, objective and bound whenever the search has come further.
 
@@ -105,13 +115,21 @@ def plan(
         seed=seed,
         settings=with_method(one_of(Method, "plan", "method", method)),
     )
+    if export_models is not None:
+        require_exportable(Path(export_models), most_choices=export_limit)
+    elif export_limit is not None:
+        raise InputError("plan", "export_limit", "is given without export_models", "name the folder, or leave it out")
     done = {} if resume is None else _steps_done(instance, Path(resume))
     left = remaining_instance(instance, done) if done else instance
     costs = fit_instance_costs(left)
     in_main_thread = threading.current_thread() is threading.main_thread()
     with interruptible(_say_that_it_ends) if in_main_thread else nullcontext():
-        made = make_plan(left, options, costs, on_progress)
-    for warning in (*instance_warnings(left), *plan_warnings(made, left, costs)):
+        found = plan_with_models(left, options, costs, on_progress)
+    made = found.plan
+    notes: tuple[str, ...] = ()
+    if export_models is not None:
+        notes = found.models.export(Path(export_models), export_limit or MOST_CHOICES).notes
+    for warning in (*instance_warnings(left), *plan_warnings(made, left, costs), *notes):
         warnings.warn(warning, CappuccinoWarning, stacklevel=2)
     return planned_onwards(made, instance, done) if done else made
 

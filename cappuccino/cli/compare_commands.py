@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from cappuccino.plan import Plan
 
 OURS = "cappuccino"
+SEQUENTIAL = "sequential"
+"""Baseline whose figure stands beside that of separate runs."""
 DEFAULT_TIME_LIMIT_S = 60.0
 _COLUMNS = ("", "GPU-s", "makespan s", "cost", "replicas", "GPUs", "ratio", "bubble", "checked")
 
@@ -90,7 +92,9 @@ def compare(
     rows: list[ComparedPlan | Impossible] = []
     with console.progress_bar("comparing") as show:
         if given is None:
-            ours = _make(loaded, costs, time_limit or DEFAULT_TIME_LIMIT_S, seed or 0, show, share)
+            begin = time.monotonic()
+            given = _make(loaded, costs, time_limit or DEFAULT_TIME_LIMIT_S, seed or 0, show, share)
+            ours = _row(OURS, given, loaded, costs, None, time.monotonic() - begin)
         else:
             show(0, OURS)
             ours = _row(OURS, given, loaded, costs, None, None, plan)
@@ -119,6 +123,8 @@ def compare(
         )
     else:
         _print_table(rows)
+        if any(isinstance(row, ComparedPlan) and row.name == SEQUENTIAL for row in rows):
+            _print_separate(given)
 
 
 def _make(
@@ -128,15 +134,13 @@ def _make(
     seed: int,
     show: "Show",
     share: float,
-) -> ComparedPlan:
+) -> "Plan":
     from cappuccino.solvers.planning import PlanOptions, Progress, make_plan  # noqa: PLC0415
 
     def on_progress(state: Progress) -> None:
         show(min(1.0, state.elapsed_s / time_limit_s) * share, f"{OURS}, {state.objective:.4g} GPU-s")
 
-    begin = time.monotonic()
-    made = make_plan(instance, PlanOptions(time_limit_s=time_limit_s, seed=seed), costs, on_progress)
-    return _row(OURS, made, instance, costs, None, time.monotonic() - begin)
+    return make_plan(instance, PlanOptions(time_limit_s=time_limit_s, seed=seed), costs, on_progress)
 
 
 def _row(
@@ -184,3 +188,12 @@ def _print_table(rows: Sequence[ComparedPlan | Impossible]) -> None:
     for row in rows:
         if isinstance(row, Impossible):
             print(f"{row.name} cannot run: {row.reason}")
+
+
+def _print_separate(plan: "Plan") -> None:
+    """Print what separate runs of all adapters take, where the plan says it, and why that is not `sequential`."""
+    from cappuccino.reports.sharing import SEPARATE_AND_SEQUENTIAL, sharing_summary  # noqa: PLC0415
+
+    found = sharing_summary(plan)
+    if found is not None and found.separate is not None and found.compared == found.adapters:
+        print(f"separate    {found.separate:.4g} {found.unit}; {SEPARATE_AND_SEQUENTIAL}")

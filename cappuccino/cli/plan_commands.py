@@ -8,6 +8,7 @@ import typer
 
 from cappuccino.cli.terminal import console
 from cappuccino.cli.terminal.console import JsonFlag
+from cappuccino.errors import InputError, counted
 from cappuccino.files import require_writable
 
 if TYPE_CHECKING:
@@ -80,6 +81,18 @@ def plan(
     resume: Annotated[
         Path | None, typer.Option(metavar="OUT", help="Plan what the checkpoints of the run in this folder leave.")
     ] = None,
+    export_models: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write the models behind the plan for other solvers: LP, MPS, CP-SAT."),
+    ] = None,
+    export_limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="CHOICES",
+            help="Samples x micro-batches up to which a replica's model is exported.  [default: 10000]",
+        ),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Plan an instance: replicas, micro-batches and the order of all operations, with a proven bound.
@@ -94,13 +107,15 @@ def plan(
     from cappuccino.reports.plan_warnings import instance_warnings, plan_warnings  # noqa: PLC0415
 
     require_writable(output)
+    _check_export(export_models, export_limit, output)
     whole = Instance.load(instance)
     done = {} if resume is None else _steps_done(whole, resume)
     loaded = remaining_instance(whole, done) if done else whole
     costs = fit_instance_costs(loaded)
     from cappuccino.solvers.budget import interruptible  # noqa: PLC0415
+    from cappuccino.solvers.export.replicas import MOST_CHOICES  # noqa: PLC0415
     from cappuccino.solvers.layer_split import LayerSplit  # noqa: PLC0415
-    from cappuccino.solvers.planning import PlanOptions, Progress, make_plan  # noqa: PLC0415
+    from cappuccino.solvers.planning import PlanOptions, Progress, plan_with_models  # noqa: PLC0415
     from cappuccino.solvers.settings import Method, with_method  # noqa: PLC0415
 
     options = PlanOptions(
@@ -123,18 +138,39 @@ def plan(
             text = f"{state.objective:.4g} {unit}, bound {state.bound:.4g}, gap {100 * reached:.2f}%"
             show(state.elapsed_s / time_limit, text)
 
-        made = make_plan(loaded, options, costs, on_progress)
+        found = plan_with_models(loaded, options, costs, on_progress)
+    made = found.plan
     report = check_plan(made, loaded, costs)
     report.raise_if_invalid(output)
     (planned_onwards(made, whole, done) if done else made).save(output)
+    exported = None if export_models is None else found.models.export(export_models, export_limit or MOST_CHOICES)
     warnings = [*instance_warnings(loaded), *plan_warnings(made, loaded, costs)]
-    for warning in warnings:
+    for warning in [*warnings, *(exported.notes if exported else ())]:
         console.warn(warning)
     if json:
-        console.print_json({"plan": str(output), **console.plan_summary(made, report), "warnings": warnings})
+        models = None if exported is None else {"files": list(map(str, exported.files)), "notes": list(exported.notes)}
+        summary = console.plan_summary(made, report)
+        console.print_json({"plan": str(output), **summary, "models": models, "warnings": warnings})
     else:
         console.print_plan(made, report)
         print(f"plan        {output}")
+        if exported is not None:
+            print(
+                f"models      {export_models} ({counted(len(exported.files), 'file')}, README.txt tells what they are)"
+            )
+
+
+def _check_export(folder: Path | None, limit: int | None, output: Path) -> None:
+    """Raise InputError for a folder that no models could be written into, or a limit without a folder."""
+    if folder is None:
+        if limit is not None:
+            raise InputError(
+                "--export-limit", "", "is given without --export-models", "name the folder, or leave it out"
+            )
+        return
+    from cappuccino.solvers.export.models import require_exportable  # noqa: PLC0415
+
+    require_exportable(folder, [output])
 
 
 def _steps_done(instance: "Instance", out: Path) -> dict[str, int]:

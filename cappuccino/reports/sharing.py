@@ -4,6 +4,12 @@ from dataclasses import dataclass
 
 from cappuccino.plan import Objective, Plan
 
+SEPARATE_AND_SEQUENTIAL = (
+    "separate runs are each adapter alone at its best depth, scheduled by the planner; the baseline sequential of "
+    "`compare` takes the shallowest pipelines that fit, the adapters' own micro-batches and a flush at every step"
+)
+"""Why the two figures for adapters that share nothing differ, in one sentence."""
+
 
 @dataclass(frozen=True)
 class SharingSummary:

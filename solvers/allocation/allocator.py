@@ -8,7 +8,7 @@ from cappuccino.solvers.allocation.column_scheduler import ColumnScheduler
 from cappuccino.solvers.allocation.context import Context
 from cappuccino.solvers.allocation.known_columns import ChosenColumn, KnownColumns
 from cappuccino.solvers.allocation.milp import TimeUpError
-from cappuccino.solvers.allocation.selection import Selection
+from cappuccino.solvers.allocation.selection import OfferedColumn, Selection
 from cappuccino.solvers.budget import Clock, InterruptedSearchError, interrupted
 
 
@@ -71,6 +71,10 @@ class Allocator:
         self.known.learn(self.context.incumbent.replicas)
         first = self._choose(clock.part(self.context.settings.allocation.selection_share))
         self._choose_and_schedule(first, clock)
+
+    def offered(self) -> list[OfferedColumn]:
+        """Return the columns that were chosen from last, with what is known of their makespans by now."""
+        return self.selection.offered()
 
     def _choose_and_schedule(self, columns: list[ChosenColumn], clock: Clock) -> None:
         """Schedule what was chosen and choose again, until there is nothing to work on or the time is up."""

@@ -1,6 +1,7 @@
 """Which columns to choose when makespans are scheduled where there are schedules, and expected elsewhere."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,6 +11,18 @@ from cappuccino.solvers.allocation.context import Context
 from cappuccino.solvers.allocation.known_columns import ChosenColumn, KnownColumns
 from cappuccino.solvers.allocation.milp import PartitionProblem
 from cappuccino.solvers.budget import Clock
+
+
+@dataclass(frozen=True)
+class OfferedColumn:
+    """A column that could be chosen, with the best that is known of its makespan."""
+
+    place: int
+    numbers: np.ndarray
+    """Adapters of each kind, shape (K,)."""
+    makespan_s: float
+    """Of its schedule, or the proven bound where it has none, seconds."""
+    scheduled: bool
 
 
 class Selection:
@@ -46,6 +59,7 @@ class Selection:
         self._optimistic = self.goal.deadline_s is None
         self._careful_turn = False
         self._caution = self.settings.caution
+        self._offered: np.ndarray | None = None
         self._index = {
             (int(p), n.tobytes()): c for c, (p, n) in enumerate(zip(candidates.place, candidates.numbers, strict=True))
         }
@@ -105,7 +119,7 @@ class Selection:
     def _next(self, clock: Clock) -> list[ChosenColumn] | None:
         found, expected = self.candidates, self.expected()
         start = self._best_partition(expected)
-        useful = self._promising(expected, start)
+        useful = self._offered = self._promising(expected, start)
         columns = [self.space.column(found.place[c], found.numbers[c], expected[c]) for c in useful]
         position = {int(c): k for k, c in enumerate(useful)}
         begin = [position[c] for c in start if c in position]
@@ -113,6 +127,20 @@ class Selection:
         if solved is None:
             return None
         return self._without_surplus([self._replica(int(useful[c])) for c in solved.chosen])
+
+    def offered(self) -> list[OfferedColumn]:
+        """Return the columns that were chosen from last; where a partition at hand did, those that would have been."""
+        offered = self._offered
+        if offered is None:
+            expected = self.expected()
+            offered = self._promising(expected, self._best_partition(expected))
+        known, found = dict(self.known.items()), self.candidates
+        result = []
+        for c in offered.tolist():
+            schedule = known.get((int(found.place[c]), found.numbers[c].tobytes()))
+            makespan_s = float(found.bounds_s[c]) if schedule is None else schedule.makespan_s
+            result.append(OfferedColumn(int(found.place[c]), found.numbers[c], makespan_s, schedule is not None))
+        return result
 
     def alone(self) -> list[ChosenColumn]:
         """Return the replica of least expected cost for one adapter of each kind; none where there are many kinds."""

@@ -63,12 +63,25 @@ def baseline_plan(name: Baseline | str, instance: Instance, costs: Mapping[str, 
     baseline = Baseline(name)
     begin = time.monotonic()
     costs = with_layers(instance, costs, LayerSplit.AUTO)
-    layout = _MAKERS[baseline](instance, costs)
     plan = assemble_plan(
         instance,
         costs,
-        [PlacedReplica(replica.schedule(), gpu) for replica, gpu in layout],
+        baseline_replicas(baseline, instance, costs),
         wall_time_s=time.monotonic() - begin,
         solver={"baseline": baseline.value},
     )
     return verified(plan, instance, costs, f"baseline {baseline}")
+
+
+def baseline_replicas(
+    baseline: Baseline, instance: Instance, costs: Mapping[str, CostModel]
+) -> tuple[PlacedReplica, ...]:
+    """Return the scheduled replicas of a baseline, on costs whose layers are split already.
+
+    Raises
+    ------
+    InfeasibleError
+        When the baseline cannot run on the instance; the message says why.
+    """
+    layout = _MAKERS[baseline](instance, costs)
+    return tuple(PlacedReplica(replica.schedule(), gpu) for replica, gpu in layout)

@@ -1,5 +1,6 @@
 """Packs and orders a whole replica by one CP-SAT model, and takes over what it proves."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cappuccino.models.replica import ReplicaModel
@@ -32,6 +33,47 @@ class WholeSolution:
     """No plan of the replica ends earlier, seconds; 0 where the model leaves some of them out."""
 
 
+@dataclass(frozen=True)
+class WholeModel:
+    """The model of a replica, and what its integers stand for."""
+
+    model: ReplicaModel
+    unit_s: float
+    """Seconds of a point of the grid of time."""
+    samples: tuple[tuple[int, int], ...]
+    """By index i of the model: position of the adapter in the replica, number of the sample in its training order."""
+    evaluations: tuple[Batch, ...]
+    """By index e of the model."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every plan of the replica is a case of the model, so that its bound holds for all of them."""
+        return not self.evaluations and self.model.data.num_slots == len(self.samples)
+
+
+def whole_model(schedule: ReplicaSchedule, num_slots: int | None = None) -> WholeModel:
+    """Return the model of a replica, with a schedule of it as a hint; the schedule's end is the horizon.
+
+    Parameters
+    ----------
+    num_slots
+        Micro-batches that there may be; by default one a sample, of which every packing is a case.
+
+    Raises
+    ------
+    ValueError
+        For samples that are padded: times are no function of the sum of their work.
+    """
+    problem = schedule.problem
+    if problem.instance.layout == "padded":
+        raise ValueError("the model packs samples that are not padded")
+    unit = schedule.makespan_s / GRID
+    evaluations = [b for b in schedule.order if b.evaluation is not None]
+    samples = [(a, n) for a, x in enumerate(problem.lengths) for n in range(x.size)]
+    data = _data(problem, samples, evaluations, num_slots or len(samples), unit)
+    return WholeModel(ReplicaModel(data, _packing(schedule, samples)), unit, tuple(samples), tuple(evaluations))
+
+
 def solve_whole(
     schedule: ReplicaSchedule,
     seed: int,
@@ -58,18 +100,14 @@ def solve_whole(
     ValueError
         For samples that are padded: times are no function of the sum of their work.
     """
-    problem = schedule.problem
-    if problem.instance.layout == "padded":
-        raise ValueError("the model packs samples that are not padded")
-    unit = schedule.makespan_s / GRID
-    evaluations = [b for b in schedule.order if b.evaluation is not None]
-    samples = [(a, n) for a, x in enumerate(problem.lengths) for n in range(x.size)]
-    data = _data(problem, samples, evaluations, num_slots or len(samples), unit)
-    model = ReplicaModel(data, _packing(schedule, samples))
-    found = model.solve(time_limit_s=time_limit_s, deterministic_limit=deterministic_limit, seed=seed, workers=workers)
-    whole = not evaluations and data.num_slots == len(samples)
-    bound = found.bound * unit if whole else 0.0
-    better = None if found.packing is None else _scheduled(problem, samples, evaluations, found.packing)
+    whole = whole_model(schedule, num_slots)
+    found = whole.model.solve(
+        time_limit_s=time_limit_s, deterministic_limit=deterministic_limit, seed=seed, workers=workers
+    )
+    bound = found.bound * whole.unit_s if whole.complete else 0.0
+    better = None
+    if found.packing is not None:
+        better = _scheduled(schedule.problem, whole.samples, whole.evaluations, found.packing)
     return WholeSolution(better if better is not None and is_better(better, schedule) else None, bound)
 
 
@@ -160,7 +198,7 @@ def _packing(schedule: ReplicaSchedule, samples: list[tuple[int, int]]) -> Packi
 
 
 def _scheduled(
-    problem: ReplicaProblem, samples: list[tuple[int, int]], evaluations: list[Batch], packing: Packing
+    problem: ReplicaProblem, samples: Sequence[tuple[int, int]], evaluations: Sequence[Batch], packing: Packing
 ) -> ReplicaSchedule | None:
     """Return what the model found as a schedule with its exact times; None where operations that tie make a circle."""
     used = sorted(set(packing.slots))

@@ -62,6 +62,17 @@ def test_an_interrupt_ends_the_search_with_the_best_plan_so_far(tiny: Instance) 
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_models_behind_a_plan_are_exported(tiny: Instance, tmp_path: Path) -> None:
+    found = planned(tiny, export_models=tmp_path / "models")
+    names = {p.name for p in (tmp_path / "models").iterdir()}
+    assert names >= {"README.txt", "set_partitioning.lp", *(f"replica-{r.id}.pbtxt" for r in found.replicas)}
+    with pytest.warns(CappuccinoWarning, match="too large for one model"):
+        planned(tiny, export_models=tmp_path / "models", export_limit=1)
+    for options in ({"export_limit": 5}, {"export_models": tmp_path, "export_limit": 0}, {"export_models": tmp_path}):
+        with pytest.raises(InputError, match=r"export_limit|holds other files"):
+            cappuccino.plan(tiny, **options)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

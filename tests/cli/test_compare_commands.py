@@ -41,7 +41,9 @@ def test_one_row_per_plan_on_the_same_costs(workspace):
 def test_a_given_plan_as_text(workspace, plan):
     done = cappuccino("compare", workspace / "instance.json", "--plan", plan)
     assert done.code == 0, done.err
-    header, *lines = done.out.splitlines()
+    header, *lines, separate = done.out.splitlines()
+    assert separate.startswith("separate ")
+    assert "the baseline sequential" in separate
     assert header.split() == ["GPU-s", "makespan", "s", "cost", "replicas", "GPUs", "ratio", "bubble", "checked"]
     assert [line.split()[0] for line in lines] == NAMES
     assert all(line.endswith("valid") for line in lines)

@@ -214,3 +214,34 @@ def improve(*arguments, **options):
     return improvement.improve(*arguments, **options)
 planning.improve = improve
 """
+
+
+def test_models_behind_a_plan_are_exported_and_listed(workspace):
+    arguments = ("-o", workspace / "plan.json", "--time-limit", 1, "--export-models", workspace / "models")
+    done = cappuccino("plan", workspace / "instance.json", *arguments, "--export-limit", 400, "--json")
+    assert done.code == 0, done.err
+    names = {"README.txt", "columns.csv", "set_partitioning.lp", "set_partitioning.mps"}
+    names |= {f"replica-{r['id']}.pbtxt" for r in done.json["replicas"]}
+    assert {Path(f).name for f in done.json["models"]["files"]} == names
+    assert {p.name for p in (workspace / "models").iterdir()} == names
+    # again over its own, with too low a limit for any replica
+    done = cappuccino("plan", workspace / "instance.json", *arguments, "--export-limit", 1)
+    assert done.code == 0, done.err
+    assert done.err.count("too large for one model") == len(plan_of(workspace)["replicas"])
+    assert "models" in done.out
+    assert not list((workspace / "models").glob("*.pbtxt"))
+
+
+def test_a_folder_for_models_is_tried_before_the_search(workspace):
+    def attempt(folder, *more):
+        plan = cappuccino("plan", workspace / "instance.json", "-o", workspace / "out" / "plan.json", *more, *folder)
+        assert not (workspace / "out").exists()
+        return plan
+
+    (workspace / "full").mkdir()
+    (workspace / "full" / "notes.txt").write_text("mine")
+    one_clear_error(attempt(("--export-models", workspace / "full")), "notes.txt", "name one that is empty")
+    (workspace / "file").write_text("")
+    one_clear_error(attempt(("--export-models", workspace / "file")), "no folder")
+    one_clear_error(attempt(("--export-models", workspace / "out")), "stand in the way")
+    one_clear_error(attempt(("--export-limit", 5)), "--export-models")

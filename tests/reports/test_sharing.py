@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from cappuccino.checker import check
 from cappuccino.cli.terminal import console
 from cappuccino.plan import AdapterSaving, Objective
-from cappuccino.reports.sharing import sharing_summary
+from cappuccino.reports.sharing import SEPARATE_AND_SEQUENTIAL, sharing_summary
 
 COSTS = {"x": make_costs()}
 INSTANCE = make_instance(([2], 1), ([3], 1), ([4], 1), gpus=4, prices={"x": 3600.0})
@@ -129,6 +129,7 @@ def said(plan, capsys):
 def test_plans_are_printed_with_a_line_for_every_adapter(capsys):
     lines, summary = said(planned((saving(10, 5), saving(14, 9)), (saving(12, 12),)), capsys)
     assert "sharing     separate runs of all adapters 36 GPU-s, here 27: saves 25.0%" in lines
+    assert f"            ({SEPARATE_AND_SEQUENTIAL})" in lines
     assert "  a0: alone 10 GPU-s on 1 x x, here it adds 5, saves 5" in lines
     assert [r["savings"][0]["alone_gpu_time_s"] for r in summary["replicas"]] == [10, 12]
     assert summary["sharing"]["ratio"] == pytest.approx(36 / 27)
@@ -152,7 +153,7 @@ def test_many_adapters_are_printed_as_a_sum(capsys, monkeypatch):
     monkeypatch.setattr(console, "MOST_ADAPTERS_LISTED", 2)
     lines, summary = said(planned((saving(10, 5), saving(14, 9)), (saving(12, 12),)), capsys)
     assert sum("sharing" in line for line in lines) == 1
-    assert not any("alone" in line for line in lines)
+    assert not any(": alone" in line for line in lines)
     assert len(summary["replicas"][0]["savings"]) == 2
 
 

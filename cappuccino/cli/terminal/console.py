@@ -222,7 +222,7 @@ def _bound(plan: "Plan", report: "CheckReport") -> str:
 
 
 def _print_sharing(plan: "Plan") -> None:
-    from cappuccino.reports.sharing import sharing_summary  # noqa: PLC0415
+    from cappuccino.reports.sharing import SEPARATE_AND_SEQUENTIAL, sharing_summary  # noqa: PLC0415
 
     found = sharing_summary(plan)
     if found is None:
@@ -232,6 +232,7 @@ def _print_sharing(plan: "Plan") -> None:
         saved = f"{100 * (1 - found.shared / found.separate):z.1f}%" if found.separate > 0 else "nothing"
         separate, shared = f"{found.separate:.4g} {found.unit}", f"{found.shared:.4g}"
         print(f"sharing     separate runs of {of} {separate}, here {shared}: saves {saved}")
+        print(f"            ({SEPARATE_AND_SEQUENTIAL})")
     if found.evaluated < found.adapters:
         print(f"sharing     {found.evaluated} of {found.adapters} adapters evaluated one by one in time")
     if not 0 < found.evaluated <= found.adapters <= MOST_ADAPTERS_LISTED:

@@ -1,42 +1,15 @@
 """The model of a whole replica against the optimum over all packings and all orders, found by exhaustion."""
 
-from collections.abc import Iterator
-
-import numpy as np
 import pytest
-from bounds.test_replica_bounds import random_case
 from helpers.builders import make_costs, make_instance, make_problem
-from helpers.exhaustive import least_makespan
 from helpers.schedules import violations
+from helpers.small_replicas import ERROR, cases, worst_schedule
 
 from cappuccino.solvers.budget import Budget
-from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem
-from cappuccino.solvers.scheduling.schedule import ReplicaSchedule, build_schedule
+from cappuccino.solvers.scheduling.schedule import build_schedule
 from cappuccino.solvers.scheduling.scheduler import schedule_replica
 from cappuccino.solvers.scheduling.whole import solve_whole
 from cappuccino.solvers.settings import SchedulingSettings
-
-ERROR = 0.007
-"""Of a makespan: curves are replaced by tangents, times and memory are rounded."""
-
-
-def worst_schedule(problem: ReplicaProblem) -> ReplicaSchedule:
-    """Return the schedule of one sample after the other, evaluations where they belong."""
-    order: list[Batch] = []
-    for a, lengths in enumerate(problem.lengths):
-        for j in range(len(lengths)):
-            order += problem.batches([[(a, j * lengths.shape[1] + n)] for n in range(lengths.shape[1])])
-            order += [b for b in problem.evaluations if b.evaluation is not None and b.evaluation[:2] == (a, j)]
-    program = tuple(op for k, b in enumerate(order) for op in ((k, ~k) if b.evaluation is None else (k,)))
-    return build_schedule(problem, order, (program,) * problem.num_stages)
-
-
-def cases(seeds: range) -> Iterator[tuple[ReplicaProblem, float]]:
-    for seed in seeds:
-        instance, costs, stages = random_case(seed)
-        least = np.inf if instance.layout == "padded" else least_makespan(instance, costs, stages)
-        if np.isfinite(least):
-            yield make_problem(instance, costs, stages), least
 
 
 @pytest.mark.parametrize(

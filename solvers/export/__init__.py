@@ -1,0 +1,1 @@
+"""The models behind a plan, as files that other solvers read."""
