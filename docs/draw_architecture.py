@@ -26,7 +26,7 @@ modules, room_imports = cache(imports.modules), cache(imports.room_imports)
 FORMATS, CHECKING, TOOLS, PLANS = "formats", "checking", "solvers: tools", "solvers: plans"
 _FORMAT_MODULES = ("errors", "compiled", "files", "documents", "adapter", "sweep", "lengths", "backbone", "plan")
 GROUPS = {
-    **dict.fromkeys((*_FORMAT_MODULES, "training_data", "instance", "timeline", "schemas"), FORMATS),
+    **dict.fromkeys((*_FORMAT_MODULES, "certificate", "training_data", "instance", "timeline", "schemas"), FORMATS),
     **dict.fromkeys(("workload", "simulator", "checker"), CHECKING),
     **dict.fromkeys(("solvers.budget", "solvers.settings"), TOOLS),
     **dict.fromkeys(("solvers.layer_split", "solvers.assembly", "solvers.verification"), PLANS),
@@ -112,7 +112,7 @@ def draw_packages() -> str:
     for name, (x, y) in at.items():
         if name in graph:
             small = contents(name)
-            box(axes, x, y, size[name], _height(name), name, wrapped(small), COLOURS[floor(name)])
+            box(axes, x, y, size[name], _height(name), name, wrapped(small, 50), COLOURS[floor(name)])
     for i, (folder, colour) in enumerate(COLOURS.items()):
         box(axes, 1.0 + 1.7 * i, high * len(layout.rows) + 0.28, 1.5, 0.3, f"{folder}/", "", colour)
     return svg_text(figure, "Packages and imports", {name: sorted(used) for name, used in sorted(graph.items())})
@@ -123,7 +123,7 @@ def _height(name: str) -> float:
 
 
 def _width(name: str) -> float:
-    return max(0.115 * len(name) + 0.3, 3.3 if contents(name) else 0.0)
+    return max(0.115 * len(name) + 0.3, 3.7 if contents(name) else 0.0)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ class _Offers:
 
     def cost(self, shares: np.ndarray, kind: int) -> np.ndarray:
         """Return what sets of these sums of shares cost whose longest path is that of a kind."""
-        return np.maximum(self.rate * np.maximum(self.ramp_s + shares, self.paths[kind]) + self.charge, _TINY)
+        makespans = np.maximum(self.ramp_s + shares, self.paths[kind])
+        return np.asarray(np.maximum(self.rate * makespans + self.charge, _TINY))
 
 
 def largest_ratio(place: Place, prices: np.ndarray, counts: np.ndarray, limit_s: float, least: float) -> float:
@@ -134,7 +135,7 @@ def _ratio_beyond(offers: _Offers, room: float) -> float:
 
 def _parts(copies: int) -> list[int]:
     """Split a number into 1, 2, 4, ... and a rest, of which every smaller number can be composed."""
-    result = []
+    result: list[int] = []
     while copies > 0:
         result.append(min(sum(result) + 1, copies))
         copies -= result[-1]

@@ -124,7 +124,9 @@ def _models(
     certificate: Certificate, instance: Instance, costs: Mapping[str, CostModel]
 ) -> Iterator[tuple[GpuPool, CostModel, int]]:
     """Yield every pool, kind of costs and depth within the restrictions."""
-    layers = {(x.gpu, x.recompute, len(x.layers)): x.layers for x in certificate.layers}
+    layers: dict[tuple[str, str | None, int], tuple[int, ...]] = {
+        (x.gpu, x.recompute, len(x.layers)): x.layers for x in certificate.layers
+    }
     for pool in instance.gpu_pools:
         for model in costs[pool.gpu].choices:
             mode = None if model.recompute is None else model.recompute.value

@@ -14,7 +14,7 @@ from cli.conftest import TINY_LENGTHS, write_tiny
 import cappuccino
 from cappuccino import CappuccinoWarning, InputError, Instance, InvalidPlanError, Plan
 from cappuccino.api import running
-from cappuccino.plan import Recompute, Replica
+from cappuccino.plan import Objective, Recompute, Replica
 from cappuccino.solvers.planning import PlanOptions, Progress, make_plan
 
 
@@ -36,7 +36,7 @@ def plan(tiny: Instance) -> Plan:
 
 def test_options_are_those_of_the_planner(tiny: Instance) -> None:
     found = planned(tiny, objective="makespan", num_stages=2, seed=3, gap=0.05)
-    by_hand = make_plan(tiny, PlanOptions(objective="makespan", time_limit_s=None, num_stages=2, seed=3, gap=0.05))
+    by_hand = make_plan(tiny, PlanOptions(Objective.MAKESPAN, time_limit_s=None, num_stages=2, seed=3, gap=0.05))
     assert found.replicas == by_hand.replicas
     assert {r.num_stages for r in found.replicas} == {2}
     assert found.objective == "makespan"

@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize(("module", "examples"), [("api.planning", 6), ("api.checking", 14), ("plan", 6)])
+@pytest.mark.parametrize(("module", "examples"), [("api.planning", 6), ("api.checking", 15), ("plan", 6)])
 @pytest.mark.filterwarnings("ignore::cappuccino.errors.CappuccinoWarning")
 def test_examples_do_as_they_say(module: str, examples: int) -> None:
     done = doctest.testmod(importlib.import_module(f"cappuccino.{module}"))
