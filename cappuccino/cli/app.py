@@ -23,6 +23,7 @@ from cappuccino.cli import (
     seed_commands,
     simulate_commands,
 )
+from cappuccino.cli.help import doctor_commands
 from cappuccino.errors import CappuccinoError
 
 RUNTIME_PACKAGES = {
@@ -63,6 +64,7 @@ for commands in (
     seed_commands,
     simulate_commands,
     report_commands,
+    doctor_commands,
 ):
     commands.register(app)
 
@@ -101,7 +103,10 @@ def main() -> NoReturn:
         if package not in RUNTIME_PACKAGES | REPORT_PACKAGES:
             raise
         extra = "report" if package in REPORT_PACKAGES else "runtime"
-        _fail(f'this command needs the package "{package}"; install it with: pip install "cappuccino-lora[{extra}]"')
+        from cappuccino.machine.installation import find_installation  # noqa: PLC0415
+
+        command = find_installation().install_command(extra)
+        _fail(f'this command needs the package "{package}"; install it with: {command}')
     sys.exit(0)
 
 

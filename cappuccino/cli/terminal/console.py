@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import textwrap
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,10 @@ WIDEST = 10_000
 """Columns of text that a table may take: a terminal wraps what is too long for it, a file holds it all."""
 MOST_ADAPTERS_LISTED = 16
 """Adapters up to which each gets a line of its own."""
+WIDTH = 80
+"""Columns that lines of prose and plans keep to, on terminals of any width and in files."""
+INDENT = 12
+"""Columns of the headings before such lines."""
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one machine-readable object on stdout.")]
 
 
@@ -55,6 +60,19 @@ def note(message: str) -> None:
 def warn(message: str) -> None:
     """Print a warning on stderr."""
     print(f"warning: {message}", file=sys.stderr)
+
+
+def print_entry(heading: str, text: str) -> None:
+    """Print a text behind a heading on stdout, in lines of `WIDTH` columns; words wider than that stay whole."""
+    wrapped = textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=f"{heading:<{INDENT - 1}} ",
+        subsequent_indent=" " * INDENT,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    print("\n".join(wrapped) or heading)
 
 
 def quiet_transformers() -> None:
