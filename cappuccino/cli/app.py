@@ -24,6 +24,8 @@ from cappuccino.cli import (
     simulate_commands,
 )
 from cappuccino.cli.help import doctor_commands
+from cappuccino.cli.help.examples import ExampleCommand, ExampleGroup
+from cappuccino.cli.terminal import console
 from cappuccino.errors import CappuccinoError
 
 RUNTIME_PACKAGES = {
@@ -47,7 +49,7 @@ app = typer.Typer(
     name="cappuccino",
     help="Plan and run the fine-tuning of many LoRA adapters on one frozen backbone at the least GPU time.",
     no_args_is_help=True,
-    add_completion=False,
+    cls=ExampleGroup,
     pretty_exceptions_enable=False,
 )
 for commands in (
@@ -67,6 +69,8 @@ for commands in (
     doctor_commands,
 ):
     commands.register(app)
+for _command in app.registered_commands:
+    _command.cls = ExampleCommand
 
 
 def _print_version(wanted: bool) -> None:
@@ -81,7 +85,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    console.be_quiet(False)
 
 
 def main() -> NoReturn:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cappuccino.cli.help.completion import instance_names
 from cappuccino.cli.terminal import console
-from cappuccino.cli.terminal.console import JsonFlag
+from cappuccino.cli.terminal.console import JsonFlag, QuietFlag
 from cappuccino.errors import CappuccinoError, InputError
 from cappuccino.files import require_folder, require_writable, write_atomically
 from cappuccino.library.isolation import ProcessError, run_isolated
@@ -66,7 +67,10 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAMES]...", help="Entries of the library; by default all.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAMES]...", autocompletion=instance_names, help="Entries of the library; by default all."
+        ),
     ] = None,
     time_limit: Annotated[
         float | None, typer.Option(min=0.1, help="Seconds of search per entry; by default each entry's own limit.")
@@ -87,6 +91,7 @@ def bench(
         Path | None, typer.Option(metavar="DIR", help="Folder of instances with an index; by default the shipped one.")
     ] = None,
     json: JsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Re-run the instance library: objective, bound and gap beside the best known and the baseline `reference`.
 
@@ -165,7 +170,7 @@ def _run_all(
             problem = str(error) if name in str(error) else f'entry "{name}": {error}'
             failures.append({"instance": name, "error": problem})
         rows.append(_row(entry, run, memory, confirmed=not problem))
-        print(_said(rows[-1], problem), file=sys.stderr)
+        console.note(_said(rows[-1], problem))
     return rows, failures
 
 

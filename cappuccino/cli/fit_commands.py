@@ -9,7 +9,7 @@ import typer
 
 from cappuccino.cli.plan_commands import InstanceOption, PlanArgument
 from cappuccino.cli.terminal import console
-from cappuccino.cli.terminal.console import JsonFlag
+from cappuccino.cli.terminal.console import JsonFlag, QuietFlag
 from cappuccino.errors import InputError
 from cappuccino.files import require_writable
 
@@ -39,6 +39,7 @@ def fit(
         Path | None, typer.Option(metavar="FILE", help="Write predicted against measured and residuals, .svg.")
     ] = None,
     json: JsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Fit the cost model to a table; errors on rows left out of the fit, capacities, and what not to trust."""
     from cappuccino.costs import read_cost_table  # noqa: PLC0415

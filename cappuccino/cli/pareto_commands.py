@@ -10,7 +10,7 @@ import typer
 
 from cappuccino.cli.plan_commands import InstanceArgument, ObjectiveOption
 from cappuccino.cli.terminal import console
-from cappuccino.cli.terminal.console import JsonFlag
+from cappuccino.cli.terminal.console import JsonFlag, QuietFlag
 from cappuccino.errors import InputError
 from cappuccino.files import require_folder, require_writable, write_atomically
 
@@ -43,6 +43,7 @@ def pareto(
     ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a plot, .svg or .html.")] = None,
     json: JsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Show GPU time (or money) against deadline: a checked plan and a proven bound at every point."""
     from cappuccino.checker import check as check_plan  # noqa: PLC0415

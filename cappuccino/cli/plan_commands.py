@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cappuccino.cli.terminal import console
-from cappuccino.cli.terminal.console import JsonFlag
+from cappuccino.cli.terminal.console import JsonFlag, QuietFlag
 from cappuccino.files import require_writable
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def plan(
         Path | None, typer.Option(metavar="OUT", help="Plan what the checkpoints of the run in this folder leave.")
     ] = None,
     json: JsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Plan an instance: replicas, micro-batches and the order of all operations, with a proven bound.
 
@@ -144,7 +145,7 @@ def _steps_done(instance: "Instance", out: Path) -> dict[str, int]:
 
 
 def _say_that_it_ends() -> None:
-    console.warn("interrupted: finishing with the best plan so far; press Ctrl-C again to give up")
+    console.answer("interrupted: finishing with the best plan so far; press Ctrl-C again to give up")
 
 
 def check(plan: PlanArgument, instance: InstanceOption, json: JsonFlag = False) -> None:

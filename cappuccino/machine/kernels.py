@@ -35,7 +35,7 @@ def _sources() -> Iterator[Path]:
 
 
 def _is_cached(source: Path) -> bool:
-    """Return whether Numba finds a module's machine code: in the folder named to it, beside the module, in the user's."""
+    """Return whether Numba finds a module's machine code: in the folder named to it, beside the module, the user's."""
     pattern = f"{source.stem}.*.py{sys.version_info.major}{sys.version_info.minor}*.nbi"
     written = source.stat().st_mtime
     named = os.environ.get("NUMBA_CACHE_DIR")

@@ -31,6 +31,19 @@ INDENT = 12
 """Columns of the headings before such lines."""
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one machine-readable object on stdout.")]
 
+_state = {"quiet": False}
+
+
+def be_quiet(quiet: bool) -> None:
+    """Leave out progress, notes and warnings from now on, or no longer; errors and results stay."""
+    _state["quiet"] = quiet
+
+
+QuietFlag = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", callback=be_quiet, help="Print errors and results only: no progress, no warnings."),
+]
+
 
 class Show(Protocol):
     """Moves a progress bar: fraction done, and what to say beside it."""
@@ -52,14 +65,25 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def is_quiet() -> bool:
+    """Return whether progress, notes and warnings are left out."""
+    return _state["quiet"]
+
+
 def note(message: str) -> None:
-    """Print what is going on, on stderr."""
-    print(message, file=sys.stderr)
+    """Print what is going on, on stderr, unless the command is to be quiet."""
+    if not is_quiet():
+        print(message, file=sys.stderr, flush=True)
 
 
 def warn(message: str) -> None:
-    """Print a warning on stderr."""
-    print(f"warning: {message}", file=sys.stderr)
+    """Print a warning on stderr, unless the command is to be quiet."""
+    note(f"warning: {message}")
+
+
+def answer(message: str) -> None:
+    """Print on stderr what an interruption does, to who interrupted, quiet or not."""
+    print(message, file=sys.stderr, flush=True)
 
 
 def print_entry(heading: str, text: str) -> None:
@@ -147,7 +171,7 @@ def progress_bar(title: str) -> Iterator[Show]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[text]}"))
     last, said = "", time.monotonic()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True, disable=is_quiet() or not console.is_terminal) as progress:
         task = progress.add_task(title, total=1.0, text="")
 
         def show(fraction: float, text: str) -> None:
@@ -156,11 +180,11 @@ def progress_bar(title: str) -> Iterator[Show]:
             progress.update(task, completed=min(1.0, fraction), text=text)
             if not console.is_terminal and time.monotonic() - said >= PAUSE_S:
                 said = time.monotonic()
-                print(f"{title}: {100 * min(1.0, fraction):.0f}%, {text}", file=sys.stderr, flush=True)
+                note(f"{title}: {100 * min(1.0, fraction):.0f}%, {text}")
 
         yield show
     if last:
-        print(f"{title}: {last}", file=sys.stderr)
+        note(f"{title}: {last}")
 
 
 def objective_unit(objective: str) -> str:
