@@ -202,7 +202,9 @@ def _print_comparison(found: "ReplicaComparison") -> None:
     )
     for o in found.operations:
         ratio = f"{o.measured_s / o.predicted_s:.3f}" if o.predicted_s > 0 else "none"
-        spread = "" if o.spread[0] != o.spread[0] else f", single ones {o.spread[0]:.2f} to {o.spread[1]:.2f}"
+        spread = (
+            "" if o.spread[0] != o.spread[0] else f"; of eight in ten operations {o.spread[0]:.2f} to {o.spread[1]:.2f}"
+        )
         print(
             f"  stage {o.stage} {o.kind}: {o.count}, predicted {o.predicted_s:.4g} s, measured {o.measured_s:.4g} s, "
             f"ratio {ratio}{spread}"

@@ -23,6 +23,8 @@ PAUSE_S = 10.0
 """Between two lines about progress where stderr is a file, seconds."""
 WIDEST = 10_000
 """Columns of text that a table may take: a terminal wraps what is too long for it, a file holds it all."""
+LEAST_FIGURE = 1e-9
+"""Below it a number is what rounding leaves of 0."""
 MOST_ADAPTERS_LISTED = 16
 """Adapters up to which each gets a line of its own."""
 WIDTH = 80
@@ -88,15 +90,24 @@ def answer(message: str) -> None:
 
 def print_entry(heading: str, text: str) -> None:
     """Print a text behind a heading on stdout, in lines of `WIDTH` columns; words wider than that stay whole."""
-    wrapped = textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=f"{heading:<{INDENT - 1}} ",
-        subsequent_indent=" " * INDENT,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    print("\n".join(wrapped) or heading)
+    print_wrapped(text, f"{heading:<{INDENT - 1}} ", " " * INDENT)
+
+
+def print_wrapped(text: str, first: str, others: str) -> None:
+    """Print a text on stdout in lines of `WIDTH` columns; words wider than that stay whole.
+
+    Parameters
+    ----------
+    first, others
+        What the first line begins with, and what all others do.
+    """
+    wrapping = {"break_long_words": False, "break_on_hyphens": False}
+    print(textwrap.fill(text, WIDTH, initial_indent=first, subsequent_indent=others, **wrapping))
+
+
+def figure(value: float) -> str:
+    """Return a number in three digits; what is left of rounding where there is nothing is 0."""
+    return f"{value:.3g}" if abs(value) >= LEAST_FIGURE else "0"
 
 
 def quiet_transformers() -> None:
@@ -236,7 +247,7 @@ def print_plan(plan: "Plan", report: "CheckReport") -> None:
     """Print the summary of a plan as text."""
     unit = objective_unit(plan.objective.value)
     bound = "none" if plan.lower_bound is None else f"{plan.lower_bound:.4g} {unit}"
-    gap = "none" if plan.gap is None else f"{100 * plan.gap:.2f}%"
+    gap = "none" if plan.gap is None else f"{100 * plan.gap:z.2f}%"
     checked = "checked: valid" if report.valid else f"checked: INVALID ({report.violations[0]})"
     print(f"objective   {plan.objective.value} {plan.objective_value:.4g} {unit}")
     print(f"bound       {bound} (proven)")
@@ -251,7 +262,7 @@ def print_plan(plan: "Plan", report: "CheckReport") -> None:
         batches = counted(len(r.micro_batches), "micro-batch", "micro-batches")
         batches += f" and {len(r.evaluations)} of evaluations" if r.evaluations else ""
         size = f"{r.makespan_s:.4g} s, {batches}, {memory} GiB{mode}{split}"
-        print(f"replica {r.id}   {stages}, {size}: {adapters}")
+        print_entry(f"replica {r.id}", f"{stages}, {size}: {adapters}")
     _print_sharing(plan)
 
 
@@ -265,9 +276,9 @@ def _print_sharing(plan: "Plan") -> None:
         of = "all adapters" if found.compared == found.adapters else counted(found.compared, "adapter")
         saved = f"{100 * (1 - found.shared / found.separate):z.1f}%" if found.separate > 0 else "nothing"
         separate, shared = f"{found.separate:.4g} {found.unit}", f"{found.shared:.4g}"
-        print(f"sharing     separate runs of {of} {separate}, here {shared}: saves {saved}")
+        print_entry("sharing", f"separate runs of {of} {separate}, here {shared}: saves {saved}")
     if found.evaluated < found.adapters:
-        print(f"sharing     {found.evaluated} of {found.adapters} adapters evaluated one by one in time")
+        print_entry("sharing", f"{found.evaluated} of {found.adapters} adapters evaluated one by one in time")
     if not 0 < found.evaluated <= found.adapters <= MOST_ADAPTERS_LISTED:
         return
     money = found.unit == "money"
@@ -279,4 +290,4 @@ def _print_sharing(plan: "Plan") -> None:
                 continue
             run = f"alone {alone:.4g} {found.unit} on {s.alone_num_stages} x {s.alone_gpu}"
             less = 0.0 if math.isclose(alone, added, rel_tol=1e-9) else alone - added
-            print(f"  {name}: {run}, here it adds {added:.4g}, saves {less:.4g}")
+            print_wrapped(f"{name}: {run}, here it adds {added:.4g}, saves {less:.4g}", "  ", "    ")
