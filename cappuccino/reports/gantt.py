@@ -71,9 +71,8 @@ def _figure(rows: Sequence[Row], window: tuple[float, float | None]) -> "Figure"
     ticks, at = [], 0
     for row in rows:
         title = f"{row.label}, {row.line.makespan:.4g} s"
-        place = (0, at)
-        text = {"va": "center", "fontweight": "bold", "fontsize": "small"}
-        axes.text(*place, title, transform=axes.get_yaxis_transform(), parse_math=False, **text)
+        label = axes.text(0, at, title, transform=axes.get_yaxis_transform(), va="center", fontweight="bold")
+        label.set(fontsize="small", parse_math=False)
         for stage in range(len(row.line.programs)):
             _draw_stage(axes, row, stage, at + 1 + stage, colours, (first, last))
             ticks.append((at + 1 + stage, f"stage {stage}"))

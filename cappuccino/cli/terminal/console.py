@@ -101,8 +101,8 @@ def print_wrapped(text: str, first: str, others: str) -> None:
     first, others
         What the first line begins with, and what all others do.
     """
-    wrapping = {"break_long_words": False, "break_on_hyphens": False}
-    print(textwrap.fill(text, WIDTH, initial_indent=first, subsequent_indent=others, **wrapping))
+    wrapper = textwrap.TextWrapper(WIDTH, first, others, break_long_words=False, break_on_hyphens=False)
+    print(wrapper.fill(text))
 
 
 def figure(value: float) -> str:
