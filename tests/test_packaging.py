@@ -84,7 +84,7 @@ MAY_IMPORT = {
     "api": "errors machine plan instance remaining costs simulator checker reports solvers.settings "
     "solvers.layer_split solvers.planning runtime.backbone runtime.checkpoint runtime.monitoring runtime.launch",
     "cli.terminal": "errors plan timeline checker reports runtime.monitoring runtime.launch",
-    "cli.help": "errors machine cli.terminal",
+    "cli.help": "errors files machine cli.terminal",
     "cli": "errors files machine lengths backbone plan instance remaining costs timeline workload simulator analytic "
     "prototype checker reports reports.page solvers.budget solvers.settings solvers.layer_split solvers.baselines "
     "solvers.planning solvers.pareto runtime.backbone runtime.lora runtime.encoding runtime.data "
