@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from cappuccino.files import parse_model, read_json, write_atomically
-from cappuccino.plan import Operation
+from cappuccino.plan import Operation, Replica
 
 FORMAT = "cappuccino.trace/1"
 _US = 1e6
@@ -53,6 +53,17 @@ class Timeline:
         return max(0.0, float(1 - self.busy.sum() / total)) if total else 0.0
 
 
+def operation_adapters(operation: Operation, replica: Replica) -> tuple[str, ...]:
+    """Return the names of the adapters that an operation works for, in the order of the replica."""
+    kind, number = operation[0], operation[1]
+    if kind == "S":
+        return (replica.adapters[number],)
+    if kind == "E":
+        return (replica.adapters[replica.evaluations[number].adapter],)
+    found = {adapter for adapter, _ in replica.micro_batches[number].samples}
+    return tuple(name for i, name in enumerate(replica.adapters) if i in found)
+
+
 class _Arguments(BaseModel):
     model_config = ConfigDict(extra="ignore")
     operation: Operation
@@ -84,8 +95,26 @@ class _TraceFile(BaseModel):
     otherData: _Other  # noqa: N815
 
 
-def write_trace(path: Path, timelines: Sequence[Timeline], kind: Kind, instance_sha256: str) -> None:
-    """Write timelines as a trace file, whole or not at all."""
+_VERBS = {"F": "forward", "B": "backward", "S": "step", "E": "evaluation"}
+
+
+def _event_name(operation: Operation, replica: Replica) -> str:
+    """Return what a trace calls an operation: `forward 3: docs, code`, `step 2: docs`."""
+    number = operation[2] if operation[0] == "S" else operation[1]
+    return f"{_VERBS[operation[0]]} {number}: {', '.join(operation_adapters(operation, replica))}"
+
+
+def write_trace(
+    path: Path, timelines: Sequence[Timeline], replicas: Sequence[Replica], kind: Kind, instance_sha256: str
+) -> None:
+    """Write timelines as a trace file, whole or not at all.
+
+    Parameters
+    ----------
+    replicas
+        Of the plan, at least those of the timelines: operations are called by their adapters.
+    """
+    planned = {replica.id: replica for replica in replicas}
     events: list[dict[str, Any]] = []
     for line in timelines:
         name = {"name": f"replica {line.replica}"}
@@ -97,7 +126,7 @@ def write_trace(path: Path, timelines: Sequence[Timeline], kind: Kind, instance_
                 events.append(
                     {
                         "ph": "X",
-                        "name": " ".join(map(str, operation)),
+                        "name": _event_name(operation, planned[line.replica]),
                         "cat": operation[0],
                         "pid": line.replica,
                         "tid": stage,

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ from helpers.builders import make_costs, make_instance
 from helpers.plans import random_plan
 
 from cappuccino.errors import InputError
+from cappuccino.plan import Replica
 from cappuccino.simulator import simulate
 from cappuccino.timeline import Timeline, read_trace, write_trace
 
@@ -17,12 +19,17 @@ def timelines(optimizer_s: float) -> list[Timeline]:
     return [simulate(random_plan(INSTANCE, 3, seed), INSTANCE, costs).replicas[0].timeline for seed in (1, 2)]
 
 
+def replicas(*numbers: int) -> list[Replica]:
+    """The replicas of the timelines, under these numbers."""
+    return [random_plan(INSTANCE, 3, i + 1).replicas[0].model_copy(update={"id": n}) for i, n in enumerate(numbers)]
+
+
 @pytest.mark.parametrize("optimizer_s", [0.5, 0.0])  # operations of no length start together with the next one
 def test_round_trip(tmp_path, optimizer_s):
     first, second = timelines(optimizer_s)
     second = Timeline(1, second.programs, second.starts, second.ends, (0.01, 0.02, 0.015))
     path = tmp_path / "t.json"
-    write_trace(path, [first, second], "simulated", "ab12")
+    write_trace(path, [first, second], replicas(0, 1), "simulated", "ab12")
     found, kind, digest = read_trace(path)
     assert (kind, digest) == ("simulated", "ab12")
     assert [x.replica for x in found] == [0, 1]
@@ -55,16 +62,18 @@ def test_an_empty_timeline_has_no_bubble():
 
 def test_perfetto_finds_names_and_microseconds(tmp_path):
     line = Timeline(2, ((("F", 0), ("S", 1, 3)),), (np.array([0.0, 1.5]),), (np.array([1.5, 1.75]),))
-    write_trace(tmp_path / "t.json", [line], "measured", "x")
+    write_trace(tmp_path / "t.json", [line], replicas(2), "measured", "x")
     events = json.loads((tmp_path / "t.json").read_text())["traceEvents"]
-    step = next(e for e in events if e["name"] == "S 1 3")
+    step = next(e for e in events if e["name"] == "step 3: a1")
+    assert any(e["name"].startswith("forward 0: a") for e in events)
     assert (step["ph"], step["pid"], step["tid"], step["ts"], step["dur"]) == ("X", 2, 0, 1.5e6, 0.25e6)
     assert {e["name"] for e in events if e["ph"] == "M"} == {"process_name", "thread_name"}
 
 
 def good(tmp_path):
     path = tmp_path / "t.json"
-    write_trace(path, timelines(0.5), "simulated", "x")
+    first, second = timelines(0.5)
+    write_trace(path, [first, replace(second, replica=1)], replicas(0, 1), "simulated", "x")
     return path, json.loads(path.read_text())
 
 

@@ -13,6 +13,7 @@ from cappuccino.checker import check
 from cappuccino.costs import CostModel, fit_instance_costs
 from cappuccino.errors import CappuccinoWarning, InputError
 from cappuccino.instance import Instance
+from cappuccino.machine.installation import find_installation
 from cappuccino.plan import Plan, Recompute
 from cappuccino.remaining import planned_alone
 from cappuccino.reports.run_warnings import run_warnings
@@ -103,7 +104,8 @@ def run(
         When the extra `runtime` is not installed.
     """
     if find_spec("torch") is None:
-        problem = 'training needs the package "torch"; install it with: pip install "cappuccino-lora[runtime]"'
+        command = find_installation().install_command("runtime")
+        problem = f'training needs the package "torch"; install it with: {command}'
         raise ModuleNotFoundError(problem, name="torch")
     from cappuccino.runtime.backbone.hub import backbone_name, find_backbone  # noqa: PLC0415
     from cappuccino.runtime.launch.devices import num_gpus  # noqa: PLC0415

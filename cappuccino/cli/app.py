@@ -23,6 +23,9 @@ from cappuccino.cli import (
     seed_commands,
     simulate_commands,
 )
+from cappuccino.cli.help import doctor_commands
+from cappuccino.cli.help.examples import ExampleCommand, ExampleGroup
+from cappuccino.cli.terminal import console
 from cappuccino.errors import CappuccinoError
 
 RUNTIME_PACKAGES = {
@@ -46,7 +49,7 @@ app = typer.Typer(
     name="cappuccino",
     help="Plan and run the fine-tuning of many LoRA adapters on one frozen backbone at the least GPU time.",
     no_args_is_help=True,
-    add_completion=False,
+    cls=ExampleGroup,
     pretty_exceptions_enable=False,
 )
 for commands in (
@@ -63,8 +66,11 @@ for commands in (
     seed_commands,
     simulate_commands,
     report_commands,
+    doctor_commands,
 ):
     commands.register(app)
+for _command in app.registered_commands:
+    _command.cls = ExampleCommand
 
 
 def _print_version(wanted: bool) -> None:
@@ -79,7 +85,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    console.be_quiet(False)
 
 
 def main() -> NoReturn:
@@ -101,7 +107,10 @@ def main() -> NoReturn:
         if package not in RUNTIME_PACKAGES | REPORT_PACKAGES:
             raise
         extra = "report" if package in REPORT_PACKAGES else "runtime"
-        _fail(f'this command needs the package "{package}"; install it with: pip install "cappuccino-lora[{extra}]"')
+        from cappuccino.machine.installation import find_installation  # noqa: PLC0415
+
+        command = find_installation().install_command(extra)
+        _fail(f'this command needs the package "{package}"; install it with: {command}')
     sys.exit(0)
 
 

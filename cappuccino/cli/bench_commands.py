@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cappuccino.cli.help.completion import instance_names
 from cappuccino.cli.terminal import console
-from cappuccino.cli.terminal.console import JsonFlag
+from cappuccino.cli.terminal.console import JsonFlag, QuietFlag
 from cappuccino.errors import CappuccinoError, InputError
 from cappuccino.files import require_folder, require_writable, write_atomically
 from cappuccino.library.isolation import ProcessError, run_isolated
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 QUICK_LIMIT_S = 5.0
 """Of the planner per entry with `--quick`, seconds."""
+
+_PLANS_MISSING = (
+    "name the folder of plans with --plans; plans are not shipped: `cappuccino bench NAMES --plans DIR` makes them"
+)
 
 Row = dict[str, Any]
 Cell = Callable[[Any], str]
@@ -37,7 +42,7 @@ def _digits(value: float | None) -> str:
 
 
 def _fixed(places: int, factor: float = 1.0, unit: str = "") -> Cell:
-    return lambda value: "-" if value is None else f"{factor * value:.{places}f}{unit}"
+    return lambda value: "-" if value is None else f"{factor * value:z.{places}f}{unit}"
 
 
 COLUMNS: Mapping[str, tuple[str, Cell]] = {
@@ -66,7 +71,10 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAMES]...", help="Entries of the library; by default all.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAMES]...", autocompletion=instance_names, help="Entries of the library; by default all."
+        ),
     ] = None,
     time_limit: Annotated[
         float | None, typer.Option(min=0.1, help="Seconds of search per entry; by default each entry's own limit.")
@@ -81,12 +89,16 @@ def bench(
     ] = None,
     update: Annotated[bool, typer.Option("--update", help="Write better objectives and bounds to the index.")] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Plan nothing: check the best-known values against the plans in --plans.")
+        bool,
+        typer.Option(
+            "--verify", help="Plan nothing: check the best-known values against plans that `bench --plans` made."
+        ),
     ] = False,
     library: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of instances with an index; by default the shipped one.")
     ] = None,
     json: JsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Re-run the instance library: objective, bound and gap beside the best known and the baseline `reference`.
 
@@ -101,7 +113,7 @@ def bench(
             if value is not None and value is not False:
                 raise typer.BadParameter("--verify plans nothing and takes no such option", param_hint=option)
         if plans is None:
-            raise typer.BadParameter("name the folder of plans with --plans", param_hint="--verify")
+            raise typer.BadParameter(_PLANS_MISSING, param_hint="--verify")
     from cappuccino.library.index import SHIPPED, Library  # noqa: PLC0415
 
     loaded = Library.load(library or SHIPPED)
@@ -165,7 +177,7 @@ def _run_all(
             problem = str(error) if name in str(error) else f'entry "{name}": {error}'
             failures.append({"instance": name, "error": problem})
         rows.append(_row(entry, run, memory, confirmed=not problem))
-        print(_said(rows[-1], problem), file=sys.stderr)
+        console.note(_said(rows[-1], problem))
     return rows, failures
 
 
@@ -277,9 +289,9 @@ def _verify(library: "Library", names: Sequence[str], plans: Path, json: bool) -
     from cappuccino.library.bench import plan_path, verify_entry  # noqa: PLC0415
 
     if not any(plan_path(plans, name).exists() for name in names):
-        problem = "holds no plan of the entries"
+        problem = f"holds no plan of the entries, such as {plan_path(plans, names[0]).name}"
         raise InputError(
-            plans, "", problem, f"expected is e.g. {plan_path(plans, names[0]).name}: cappuccino bench --plans"
+            plans, "", problem, f"plans are not shipped: cappuccino bench {names[0]} --plans {plans} makes it"
         )
     rows: list[Row] = []
     failures: list[Row] = []

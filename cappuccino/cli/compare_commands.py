@@ -10,7 +10,7 @@ import typer
 
 from cappuccino.cli.plan_commands import InstanceArgument
 from cappuccino.cli.terminal import console
-from cappuccino.cli.terminal.console import JsonFlag
+from cappuccino.cli.terminal.console import JsonFlag, QuietFlag
 from cappuccino.errors import InfeasibleError
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def compare(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed for making our plan.  [default: 0]")] = None,
     json: JsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Compare the plan with every baseline on the same costs: one table, and why a baseline cannot run."""
     if plan is not None and (time_limit is not None or seed is not None):

@@ -9,7 +9,7 @@ import typer
 
 from cappuccino.cli.run_commands import BackboneOption, DataOption
 from cappuccino.cli.terminal import console
-from cappuccino.cli.terminal.console import JsonFlag
+from cappuccino.cli.terminal.console import JsonFlag, QuietFlag
 from cappuccino.errors import InputError, counted
 from cappuccino.files import require_folder, require_writable
 
@@ -101,6 +101,7 @@ def init(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an instance that is there.")] = False,
     json: JsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Write an instance from raw data, an adapter a data set, and say which commands come next."""
     from cappuccino.runtime.encoding.forms import LossOn  # noqa: PLC0415
@@ -186,6 +187,7 @@ def lengths(
         Path | None, typer.Option(help="Folder for the samples' tokens and labels: the data of `run`.")
     ] = None,
     json: JsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Tokenize datasets and write their length distributions in the seed's format."""
     from cappuccino.runtime.data.lengths import measure_lengths  # noqa: PLC0415
@@ -303,7 +305,7 @@ def _print_inspected(inspected: "InspectedDataset") -> None:
     numbers = ", ".join(f"{counts[k]} {k.replace('_', ' ')}" for k in list(counts)[2:])
     print(f"  {numbers}")
     screen = Console(highlight=False, soft_wrap=True)
-    coloured = screen.color_system is not None
+    coloured = screen.color_system is not None and not screen.no_color
     for number, sample in enumerate(inspected.samples):
         learnt = sum(token.learnt for token in sample)
         marks = "green" if coloured else f"{OPEN} {CLOSE}"

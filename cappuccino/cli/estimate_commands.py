@@ -8,7 +8,7 @@ import typer
 
 from cappuccino.cli.terminal import console
 from cappuccino.cli.terminal.console import JsonFlag
-from cappuccino.errors import InputError
+from cappuccino.errors import InputError, counted
 from cappuccino.files import require_writable
 
 if TYPE_CHECKING:
@@ -97,13 +97,12 @@ def estimate(
         return
     print(f"analytic: {_off(f'{errors.measured} are', errors.time, errors.time_left_out, errors.time_gpu_left_out)}")
     print(f"analytic: {_off('peak memory is', errors.memory, errors.memory_left_out)}")
-    print(
-        f"{label} on {gpu}, {engine}, {dtype}: {spec.parameters / 1e9:.3g} billion parameters, {spec.num_layers} layers"
-    )
+    size = f"{spec.parameters / 1e9:.3g} billion parameters, {counted(spec.num_layers, 'layer')}"
+    print(f"{label} on {gpu}, {engine}, {dtype}: {size}")
     each = len(table) // len(counts) // len(modes)
     for g in counts:
         found = ", ".join(f"{fitting[mode][g]} of {each} rows fit with recomputation {mode}" for mode in modes)
-        print(f"  {g} stage{'s' if g > 1 else ''}: {found}")
+        print(f"  {counted(g, 'stage')}: {found}")
     print(f"table {output}")
 
 
@@ -130,7 +129,7 @@ def _stage_counts(text: str | None, label: str, spec: "BackboneShape") -> list[i
         return stage_counts(spec)
     counts = list(dict.fromkeys(console.integers("--num-stages", text, least=1)))
     if max(counts) > spec.num_layers:
-        problem = f"{max(counts)} is more than the {spec.num_layers} layers of {label}"
+        problem = f"{max(counts)} is more than the {counted(spec.num_layers, 'layer')} of {label}"
         raise InputError("--num-stages", "", problem, "give fewer stages")
     return counts
 

@@ -9,8 +9,8 @@ import typer
 
 from cappuccino.cli.plan_commands import InstanceOption, PlanArgument
 from cappuccino.cli.terminal import console
-from cappuccino.cli.terminal.console import JsonFlag
-from cappuccino.errors import InputError
+from cappuccino.cli.terminal.console import JsonFlag, QuietFlag
+from cappuccino.errors import InputError, counted
 from cappuccino.files import require_writable
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def fit(
         Path | None, typer.Option(metavar="FILE", help="Write predicted against measured and residuals, .svg.")
     ] = None,
     json: JsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Fit the cost model to a table; errors on rows left out of the fit, capacities, and what not to trust."""
     from cappuccino.costs import read_cost_table  # noqa: PLC0415
@@ -121,7 +122,7 @@ def calibrate(
         return
     for gpu, c in named.items():
         factors = [f"{name} x {f.factors.min():.3f} to {f.factors.max():.3f}" for name, f in _corrections(c)]
-        print(f"{gpu}: {', '.join(factors)}, from {c.operations} operations")
+        print(f"{gpu}: {', '.join(factors)}, from {counted(c.operations, 'operation')}")
     print(f"table {output}")
 
 
@@ -170,14 +171,15 @@ def _print(key: str, found: "Validation") -> None:
     console.print_table(("left out", "rows", "time", "memory"), cells)
     model = found.model
     if any(model.transfer):
-        per_token = f"{1e6 * model.transfer[1]:.3g} us per token"
-        print(f"transfer between stages: {1e3 * model.transfer[0]:.3g} ms and {per_token}")
+        per_token = f"{console.figure(1e6 * model.transfer[1])} us per token"
+        print(f"transfer between stages: {console.figure(1e3 * model.transfer[0])} ms and {per_token}")
     if model.optimizer_s:
-        print(f"optimizer step: {1e3 * model.optimizer_s:.3g} ms per adapter and stage")
+        print(f"optimizer step: {console.figure(1e3 * model.optimizer_s)} ms per adapter and stage")
     if model.layer_shape is not None:
         curve = model.forward
-        module, width, parameter = 1e3 * curve.per_module_s, 1e9 * curve.per_width_s, 1e9 * curve.per_parameter_s
-        charges = f"{module:.3g} ms a module; a token {width:.3g} ns a width, {parameter:.3g} ns a parameter"
+        added = (1e3 * curve.per_module_s, 1e9 * curve.per_width_s, 1e9 * curve.per_parameter_s)
+        module, width, parameter = map(console.figure, added)
+        charges = f"{module} ms a module; a token {width} ns a width, {parameter} ns a parameter"
         print(f"an adapter adds (forward): {charges}")
     for g, split in sorted(model.splits.items()):
         print(f"layers of {stages(g)}: {' + '.join(map(str, split))}")

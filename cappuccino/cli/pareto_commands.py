@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from xml.sax.saxutils import escape
@@ -10,7 +11,7 @@ import typer
 
 from cappuccino.cli.plan_commands import InstanceArgument, ObjectiveOption
 from cappuccino.cli.terminal import console
-from cappuccino.cli.terminal.console import JsonFlag
+from cappuccino.cli.terminal.console import JsonFlag, QuietFlag
 from cappuccino.errors import InputError
 from cappuccino.files import require_folder, require_writable, write_atomically
 
@@ -43,6 +44,7 @@ def pareto(
     ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a plot, .svg or .html.")] = None,
     json: JsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Show GPU time (or money) against deadline: a checked plan and a proven bound at every point."""
     from cappuccino.checker import check as check_plan  # noqa: PLC0415
@@ -83,14 +85,16 @@ def pareto(
 
         front = pareto_front(loaded, options, points, costs, on_progress, tuple(deadline or ()))
     rows = []
-    warnings = list(instance_warnings(loaded))
+    warned: dict[str, list[float]] = {}
     for k, point in enumerate(front, start=1):
         report = None if point.plan is None else check_plan(point.plan, loaded, costs)
         if point.plan is not None and report is not None:
             report.raise_if_invalid(f"point {k}")
-            at = f"deadline {point.deadline_s:.5g} s: "
-            warnings += [at + warning for warning in plan_warnings(point.plan, loaded, costs)]
+            for warning in plan_warnings(point.plan, loaded, costs):
+                warned.setdefault(warning, []).append(point.deadline_s)
         rows.append(_row(point, None if report is None else report.valid, _plan_file(output, k, point)))
+    planned = sum(point.plan is not None for point in front)
+    warnings = [*instance_warnings(loaded), *(_said_once(w, at, planned) for w, at in warned.items())]
     if output is not None:
         _save(output, front, rows)
     if plot is not None:
@@ -108,6 +112,13 @@ def pareto(
         for path in (None if output is None else output / "pareto.csv", plot):
             if path is not None:
                 print(f"written     {path}")
+
+
+def _said_once(warning: str, deadlines: Sequence[float], planned: int) -> str:
+    """Return a warning with the points that it is of."""
+    if len(deadlines) == planned > 1:
+        return f"at every deadline: {warning}"
+    return f"deadline{'s' * (len(deadlines) > 1)} {', '.join(f'{d:.5g}' for d in deadlines)} s: {warning}"
 
 
 def _plan_file(output: Path | None, number: int, point: "ParetoPoint") -> str | None:
@@ -155,7 +166,7 @@ def _print_table(objective: str, rows: list[dict[str, Any]]) -> None:
         if row["makespan_s"] is None:
             figures, state = ("-", "-", bound, "-", "-", "-"), row["status"]
         else:
-            gap, state = f"{100 * row['gap']:.2f}%", "valid" if row["checked"] else "INVALID"
+            gap, state = f"{100 * row['gap']:z.2f}%", "valid" if row["checked"] else "INVALID"
             numbers = str(row["gpus"]), str(row["replicas"])
             figures = (f"{row['makespan_s']:.5g}", f"{row[value]:.5g}", bound, gap, *numbers)
         dominated = ", dominated by a tighter deadline" if row["dominated"] else ""

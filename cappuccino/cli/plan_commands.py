@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cappuccino.cli.terminal import console
-from cappuccino.cli.terminal.console import JsonFlag
+from cappuccino.cli.terminal.console import JsonFlag, QuietFlag
 from cappuccino.errors import InputError, counted
 from cappuccino.files import require_writable
 
@@ -94,6 +94,7 @@ def plan(
         ),
     ] = None,
     json: JsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Plan an instance: replicas, micro-batches and the order of all operations, with a proven bound.
 
@@ -180,7 +181,7 @@ def _steps_done(instance: "Instance", out: Path) -> dict[str, int]:
 
 
 def _say_that_it_ends() -> None:
-    console.warn("interrupted: finishing with the best plan so far; press Ctrl-C again to give up")
+    console.answer("interrupted: finishing with the best plan so far; press Ctrl-C again to give up")
 
 
 def check(plan: PlanArgument, instance: InstanceOption, json: JsonFlag = False) -> None:

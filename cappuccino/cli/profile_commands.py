@@ -13,7 +13,7 @@ import typer
 
 from cappuccino.cli.run_commands import DeviceOption, DtypeOption
 from cappuccino.cli.terminal import console
-from cappuccino.cli.terminal.console import JsonFlag
+from cappuccino.cli.terminal.console import JsonFlag, QuietFlag
 from cappuccino.errors import InputError, counted
 from cappuccino.files import require_writable
 
@@ -78,6 +78,7 @@ def profile(
     ] = ProfiledRecompute.NONE,
     again: Annotated[bool, typer.Option("--again", help="Measure a finished table anew.")] = False,
     json: JsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Measure a backbone on this machine and write its cost table; started again, it goes on where it was ended."""
     from cappuccino.plan import Recompute  # noqa: PLC0415
@@ -196,5 +197,5 @@ def _saying_what_is_kept(partials: Sequence[Path]) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit):
         kept = " and ".join(str(partial) for partial in partials if partial.exists())
         if kept:
-            console.note(f"what was measured is kept in {kept}: the same command goes on from there")
+            console.answer(f"what was measured is kept in {kept}: the same command goes on from there")
         raise

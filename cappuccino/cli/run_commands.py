@@ -8,7 +8,7 @@ import typer
 
 from cappuccino.cli.plan_commands import InstanceOption, PlanArgument, RecomputeChoice
 from cappuccino.cli.terminal import console
-from cappuccino.cli.terminal.console import JsonFlag
+from cappuccino.cli.terminal.console import JsonFlag, QuietFlag
 from cappuccino.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def demo(
     ),
     time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds for planning.")] = 20.0,
     json: JsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Profile, plan, check, run and report a tiny backbone with three adapters on this machine's CPU."""
     from cappuccino.cli.demo import print_report, run_demo  # noqa: PLC0415
@@ -98,6 +99,7 @@ def run(
         ),
     ] = None,
     json: JsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Train the adapters of a plan, one process per pipeline stage, exactly as planned.
 
@@ -218,4 +220,4 @@ def _stop_said(event: "MetricEvent") -> str:
 
 
 def _say_that_it_ends() -> None:
-    console.warn("interrupted: writing checkpoints; interrupt again to end at once")
+    console.answer("interrupted: writing checkpoints; interrupt again to end at once")

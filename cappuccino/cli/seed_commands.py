@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cappuccino.cli.terminal import console
-from cappuccino.cli.terminal.console import JsonFlag
+from cappuccino.cli.terminal.console import JsonFlag, QuietFlag
 from cappuccino.errors import InputError
 from cappuccino.files import require_writable
 
@@ -54,6 +54,7 @@ def provision(
     gpu_memory_gib: GpuMemory = None,
     seed: Seed = 0,
     json: JsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Cluster adapters into replicas and give each its GPUs.
 
@@ -115,6 +116,7 @@ def schedule(
     gpu_memory_gib: GpuMemory = None,
     seed: Seed = 0,
     json: JsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Pack and order one replica's micro-batches.
 

@@ -42,7 +42,11 @@ def simulate(
         Path | None, typer.Option(metavar="TRACE", help="Set the times beside those of a measured trace.")
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the timelines, the measured ones too, as .svg.")
+        Path | None, typer.Option(metavar="FILE", help="Draw the timelines, the measured ones too, as .svg or .png.")
+    ] = None,
+    begin: Annotated[float, typer.Option("--from", min=0, help="First second that --plot shows.")] = 0.0,
+    end: Annotated[
+        float | None, typer.Option("--to", min=0, help="Last second that --plot shows; by default all.")
     ] = None,
     json: JsonFlag = False,
 ) -> None:
@@ -53,7 +57,7 @@ def simulate(
     from cappuccino.instance import Instance  # noqa: PLC0415
     from cappuccino.plan import Plan  # noqa: PLC0415
     from cappuccino.remaining import planned_alone  # noqa: PLC0415
-    from cappuccino.reports.gantt import gantt  # noqa: PLC0415
+    from cappuccino.reports.gantt import Row, drawing  # noqa: PLC0415
     from cappuccino.reports.prediction_error import compare_with_trace  # noqa: PLC0415
     from cappuccino.reports.robustness import run_under_noise  # noqa: PLC0415
     from cappuccino.timeline import read_trace, write_trace  # noqa: PLC0415
@@ -61,8 +65,7 @@ def simulate(
     for path in (trace, plot):
         if path is not None:
             require_writable(path)
-    if plot is not None and plot.suffix != ".svg":
-        raise InputError(plot, "", f'"{plot.suffix}" is no format of plots', "name a file that ends in .svg")
+    _require_window(plot, begin, end)
     stated, loaded = planned_alone(given := Plan.load(plan), Instance.load(instance))
     if given.done and against is not None:
         raise InputError(plan, "done", "is of what was left of a run", "set traces beside plans of whole runs")
@@ -72,7 +75,8 @@ def simulate(
         report.raise_if_invalid(plan)
         raise InvalidPlanError(f"{plan}: cannot be simulated")
     result = report.simulation
-    lines = [(f"replica {r.timeline.replica}", r.timeline) for r in result.replicas]
+    planned = {replica.id: replica for replica in stated.replicas}
+    rows = [Row(f"replica {r.timeline.replica}", r.timeline, planned[r.timeline.replica]) for r in result.replicas]
     noisy = None if noise is None else run_under_noise(stated, loaded, costs, noise, runs, seed)
     compared: Sequence[ReplicaComparison] = ()
     if against is not None:
@@ -80,18 +84,15 @@ def simulate(
         if kind != "measured":
             raise InputError(against, "otherData.kind", f'is "{kind}"', "give a trace that `cappuccino run` wrote")
         compared = compare_with_trace(stated, loaded, costs, measured, digest, against)
-        lines = [
-            pair
+        rows = [
+            Row(f"replica {c.replica.id} {what}", line, c.replica)
             for c in compared
-            for pair in (
-                (f"replica {c.replica.id} predicted", c.predicted),
-                (f"replica {c.replica.id} measured", c.measured),
-            )
+            for what, line in (("predicted", c.predicted), ("measured", c.measured))
         ]
     if trace is not None:
-        write_trace(trace, [r.timeline for r in result.replicas], "simulated", loaded.digest)
+        write_trace(trace, [r.timeline for r in result.replicas], stated.replicas, "simulated", loaded.digest)
     if plot is not None:
-        write_atomically(plot, gantt(lines))
+        write_atomically(plot, drawing(rows, plot.suffix, (begin, end)))
     if json:
         console.print_json(
             {
@@ -116,6 +117,19 @@ def simulate(
             if path is not None:
                 print(f"{what} {path}")
     console.end_invalid(plan, report)
+
+
+def _require_window(plot: Path | None, begin: float, end: float | None) -> None:
+    """Raise InputError when the plot is of no format, or its window of time is none."""
+    from cappuccino.reports.gantt import FORMATS  # noqa: PLC0415
+
+    if plot is None and (begin > 0 or end is not None):
+        raise typer.BadParameter("is of --plot, which is not given", param_hint="--from, --to")
+    if plot is not None and plot.suffix not in FORMATS:
+        ends = " or ".join(FORMATS)
+        raise InputError(plot, "", f'"{plot.suffix}" is no format of plots', f"name a file that ends in {ends}")
+    if end is not None and end <= begin:
+        raise InputError("--to", "", f"{end:g} s is not behind --from, {begin:g} s", "give a later one")
 
 
 def _print_simulation(result: "Simulation", report: "CheckReport") -> None:
@@ -190,7 +204,9 @@ def _print_comparison(found: "ReplicaComparison") -> None:
     )
     for o in found.operations:
         ratio = f"{o.measured_s / o.predicted_s:.3f}" if o.predicted_s > 0 else "none"
-        spread = "" if o.spread[0] != o.spread[0] else f", single ones {o.spread[0]:.2f} to {o.spread[1]:.2f}"
+        spread = (
+            "" if o.spread[0] != o.spread[0] else f"; of eight in ten operations {o.spread[0]:.2f} to {o.spread[1]:.2f}"
+        )
         print(
             f"  stage {o.stage} {o.kind}: {o.count}, predicted {o.predicted_s:.4g} s, measured {o.measured_s:.4g} s, "
             f"ratio {ratio}{spread}"

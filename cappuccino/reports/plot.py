@@ -1,4 +1,4 @@
-"""Line charts as SVG, drawn by matplotlib."""
+"""Line charts as SVG, drawn by matplotlib; and what other drawings need to become files."""
 
 import io
 import math
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 4.6, 3.2
 """Of a panel, inches."""
+DOTS_PER_INCH = 150
+"""Of drawings in pixels."""
 COLOURS = ("#1b6ca8", "#c8502a", "#4a8c4a", "#8a5a9e", "#b58900", "#555555")
 """By series; readable in print and with the common kinds of colour blindness."""
 _STEPS = {"step-after": "steps-post", "step-before": "steps-pre"}
@@ -83,6 +85,15 @@ def svg(figure: "Figure") -> str:
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     document = text.getvalue()
     return document[document.index("<svg") :]  # so that it can stand in a page
+
+
+def png(figure: "Figure") -> bytes:
+    """Return a figure as PNG."""
+    data = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(data, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+    return data.getvalue()
 
 
 def _draw(axes: "Axes", panel: Panel) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
+from cappuccino.errors import counted
 from cappuccino.runtime.data.inspection import InspectedDataset, ShownToken
 
 _STYLE = """
@@ -38,7 +39,7 @@ def inspection_page(title: str, datasets: Sequence[InspectedDataset]) -> str:
         parts.append("</table>")
         for number, sample in enumerate(dataset.samples):
             learnt = sum(token.learnt for token in sample)
-            parts.append(f"<h3>Sample {number}: {len(sample)} tokens, {learnt} learnt</h3>")
+            parts.append(f"<h3>Sample {number}: {counted(len(sample), 'token')}, {learnt} learnt</h3>")
             parts.append(f'<div class="sample">{"".join(map(_token, sample))}</div>')
     return "\n".join([*parts, "</body></html>"]) + "\n"
 

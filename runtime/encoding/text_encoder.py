@@ -23,6 +23,10 @@ class EncodedText:
     """Tokens that the tokenizer put before those of the text; None where these cannot be found among the others."""
 
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+"""Of which a folder with a tokenizer has one at least."""
+
+
 class TextEncoder:
     """A backbone's tokenizer, with each special token at the ends of a sample once.
 
@@ -43,8 +47,11 @@ class TextEncoder:
     def __init__(self, folder: Path) -> None:
         from transformers import AutoTokenizer  # noqa: PLC0415
 
+        remedy = f"name a folder with one of {', '.join(TOKENIZER_FILES)}, such as that of the backbone"
         if not folder.is_dir():
-            raise InputError(folder, "", "holds no tokenizer", "name the folder of the backbone")
+            raise InputError(folder, "", "is no folder, and holds no tokenizer", remedy)
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+            raise InputError(folder, "", "holds no tokenizer", remedy)
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # the libraries raise whatever their parsers raise

@@ -299,7 +299,7 @@ def _layers(replica: Replica, shape: BackboneShape, backbone: Path) -> tuple[int
         problem = f"{list(split)} on {stages} is no split of {layers} ({backbone})"
         raise InputError("plan", at, problem, "plan with a cost table of this backbone")
     if 0 in split:
-        problem = f"{counted(shape.num_layers, 'layer')} on {replica.num_stages} stages leave a stage without layers"
+        problem = f"{layers} on {stages} leave a stage without layers"
         raise InputError("plan", at, problem, "plan with fewer stages")
     return tuple(split)
 

@@ -114,7 +114,8 @@ def gather_results(
     if evaluations:
         output.put(EVALUATIONS, lambda path: write_atomically(path, evaluations_as_json(evaluations)))
     if timelines:
-        output.put(TRACE, lambda path: write_trace(path, timelines, "measured", plan.instance.sha256))
+        ran = [specification.replica for specification in specifications]
+        output.put(TRACE, lambda path: write_trace(path, timelines, ran, "measured", plan.instance.sha256))
     adapters = {name: out / name for name in losses}
     stopped = {name: keeper.stopped[name] for name in names if name in keeper.stopped}
     return RunResult(adapters, timelines, losses, out / TRACE, memory, parts, evaluations, kept, stopped)

@@ -104,7 +104,7 @@ def profile_backbone(
     shape = read_trainable_shape(backbone)
     grid.points()
     if max(grid.num_stages) > shape.num_layers:
-        problem = f"{max(grid.num_stages)} stages for {counted(shape.num_layers, 'layer')}"
+        problem = f"{counted(max(grid.num_stages), 'stage')} for {counted(shape.num_layers, 'layer')}"
         raise InputError("--num-stages", "", problem, "profile fewer stages")
     options: dict[str, Any] = {"name": name, "gpu": gpu, "device": device, "dtype": dtype}
     kinds = {mode: replace(grid, recompute=mode) for mode in Recompute}

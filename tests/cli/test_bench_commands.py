@@ -304,8 +304,12 @@ def test_a_better_plan_is_not_overwritten(folder, tmp_path, monkeypatch):
 
 
 def test_verify_needs_plans(folder, tmp_path):
-    assert bench(folder, "--verify").code == 2
-    one_clear_error(bench(folder, "--verify", "--plans", tmp_path), "holds no plan of the entries", "toy.plan.json")
+    refused = bench(folder, "--verify")
+    assert refused.code == 2
+    assert "bench NAMES --plans DIR" in " ".join(refused.err.replace("│", " ").split())
+    made = f"cappuccino bench toy --plans {tmp_path} makes it"
+    none = bench(folder, "--verify", "--plans", tmp_path)
+    one_clear_error(none, "holds no plan of the entries", "toy.plan.json", "not shipped", made)
     assert bench(folder, "toy", "--plans", tmp_path).code == 0
     verdicts = [r["verdict"] for r in bench(folder, "--verify", "--plans", tmp_path, "--json").json["entries"]]
     assert verdicts == ["nothing stated", "no plan", "no plan", "no plan"]

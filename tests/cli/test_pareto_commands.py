@@ -107,3 +107,22 @@ def test_bad_input_is_one_error_and_nothing_is_written(workspace, monkeypatch, a
     done = cappuccino("pareto", workspace / "instance.json", "--time-limit", 1, *arguments)
     one_clear_error(done, *words)
     assert sorted(workspace.iterdir()) == before
+
+
+def test_a_warning_of_all_points_is_said_once(workspace):
+    table = workspace / "table.csv"
+    header, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([f"{header},source", *(f"{row},analytic" for row in rows)]) + "\n")
+    done = cappuccino("pareto", workspace / "instance.json", "--points", 3, "--time-limit", 1.5, "--json")
+    assert done.code == 0, done.err
+    analytic = [w for w in done.json["warnings"] if "analytic" in w]
+    assert len(analytic) == 1
+    assert analytic[0].startswith("at every deadline: costs on toy-gpu are analytic")
+
+
+def test_a_warning_of_some_points_names_them():
+    from cappuccino.cli.pareto_commands import _said_once
+
+    assert _said_once("w", [1.25, 3.0], 3) == "deadlines 1.25, 3 s: w"
+    assert _said_once("w", [1.25], 1) == "deadline 1.25 s: w"
+    assert _said_once("w", [1.25, 3.0], 2) == "at every deadline: w"

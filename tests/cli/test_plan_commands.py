@@ -190,7 +190,7 @@ def test_a_missing_extra_is_named_with_its_remedy(workspace, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)  # as if it were not installed
     options = ("--instance", workspace / "instance.json", "--backbone", "x", "--data", "y", "-o", workspace / "out")
     done = cappuccino("run", workspace / "plan.json", *options)
-    one_clear_error(done, '"safetensors"', "cappuccino-lora[runtime]")
+    one_clear_error(done, '"safetensors"', "[runtime]")
 
 
 def test_the_first_interrupt_ends_the_search_with_a_plan(workspace):

@@ -85,7 +85,7 @@ def test_inputs_that_do_not_belong_are_one_error(planned):
 
 def test_without_bokeh_the_error_says_what_to_install(planned, monkeypatch):
     monkeypatch.setitem(sys.modules, "bokeh", None)
-    one_clear_error(report(planned), '"bokeh"', "cappuccino-lora[report]")
+    one_clear_error(report(planned), '"bokeh"', "[report]")
     assert not (planned / "report.html").exists()
 
 

@@ -53,14 +53,32 @@ def test_against_a_trace_every_operation_is_compared_and_drawn(planned):
     texts = [t.text for t in ElementTree.parse(plot).getroot().iter("{http://www.w3.org/2000/svg}text")]
     assert any(t.startswith("replica 0 predicted") for t in texts)
     assert any(t.startswith("replica 0 measured") for t in texts)
-    assert "compute +25.0%" in simulate(planned, "--against", trace).out
+    said = simulate(planned, "--against", trace).out
+    assert "compute +25.0%" in said
+    assert "ratio 1.250; of eight in ten operations 1.25 to 1.25" in said
 
 
 def test_a_simulated_trace_is_nothing_to_compare_with(planned):
     trace = planned / "trace.json"
     assert simulate(planned, "--trace", trace).code == 0
     one_clear_error(simulate(planned, "--against", trace), "trace.json", "otherData.kind", "simulated")
-    one_clear_error(simulate(planned, "--plot", planned / "x.png"), "x.png", ".svg")
+    one_clear_error(simulate(planned, "--plot", planned / "x.pdf"), "x.pdf", ".svg or .png")
+
+
+def test_a_window_of_time_is_drawn_as_pixels_or_refused(planned):
+    plot = planned / "x.png"
+    assert simulate(planned, "--plot", plot, "--from", 0.1, "--to", 0.4).code == 0
+    assert plot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    one_clear_error(simulate(planned, "--plot", plot, "--from", 2, "--to", 1), "--to", "not behind --from, 2 s")
+    assert simulate(planned, "--from", 2).code == 2  # there is nothing that it could be of
+
+
+def test_traces_name_adapters(planned):
+    trace = planned / "trace.json"
+    assert simulate(planned, "--trace", trace).code == 0
+    names = {e["name"] for e in json.loads(trace.read_text())["traceEvents"] if e["ph"] == "X"}
+    assert {"step 0: a", "step 2: a", "step 1: b"} <= names
+    assert all(name.partition(": ")[2] in ("a", "b", "a, b") for name in names)
 
 
 def test_calibrated_tables_predict_what_was_measured(planned):

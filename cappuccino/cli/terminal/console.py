@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import textwrap
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,9 +23,28 @@ PAUSE_S = 10.0
 """Between two lines about progress where stderr is a file, seconds."""
 WIDEST = 10_000
 """Columns of text that a table may take: a terminal wraps what is too long for it, a file holds it all."""
+LEAST_FIGURE = 1e-9
+"""Below it a number is what rounding leaves of 0."""
 MOST_ADAPTERS_LISTED = 16
 """Adapters up to which each gets a line of its own."""
+WIDTH = 80
+"""Columns that lines of prose and plans keep to, on terminals of any width and in files."""
+INDENT = 12
+"""Columns of the headings before such lines."""
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one machine-readable object on stdout.")]
+
+_state = {"quiet": False}
+
+
+def be_quiet(quiet: bool) -> None:
+    """Leave out progress, notes and warnings from now on, or no longer; errors and results stay."""
+    _state["quiet"] = quiet
+
+
+QuietFlag = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", callback=be_quiet, help="Print errors and results only: no progress, no warnings."),
+]
 
 
 class Show(Protocol):
@@ -47,14 +67,47 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def is_quiet() -> bool:
+    """Return whether progress, notes and warnings are left out."""
+    return _state["quiet"]
+
+
 def note(message: str) -> None:
-    """Print what is going on, on stderr."""
-    print(message, file=sys.stderr)
+    """Print what is going on, on stderr, unless the command is to be quiet."""
+    if not is_quiet():
+        print(message, file=sys.stderr, flush=True)
 
 
 def warn(message: str) -> None:
-    """Print a warning on stderr."""
-    print(f"warning: {message}", file=sys.stderr)
+    """Print a warning on stderr, unless the command is to be quiet."""
+    note(f"warning: {message}")
+
+
+def answer(message: str) -> None:
+    """Print on stderr what an interruption does, to who interrupted, quiet or not."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def print_entry(heading: str, text: str) -> None:
+    """Print a text behind a heading on stdout, in lines of `WIDTH` columns; words wider than that stay whole."""
+    print_wrapped(text, f"{heading:<{INDENT - 1}} ", " " * INDENT)
+
+
+def print_wrapped(text: str, first: str, others: str) -> None:
+    """Print a text on stdout in lines of `WIDTH` columns; words wider than that stay whole.
+
+    Parameters
+    ----------
+    first, others
+        What the first line begins with, and what all others do.
+    """
+    wrapper = textwrap.TextWrapper(WIDTH, first, others, break_long_words=False, break_on_hyphens=False)
+    print(wrapper.fill(text))
+
+
+def figure(value: float) -> str:
+    """Return a number in three digits; what is left of rounding where there is nothing is 0."""
+    return f"{value:.3g}" if abs(value) >= LEAST_FIGURE else "0"
 
 
 def quiet_transformers() -> None:
@@ -129,7 +182,7 @@ def progress_bar(title: str) -> Iterator[Show]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[text]}"))
     last, said = "", time.monotonic()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True, disable=is_quiet() or not console.is_terminal) as progress:
         task = progress.add_task(title, total=1.0, text="")
 
         def show(fraction: float, text: str) -> None:
@@ -138,11 +191,11 @@ def progress_bar(title: str) -> Iterator[Show]:
             progress.update(task, completed=min(1.0, fraction), text=text)
             if not console.is_terminal and time.monotonic() - said >= PAUSE_S:
                 said = time.monotonic()
-                print(f"{title}: {100 * min(1.0, fraction):.0f}%, {text}", file=sys.stderr, flush=True)
+                note(f"{title}: {100 * min(1.0, fraction):.0f}%, {text}")
 
         yield show
     if last:
-        print(f"{title}: {last}", file=sys.stderr)
+        note(f"{title}: {last}")
 
 
 def objective_unit(objective: str) -> str:
@@ -195,7 +248,7 @@ def _sharing(plan: "Plan") -> dict[str, Any] | None:
 def print_plan(plan: "Plan", report: "CheckReport") -> None:
     """Print the summary of a plan as text."""
     unit = objective_unit(plan.objective.value)
-    gap = "none" if plan.gap is None else f"{100 * plan.gap:.2f}%"
+    gap = "none" if plan.gap is None else f"{100 * plan.gap:z.2f}%"
     checked = "checked: valid" if report.valid else f"checked: INVALID ({report.violations[0]})"
     print(f"objective   {plan.objective.value} {plan.objective_value:.4g} {unit}")
     print(f"bound       {_bound(plan, report)}")
@@ -210,7 +263,7 @@ def print_plan(plan: "Plan", report: "CheckReport") -> None:
         batches = counted(len(r.micro_batches), "micro-batch", "micro-batches")
         batches += f" and {len(r.evaluations)} of evaluations" if r.evaluations else ""
         size = f"{r.makespan_s:.4g} s, {batches}, {memory} GiB{mode}{split}"
-        print(f"replica {r.id}   {stages}, {size}: {adapters}")
+        print_entry(f"replica {r.id}", f"{stages}, {size}: {adapters}")
     _print_sharing(plan)
 
 
@@ -231,10 +284,10 @@ def _print_sharing(plan: "Plan") -> None:
         of = "all adapters" if found.compared == found.adapters else counted(found.compared, "adapter")
         saved = f"{100 * (1 - found.shared / found.separate):z.1f}%" if found.separate > 0 else "nothing"
         separate, shared = f"{found.separate:.4g} {found.unit}", f"{found.shared:.4g}"
-        print(f"sharing     separate runs of {of} {separate}, here {shared}: saves {saved}")
-        print(f"            ({SEPARATE_AND_SEQUENTIAL})")
+        text = f"separate runs of {of} {separate}, here {shared}: saves {saved} ({SEPARATE_AND_SEQUENTIAL})"
+        print_entry("sharing", text)
     if found.evaluated < found.adapters:
-        print(f"sharing     {found.evaluated} of {found.adapters} adapters evaluated one by one in time")
+        print_entry("sharing", f"{found.evaluated} of {found.adapters} adapters evaluated one by one in time")
     if not 0 < found.evaluated <= found.adapters <= MOST_ADAPTERS_LISTED:
         return
     money = found.unit == "money"
@@ -246,4 +299,4 @@ def _print_sharing(plan: "Plan") -> None:
                 continue
             run = f"alone {alone:.4g} {found.unit} on {s.alone_num_stages} x {s.alone_gpu}"
             less = 0.0 if math.isclose(alone, added, rel_tol=1e-9) else alone - added
-            print(f"  {name}: {run}, here it adds {added:.4g}, saves {less:.4g}")
+            print_wrapped(f"{name}: {run}, here it adds {added:.4g}, saves {less:.4g}", "  ", "    ")

@@ -4,6 +4,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cappuccino.errors import counted
+
 if TYPE_CHECKING:
     from cappuccino.plan import Plan, Replica
     from cappuccino.runtime.launch.run_result import RunResult
@@ -69,8 +71,8 @@ def print_run(summary: dict[str, Any]) -> None:
         print(f"{name}:{_ended(found['stopped'])} {_losses(found)}, {found['path']}")
         evaluated = found["evaluations"]
         if evaluated:
-            losses = ", ".join(f"{e['loss']:.3f} ({e['steps']} steps)" for e in evaluated)
-            of = "" if found["kept_steps"] is None else f"; kept as after {found['kept_steps']} steps"
+            losses = ", ".join(f"{e['loss']:.3f} ({counted(e['steps'], 'step')})" for e in evaluated)
+            of = "" if found["kept_steps"] is None else f"; kept as after {counted(found['kept_steps'], 'step')}"
             print(f"{name}: evaluated {losses}, perplexity {evaluated[-1]['perplexity']:.4g}{of}")
     print(f"trace {summary['trace']}, metrics {summary['metrics']}")
 

@@ -1,6 +1,5 @@
 """What one sees of a run while it trains: a line an adapter on a terminal, a line now and then elsewhere."""
 
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -122,7 +121,7 @@ def show_training(view: TrainingView) -> Iterator[Callable[[], None]]:
     from rich.live import Live  # noqa: PLC0415
 
     terminal = Console(stderr=True)
-    if not terminal.is_terminal:
+    if console.is_quiet() or not terminal.is_terminal:
         with console.progress_bar("training") as show:
             yield lambda: show(view.fraction, ", ".join(filter(None, (view.text(), view.latest()))))
         return
@@ -134,7 +133,7 @@ def show_training(view: TrainingView) -> Iterator[Callable[[], None]]:
         redirect_stdout=False,
     ):
         yield lambda: None
-    print(f"training: {view.text()}", file=sys.stderr)
+    console.note(f"training: {view.text()}")
 
 
 def _render(view: TrainingView) -> "RenderableType":

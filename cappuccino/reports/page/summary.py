@@ -40,7 +40,7 @@ def outcome(contents: PageContents) -> str:
     plan = contents.plan
     unit = UNITS[plan.objective]
     bound = "none" if plan.lower_bound is None else f"{amount(plan.lower_bound)} {unit}"
-    gap = "none" if plan.gap is None else f"{100 * plan.gap:.2f}%"
+    gap = "none" if plan.gap is None else f"{100 * plan.gap:z.2f}%"
     cards = [
         ("objective", f"{amount(plan.objective_value)} {unit}", plan.objective.value.replace("_", " ")),
         ("bound", bound, "proven: no plan is below" if contents.certified else "not certified by the checker"),
@@ -55,13 +55,13 @@ def outcome(contents: PageContents) -> str:
     found = sharing_summary(plan)
     if found is not None and found.separate and found.shared is not None:
         of = f"{_count(found.compared, 'separate run')}: {amount(found.separate)} {found.unit}"
-        cards.append(("sharing saves", f"{100 * (1 - found.shared / found.separate):.1f}%", of))
+        cards.append(("sharing saves", f"{100 * (1 - found.shared / found.separate):z.1f}%", of))
     cards.append(("bubble", f"{100 * contents.bubble:.1f}%", "of the GPU time no stage works"))
     layout = "packed: samples without padding" if contents.instance.layout == "packed" else "of the tokens computed"
     cards.append(("padding", f"{100 * contents.total_padding:.1f}%", layout))
     if contents.measured:
         measured = max(c.measured.makespan for c in contents.measured)
-        off = f"{100 * (measured / plan.makespan_s - 1):+.1f}% of the prediction" if plan.makespan_s else ""
+        off = f"{100 * (measured / plan.makespan_s - 1):+z.1f}% of the prediction" if plan.makespan_s else ""
         cards.append(("measured", f"{amount(measured)} s", off))
         cards.append(("measured bubble", f"{100 * contents.measured_bubble:.1f}%", ""))
     return '<div class="cards">' + "".join(_card(*card) for card in cards) + "</div>"
@@ -92,7 +92,7 @@ def _replica(contents: PageContents, k: int, replica: Replica, colours: dict[str
     limit = contents.memory_limit(replica)
     gpus = []
     for stage, peak in enumerate(replica.peak_memory_gib):
-        layers = "" if replica.layers_per_stage is None else f", {replica.layers_per_stage[stage]} layers"
+        layers = "" if replica.layers_per_stage is None else f", {_count(replica.layers_per_stage[stage], 'layer')}"
         gpus.append(
             f'<div class="gpu" title="peak memory of the stage"><div class="fill" '
             f'style="height:{100 * min(1.0, peak / limit):.1f}%"></div>'
@@ -108,7 +108,7 @@ def _replica(contents: PageContents, k: int, replica: Replica, colours: dict[str
         f'title="{escape(name)}: {100 * n / total:.1f}% of the tokens"><span>{escape(name)}</span></div>'
         for name, n in tokens.items()
     )
-    size = f"{amount(replica.makespan_s)} s, {len(replica.micro_batches)} micro-batches"
+    size = f"{amount(replica.makespan_s)} s, {_count(len(replica.micro_batches), 'micro-batch', 'es')}"
     mode = "" if replica.recompute is None else f"<br>recompute {replica.recompute.value}"
     return (
         f'<div class="replica"><div class="label"><b>replica {replica.id}</b><br>{replica.num_stages} x '
@@ -187,5 +187,5 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
+def _count(number: int, what: str, plural: str = "s") -> str:
+    return f"{number:,} {what}{plural if number != 1 else ''}"

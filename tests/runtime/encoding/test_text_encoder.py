@@ -59,3 +59,15 @@ def test_a_tokenizer_of_another_version_is_one_error(tmp_path: Path) -> None:
     file.write_text(json.dumps(document))
     with pytest.raises(InputError, match=rf"{tmp_path}: holds no tokenizer that can be read \(data did not match"):
         TextEncoder(tmp_path)
+
+
+def test_a_folder_without_a_tokenizer_is_named_with_what_to_name_instead(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    for folder, problem in ((tmp_path, "holds no tokenizer"), (tmp_path / "none", "is no folder")):
+        with pytest.raises(InputError) as refused:
+            TextEncoder(folder)
+        assert str(refused.value).startswith(f"{folder}: {problem}")
+        assert "name a folder with one of tokenizer.json" in str(refused.value)
+        assert "\n" not in str(refused.value)
+        assert "hub" not in str(refused.value)
+        assert "huggingface.co" not in str(refused.value)

@@ -1,0 +1,1 @@
+"""What helps users along: examples of every command, completion, and `doctor`."""
