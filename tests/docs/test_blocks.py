@@ -1,7 +1,8 @@
 """Every command and every piece of Python that the documentation shows does what it says: it is run as printed.
 
-A fence's information string may hold a mark. `slow`: takes longer than a moment, and runs with `--slow`. `no-run`: needs
-a GPU, a download, or files of the reader's own; commands and options that it names are looked up in the application.
+A fence's information string may hold a mark. `slow`: takes longer than a moment, and runs with `--slow`. `no-run`:
+needs a GPU, a download, minutes, or files of the reader's own; commands and options that it names are looked up in the
+application.
 """
 
 import ast
@@ -68,7 +69,8 @@ def named_by(blocks: list[Block]) -> str:
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """Return a copy of what is in the repository, with the environment of this process as its `.venv`."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    listing = ["git", "ls-files", "-co", "--exclude-standard"]
+    listed = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode != 0:
         pytest.skip("not a checkout of git")
     for name in listed.stdout.splitlines():
@@ -82,7 +84,9 @@ def copy(tmp_path: Path) -> Path:
 def run(block: Block, folder: Path) -> None:
     # as a reader does: in the root, behind an `activate`; the first command that fails ends it
     programs = Path(sys.executable).parent
-    environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    # the package is the installed one, whose kernels are compiled, not the copy in the folder
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "PYTHONSAFEPATH": "1"}
     shell = ["bash", "-euo", "pipefail", "-c", block.text]
     command = shell if block.language == "sh" else [sys.executable, "-c", block.text]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
