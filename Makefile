@@ -1,11 +1,11 @@
 # make demo: the whole way on this machine's CPU. make test: lint, types and tests. make bench: a quick run of the
-# instance library. All set up .venv by themselves.
+# instance library. make docs: the site, into out/site. All set up .venv by themselves.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow bench lint types format schemas clean
+.PHONY: demo test test-slow bench docs lint types format schemas clean
 
 demo: $(VENV)/.kernels
 	$(BIN)/cappuccino demo
@@ -18,6 +18,13 @@ test-slow: lint types $(VENV)/.kernels
 
 bench: $(INSTALLED)
 	$(BIN)/cappuccino bench --quick
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --quiet --strict
+
+$(VENV)/.docs: $(INSTALLED)
+	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e ".[docs]"
+	touch $@
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
