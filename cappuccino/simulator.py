@@ -143,8 +143,8 @@ def run_programs(
         if waiting and not progressed:
             stuck = ", ".join(f"stage {s} at {list(programs[s][len(ends[s])])}" for s in sorted(waiting))
             raise DeadlockError(f"replica {replica}: the programs deadlock: {stuck}")
-    arrays = (tuple(np.array(x) for x in values) for values in (starts, ends))
-    return Timeline(replica, tuple(tuple(p) for p in programs), *arrays)
+    begun, ended = (tuple(np.array(x) for x in values) for values in (starts, ends))
+    return Timeline(replica, tuple(tuple(p) for p in programs), begun, ended)
 
 
 def _clipped_batches(workload: Workload) -> dict[tuple[int, int], list[int]]:

@@ -68,4 +68,4 @@ class MemoryTimes:
         needed = room.memory.working_gib * (members @ self.running)
         needed = needed + (room.memory.held_gib + masks) * (members @ self.held)
         left = room.capacity_gib - members @ room.adapters_gib
-        return np.divide(needed, left, out=np.zeros(len(needed)), where=left > 0)
+        return np.asarray(np.divide(needed, left, out=np.zeros(len(needed)), where=left > 0))
