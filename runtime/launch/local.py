@@ -294,8 +294,8 @@ def _layers(replica: Replica, shape: BackboneShape, backbone: Path) -> tuple[int
     """Return the decoder layers by stage."""
     split = replica.layers_per_stage or even_layers(shape.num_layers, replica.num_stages)
     at = f"replicas[{replica.id}].layers_per_stage"
+    stages, layers = counted(replica.num_stages, "stage"), counted(shape.num_layers, "layer")
     if len(split) != replica.num_stages or sum(split) != shape.num_layers:
-        stages, layers = counted(replica.num_stages, "stage"), counted(shape.num_layers, "layer")
         problem = f"{list(split)} on {stages} is no split of {layers} ({backbone})"
         raise InputError("plan", at, problem, "plan with a cost table of this backbone")
     if 0 in split:

@@ -195,7 +195,7 @@ def test_a_run_without_torch_says_what_to_install(
     tiny: Instance, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "cappuccino-lora\[runtime\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'"torch"; install it with: .*pip install .*\[runtime\]"'):
         cappuccino.run(plan, tiny, tmp_path, tmp_path, tmp_path / "out")
 
 

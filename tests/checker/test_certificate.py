@@ -46,7 +46,7 @@ def plan_of(instance: Instance, costs: dict[str, CostModel], options: PlanOption
     return make_plan(instance, replace(options, deadline_s=deadline * plan.makespan_s), costs)
 
 
-@seeds(40)
+@seeds(15)
 def test_drawn_plans_are_certified_and_no_partition_beats_their_bounds(seed):
     try:
         instance, costs, options = problem(seed)

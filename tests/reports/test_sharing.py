@@ -129,7 +129,8 @@ def said(plan, capsys):
 def test_plans_are_printed_with_a_line_for_every_adapter(capsys):
     lines, summary = said(planned((saving(10, 5), saving(14, 9)), (saving(12, 12),)), capsys)
     assert "sharing     separate runs of all adapters 36 GPU-s, here 27: saves 25.0%" in lines
-    assert f"            ({SEPARATE_AND_SEQUENTIAL})" in lines
+    assert f"({SEPARATE_AND_SEQUENTIAL})" in " ".join(line.strip() for line in lines)
+    assert max(map(len, lines)) <= 80
     assert "  a0: alone 10 GPU-s on 1 x x, here it adds 5, saves 5" in lines
     assert [r["savings"][0]["alone_gpu_time_s"] for r in summary["replicas"]] == [10, 12]
     assert summary["sharing"]["ratio"] == pytest.approx(36 / 27)

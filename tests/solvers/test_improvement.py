@@ -66,7 +66,9 @@ class Recorder:
         return start
 
 
-@pytest.mark.parametrize("objective", [Objective.GPU_TIME, Objective.MAKESPAN])
+@pytest.mark.parametrize(
+    "objective", [pytest.param(Objective.GPU_TIME, marks=pytest.mark.slow), Objective.MAKESPAN], ids=str
+)
 def test_the_number_of_cores_changes_nothing_where_iterations_limit_the_search(objective, monkeypatch):
     results = []
     for cores in (1, 2, 2):

@@ -284,8 +284,8 @@ def _print_sharing(plan: "Plan") -> None:
         of = "all adapters" if found.compared == found.adapters else counted(found.compared, "adapter")
         saved = f"{100 * (1 - found.shared / found.separate):z.1f}%" if found.separate > 0 else "nothing"
         separate, shared = f"{found.separate:.4g} {found.unit}", f"{found.shared:.4g}"
-        text = f"separate runs of {of} {separate}, here {shared}: saves {saved} ({SEPARATE_AND_SEQUENTIAL})"
-        print_entry("sharing", text)
+        print_entry("sharing", f"separate runs of {of} {separate}, here {shared}: saves {saved}")
+        print_wrapped(f"({SEPARATE_AND_SEQUENTIAL})", " " * INDENT, " " * INDENT)
     if found.evaluated < found.adapters:
         print_entry("sharing", f"{found.evaluated} of {found.adapters} adapters evaluated one by one in time")
     if not 0 < found.evaluated <= found.adapters <= MOST_ADAPTERS_LISTED:

@@ -51,6 +51,7 @@ def require_equal(out: Path, expected: RunResult) -> None:
         assert largest_difference(weights, own) < 1e-8
 
 
+@pytest.mark.slow
 def test_a_run_survives_whatever_ends_it(launching: Launching, undisturbed: RunResult) -> None:
     run = launching.start(resume=False)
     run.wait_for_new_checkpoint()
