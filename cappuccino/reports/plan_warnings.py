@@ -64,17 +64,17 @@ def plan_warnings(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]
 
 def _kept_small(plan: Plan, instance: Instance, costs: Mapping[str, CostModel]) -> Iterator[str]:
     """Yield a sentence for every GPU type whose micro-batches could be much larger, had larger ones been profiled."""
-    for gpu in sorted({r.gpu for r in plan.replicas}):
-        room = [
-            _held_by_memory(costs[gpu].of_recomputation(r.recompute), r, instance)
-            for r in plan.replicas
-            if r.gpu == gpu
-        ]
-        most = costs[gpu].largest_tokens
-        if max(room) > _MUCH * most:
+    room: dict[tuple[str, int, int], int] = {}
+    for r in plan.replicas:
+        model = costs[r.gpu].of_recomputation(r.recompute)
+        limits = (r.gpu, model.largest_tokens, model.profiled_tokens[1])
+        room[limits] = max(room.get(limits, 0), _held_by_memory(model, r, instance))
+    for (gpu, most, profiled), held in sorted(room.items()):
+        if held > _MUCH * most:
+            reason = "that were profiled" if most == profiled else "of the longest sample"
             yield (
-                f"micro-batches on {gpu} are kept to the {most} tokens that were profiled; memory holds about "
-                f"{max(room)}: larger ones may be faster (profile with larger --tokens)"
+                f"micro-batches on {gpu} are kept to the {most} tokens {reason}; memory holds about {held}: larger "
+                "ones may be faster (profile with larger --tokens)"
             )
 
 

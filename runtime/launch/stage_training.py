@@ -109,9 +109,9 @@ def train_stage(
     if meter is None:  # a profile warms up point by point: the largest ones would hide the memory of the others
         executor.warm_up()
     chronicle = _Chronicle(specification, stage, layers, starts, executor, lora, trainings, samples, asked, progress)
-    kernel = None if specification.journal is not None else ReferenceKernel(device, dtype)
+    watched = specification.journal is not None  # then the journal tells how fast the machine is
     dist.barrier(control)  # so that no stage's first operations wait for another's imports
-    references = () if kernel is None else kernel.samples()
+    references = () if watched else ReferenceKernel(device, dtype).samples()
     chronicle.begin()
     try:
         if meter is not None and specification.journal is not None:
@@ -124,8 +124,8 @@ def train_stage(
     finally:  # also when another stage is gone: what is complete here may be so there
         chronicle.close()
     dist.barrier(control)  # a stage that left early would cut connections that others still read from
-    if kernel is not None:
-        references += kernel.samples()
+    if not watched:
+        references += ReferenceKernel(device, dtype).samples()
     return StageReport(
         starts=tuple(record.starts.tolist()),
         ends=tuple(record.ends.tolist()),

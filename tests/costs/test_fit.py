@@ -198,6 +198,9 @@ def test_plans_on_our_own_tables_are_kept_to_the_micro_batches_profiled(tmp_path
     assert model.max_tokens(4, 20.0) < largest  # where memory holds less
     longer = replace(make_instance(([50, 3 * largest], 1)), cost_table=tmp_path / "t.csv")
     assert fit_instance_costs(longer)["x"].max_tokens(2, 1000.0) == 3 * largest
+    plan = make_plan(longer, PlanOptions(time_limit_s=None, iterations=1))
+    warnings = list(plan_warnings(plan, longer, fit_instance_costs(longer)))
+    assert any(f"kept to the {3 * largest} tokens of the longest sample; memory holds" in line for line in warnings)
     for memory, warned in ((25.0, False), (1000.0, True)):
         pool = instance.gpu_pools[0].model_copy(update={"memory_gib": memory})
         sized = replace(instance, gpu_pools=(pool,))
