@@ -105,6 +105,10 @@ def remaining_instance(instance: Instance, done: Mapping[str, int]) -> Instance:
     InputError
         When nothing is left, or more is done than an adapter has.
     """
+    unknown = sorted(done.keys() - {job.name for job in instance.adapters})
+    if unknown:
+        problem = f'steps of "{unknown[0]}" are done, which is not among them'
+        raise InputError(instance.source, "adapters", problem, "take the instance that was run")
     lengths, left = dict(instance.dataset_lengths), []
     for i, job in enumerate(instance.adapters):
         first, steps = done.get(job.name, 0), instance.num_steps(i)

@@ -6,12 +6,12 @@ from cappuccino.checker import RELATIVE_TOLERANCE, BoundReport, bound_report, ch
 from cappuccino.costs import CostModel
 from cappuccino.errors import InvalidPlanError
 from cappuccino.instance import Instance
-from cappuccino.plan import Plan, objective_gap, plan_status
+from cappuccino.plan import Objective, Plan, objective_gap, plan_status
 
 _HAIR = 1e-3
 """How far a bound may come down, relatively, to what the checker proves: its grid is not that of the searches."""
 _LOWER = (1e-6, 1e-5, 1e-4, _HAIR)
-"""Tried of a limit on the makespan, likewise."""
+"""How far a limit on the makespan comes down, relatively, one after the other, until the checker finds it refuted."""
 
 
 class PlannerError(InvalidPlanError):
@@ -60,7 +60,8 @@ def _as_proven(plan: Plan, word: BoundReport, instance: Instance, costs: Mapping
     """Return the plan with a certificate of what it proves, and the bound lowered to that where it is a hair above."""
     if plan.certificate is None or word.by_prices is None or plan.lower_bound is None:
         return plan
-    if word.by_prices == 0 < plan.certificate.bound:  # a limit on the makespan is refuted or is not
+    makespan = plan.objective is Objective.MAKESPAN
+    if makespan and word.by_prices == 0 < plan.certificate.bound:  # a limit on the makespan is refuted or is not
         plan, word = _with_a_lower_limit(plan, word, instance, costs)
     assert plan.certificate is not None
     assert word.by_prices is not None
@@ -74,7 +75,9 @@ def _as_proven(plan: Plan, word: BoundReport, instance: Instance, costs: Mapping
     gap = objective_gap(plan.objective_value, bound)
     tolerance = plan.solver.get("gap_tolerance", 0.0)
     status = plan_status(gap, tolerance if isinstance(tolerance, int | float) else 0.0)
-    return plan.model_copy(update={"certificate": certificate, "lower_bound": bound, "gap": gap, "status": status})
+    incumbents = tuple(f.model_copy(update={"bound": min(f.bound, bound or 0.0)}) for f in plan.incumbents)
+    changes = {"certificate": certificate, "lower_bound": bound, "gap": gap, "status": status, "incumbents": incumbents}
+    return plan.model_copy(update=changes)
 
 
 def _with_a_lower_limit(

@@ -6,7 +6,7 @@ prices above all charges say that no plan ends within the limit.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -31,7 +31,7 @@ class BoundReport:
     """The checker's word on a plan's bound."""
 
     certified: bool
-    """Whether no plan's objective is below it."""
+    """Whether no plan's objective is below it, among those that the reason names where it names some."""
     reason: str
     """What proves it, or why it is not certified."""
     proven: float | None = None
@@ -60,7 +60,7 @@ def bound_report(
         if bound == 0:
             return BoundReport(True, "as no plan is below 0", 0.0), ()
         return BoundReport(False, "the plan states none" if bound is None else "the plan has no certificate"), ()
-    wrong = [*_contradictions(certificate, plan, instance)]
+    wrong = [*_contradictions(certificate, plan, instance), *_other_plans(certificate, plan, costs)]
     if not wrong:
         try:
             return _judged(plan, certificate, _Proof.of(plan, certificate, instance, costs))
@@ -93,6 +93,27 @@ def _contradictions(certificate: Certificate, plan: Plan, instance: Instance) ->
         yield f"limit_s is {limit:g}, and the plan {asked}"
 
 
+def _other_plans(certificate: Certificate, plan: Plan, costs: Mapping[str, CostModel]) -> Iterator[str]:
+    """Yield why the plan is none of those that its certificate is about."""
+    splits = [((x.gpu, x.recompute, len(x.layers)), x.layers) for x in certificate.layers]
+    by_place = dict(splits)
+    if len(by_place) < len(splits):
+        yield "layers are given twice for one depth"
+    for gpu in sorted({gpu for gpu, _, _ in by_place} - costs.keys()):
+        yield f'layers on "{gpu}", of which there is no pool'
+    for r in plan.replicas:
+        mode = None if r.recompute is None else r.recompute.value
+        if certificate.num_stages not in (None, r.num_stages):
+            yield f"is about depth {certificate.num_stages}, and replica {r.id} has {r.num_stages}"
+        if certificate.recompute not in (None, mode):
+            yield f"is about recompute {certificate.recompute}, and replica {r.id} has {mode}"
+        if certificate.profiled_only and r.gpu in costs and costs[r.gpu].extrapolated(r.num_stages):
+            yield f"is about profiled depths, and replica {r.id} has {r.num_stages}"
+        stated = by_place.get((r.gpu, mode, r.num_stages))
+        if stated is not None and r.layers_per_stage not in (None, stated):
+            yield f"is about layers {'+'.join(map(str, stated))}, and replica {r.id} has others"
+
+
 @dataclass(frozen=True)
 class _Proof:
     """What a certificate proves.
@@ -107,8 +128,12 @@ class _Proof:
     @classmethod
     def of(cls, plan: Plan, certificate: Certificate, instance: Instance, costs: Mapping[str, CostModel]) -> "_Proof":
         space = space_of(certificate, plan.objective, instance, costs)
-        limit = math.inf if certificate.limit_s is None else certificate.limit_s
-        return cls(space, plan.objective is Objective.MAKESPAN, limit)
+        limit, makespan = math.inf if certificate.limit_s is None else certificate.limit_s, False
+        if plan.objective is Objective.MAKESPAN:
+            makespan = True
+        else:  # as late as the deadline is taken to be kept
+            limit = max(limit, plan.deadline_s or 0.0) * (1 + PRECISION)
+        return cls(space, makespan, limit)
 
     @property
     def lists_sets(self) -> bool:
@@ -119,14 +144,26 @@ class _Proof:
     def by_prices(self) -> float:
         """The bound that the prices prove; 0 where they prove none."""
         if not self.makespan:
-            return max(0.0, self._paid / self._largest_ratio() - self.space.rent)
-        if not self._all_admitted(self.space) or self._paid / self._largest_ratio() > self.space.rent:
+            return max(0.0, self._supported - self.space.rent) if math.isfinite(self.space.rent) else 0.0
+        if not self._all_admitted(self.space):
+            return self.limit_s
+        if 0 < self.space.rent < math.inf and self._supported > self.space.rent * _NO_MORE:
             return self.limit_s
         return 0.0 if self._all_admitted(self._sharpened) else self.limit_s
 
     @property
+    def _supported(self) -> float:
+        """What the adapters are paid at prices that no set is paid too much at; 0 where there are none such."""
+        paid = self._paid
+        if not math.isfinite(paid):
+            return 0.0
+        ratio = self._largest_ratio()
+        return paid / ratio if math.isfinite(ratio) else 0.0
+
+    @property
     def _paid(self) -> float:
-        return float(self.space.counts @ self.space.prices)
+        with np.errstate(over="ignore"):
+            return float(self.space.counts @ self.space.prices)
 
     @cached_property
     def _sharpened(self) -> Space:
@@ -154,7 +191,9 @@ class _Proof:
         """Return the objective of the best partition, replicas at their bounds; None where it is out of reach."""
         if not self.lists_sets or not can_part(self.space):
             return None
-        limit = self.limit_s if not self.makespan else math.inf if deadline_s is None else deadline_s
+        limit = self.limit_s
+        if self.makespan:
+            limit = math.inf if deadline_s is None else deadline_s * (1 + PRECISION)
         return ListedSets.of(self._sharpened).least_objective(limit, self.makespan)
 
 
@@ -166,7 +205,7 @@ def _judged(plan: Plan, certificate: Certificate, proof: _Proof) -> tuple[BoundR
         return BoundReport(False, message, proven, proven), (Violation(7, message),)
     if plan.lower_bound is None:
         return BoundReport(False, "the plan states none", proven, proven), ()
-    among = _restrictions(certificate)
+    among = _restrictions(certificate, proof.space.limits)
     if _reaches(proven, plan.lower_bound):
         return BoundReport(True, f"by its prices{among}", proven, proven), ()
     best = proof.by_partition(plan.deadline_s)
@@ -181,8 +220,8 @@ def _reaches(proven: float, claimed: float) -> bool:
     return claimed <= proven * (1 + PRECISION)
 
 
-def _restrictions(certificate: Certificate) -> str:
-    """Return which plans the bound is about, where not all; the layers by stage stand in the certificate."""
+def _restrictions(certificate: Certificate, limits: Sequence[str]) -> str:
+    """Return which plans the bound is about, where not all."""
     said = []
     if certificate.num_stages is not None:
         said.append(f"of depth {certificate.num_stages}")
@@ -190,4 +229,5 @@ def _restrictions(certificate: Certificate) -> str:
         said.append("of profiled depths")
     if certificate.recompute is not None:
         said.append(f"with recompute {certificate.recompute}")
+    said += limits
     return f", among plans {' '.join(said)}" if said else ""

@@ -60,6 +60,10 @@ def times(plan: Plan, simulation: Simulation) -> Iterator[Violation]:
     ):
         yield Violation(7, f"gap is {_figure(plan.gap)}, objective and bound give {_figure(gap)}")
     yield from _status(plan, gap)
+    for found in plan.incumbents:
+        if found.bound > (bound or 0.0) * (1 + RELATIVE_TOLERANCE):
+            yield Violation(7, f"an incumbent's bound {found.bound:g} is above lower_bound_s {_figure(bound)}")
+            break
     if plan.deadline_s is not None and simulation.makespan_s > plan.deadline_s * (1 + RELATIVE_TOLERANCE):
         yield Violation(7, f"the makespan {simulation.makespan_s:g} s misses the deadline of {plan.deadline_s:g} s")
 
@@ -74,7 +78,8 @@ def _status(plan: Plan, gap: float | None) -> Iterator[Violation]:
     tolerance, name = PRECISION, "the precision of the solvers"
     if plan.status is Status.WITHIN_GAP:
         stated, name = plan.solver.get("gap_tolerance", 0.0), "solver.gap_tolerance"
-        tolerance = stated + RELATIVE_TOLERANCE if isinstance(stated, int | float) else PRECISION
+        if isinstance(stated, int | float) and 0 <= stated < 1:
+            tolerance = stated + RELATIVE_TOLERANCE
     if not gap <= tolerance:
         yield Violation(7, f"status is {plan.status.value} with a gap of {gap:g}, above {name} ({tolerance:g})")
 

@@ -51,7 +51,8 @@ class ListedSets:
         makespans, paid = self.makespans[place], self.sets @ self.space.prices
         within = np.isfinite(makespans) & (makespans <= limit_s) & (paid > 0)
         cost = self.space.places[place].rate * makespans[within] + self.space.places[place].charge
-        ratios = np.divide(paid[within], cost, out=np.full(len(cost), np.inf), where=cost > 0)
+        with np.errstate(over="ignore"):
+            ratios = np.divide(paid[within], cost, out=np.full(len(cost), np.inf), where=cost > 0)
         return max(least, float(ratios.max(initial=0.0)))
 
     def least_objective(self, limit_s: float, makespan: bool) -> float:

@@ -25,12 +25,18 @@ class _Offers:
     """The adapters that are paid for at a place, kinds by rising paths; arrays of shape (K,)."""
 
     shares: np.ndarray
+    """Seconds that one of a kind keeps a replica busy at least."""
     paths: np.ndarray
+    """Seconds that a replica with one of a kind takes at least."""
     prices: np.ndarray
+    """What one of a kind is paid, in the unit of the charge."""
     counts: np.ndarray
+    """Adapters of a kind."""
     rate: float
+    """Cost of a second of a replica."""
     ramp_s: float
     charge: float
+    """Of a replica."""
     limit_s: float
 
     @property
@@ -39,7 +45,7 @@ class _Offers:
         return self.ramp_s + float(self.shares @ self.counts) > self.limit_s
 
     def room(self) -> float:
-        """Return the sum of shares that the grid covers: up to the limit, or to where costs have become linear."""
+        """Return the sum of shares that the grid covers, seconds: to the limit, or to where costs are linear."""
         if self.bounded:
             return max(self.limit_s - self.ramp_s, _TINY)
         linear = float(self.paths.max() - self.ramp_s + 2 * self.shares.max())
@@ -47,8 +53,7 @@ class _Offers:
 
     def cost(self, shares: np.ndarray, kind: int) -> np.ndarray:
         """Return what sets of these sums of shares cost whose longest path is that of a kind."""
-        makespans = np.maximum(self.ramp_s + shares, self.paths[kind])
-        return np.asarray(np.maximum(self.rate * makespans + self.charge, _TINY))
+        return np.asarray(self.rate * np.maximum(self.ramp_s + shares, self.paths[kind]) + self.charge)
 
 
 def largest_ratio(place: Place, prices: np.ndarray, counts: np.ndarray, limit_s: float, least: float) -> float:
@@ -97,7 +102,7 @@ def _ratios_in_part(offers: _Offers) -> np.ndarray:
         paid = np.concatenate([[0.0], np.cumsum((offers.prices * offers.counts)[among])])
         turn = offers.paths[kind] - offers.ramp_s
         at = np.minimum(np.append(filled, max(turn, 0.0)), most)
-        result[kind] = float((np.interp(at, filled, paid) / offers.cost(at, kind)).max())
+        result[kind] = _most_per_unit(np.interp(at, filled, paid), offers.cost(at, kind))
     return result
 
 
@@ -119,7 +124,7 @@ def _ratios_on_grid(offers: _Offers, room: float, enough: np.ndarray, least: flo
             if weight <= CELLS:
                 best[weight:] = np.maximum(best[weight:], best[: CELLS + 1 - weight] + number * price)
         if enough[kind] > least:
-            result[kind] = float((best / offers.cost(at, kind)).max())
+            result[kind] = _most_per_unit(best, offers.cost(at, kind))
     return result
 
 
@@ -130,7 +135,14 @@ def _ratio_beyond(offers: _Offers, room: float) -> float:
     paid = np.cumsum((offers.prices * offers.counts)[order])
     at = np.append(filled[filled > room], room)
     worth = np.interp(at, np.append(0.0, filled), np.append(0.0, paid))
-    return float((worth / offers.cost(at, len(order) - 1)).max())
+    return _most_per_unit(worth, offers.cost(at, len(order) - 1))
+
+
+def _most_per_unit(paid: np.ndarray, cost: np.ndarray) -> float:
+    """Return the most that is paid for a unit of cost; infinite where something free is paid for."""
+    free = np.where(paid > 0, np.inf, 0.0)
+    with np.errstate(over="ignore"):
+        return float(np.divide(paid, cost, out=free, where=cost > 0).max())
 
 
 def _parts(copies: int) -> list[int]:

@@ -9,6 +9,7 @@ import numpy as np
 from cappuccino.bounds.replica_bounds import ReplicaBounds
 from cappuccino.certificate import Certificate
 from cappuccino.costs import CostModel
+from cappuccino.costs.memory import MOST_TOKENS
 from cappuccino.errors import InvalidPlanError
 from cappuccino.instance import GpuPool, Instance
 from cappuccino.plan import Objective
@@ -27,8 +28,9 @@ class Place:
     bounds: ReplicaBounds
     ramp_s: float
     shares: np.ndarray
+    """Seconds that one adapter keeps a replica busy at least; infinite where it does not fit."""
     paths: np.ndarray
-    """Quick path bounds, until it is `sharpened`."""
+    """Seconds that a replica with one takes at least, likewise: quick bounds, until it is `sharpened`."""
 
     def sharpened(self) -> "Place":
         """Return the place with path bounds that take time to work out."""
@@ -66,6 +68,8 @@ class Space:
     """By type."""
     rent: float
     """The charges of all GPUs."""
+    limits: tuple[str, ...] = ()
+    """What plans it is about are held to by the cost table and the layers by stage, in words."""
 
     def sharpened(self) -> "Space":
         """Return the space with path bounds that take time to work out."""
@@ -117,7 +121,31 @@ def space_of(
         ),
         gpus={p.gpu: p.count for p in instance.gpu_pools},
         rent=sum(p.count * certificate.charges[p.gpu] for p in instance.gpu_pools),
+        limits=tuple(_limits(certificate, found, costs)),
     )
+
+
+def _limits(
+    certificate: Certificate, found: Sequence[tuple[GpuPool, CostModel, int]], costs: Mapping[str, CostModel]
+) -> Iterator[str]:
+    """Yield what the plans are held to, besides the restrictions of the search."""
+    deepest: dict[str, tuple[int, int]] = {}
+    for pool, model, g in found:
+        deepest[pool.gpu] = max(deepest.get(pool.gpu, (0, 0))[0], g), min(pool.count, model.num_layers or pool.count)
+    if certificate.num_stages is None and any(looked < possible for looked, possible in deepest.values()):
+        yield f"of at most {max(looked for looked, _ in deepest.values())} stages"
+    most = [model.largest_tokens for _, model, _ in found if model.largest_tokens < MOST_TOKENS]
+    if most:
+        yield f"with micro-batches of at most {max(most)} tokens"
+    usual = {
+        (gpu, model.recompute and model.recompute.value, g): model.layers_per_stage(g)
+        for gpu, fitted in costs.items()
+        for model in fitted.choices
+        for g in {len(x.layers) for x in certificate.layers}
+        if g <= (model.num_layers or g)
+    }
+    if any(usual.get((x.gpu, x.recompute, len(x.layers)), x.layers) != x.layers for x in certificate.layers):
+        yield "with the certificate's layers by stage"
 
 
 def _models(
