@@ -82,13 +82,13 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def renewed_folder(path: Path, own: Callable[[str], bool]) -> Iterator[Path]:
+def renewed_folder(path: Path, own: Callable[[Path], bool]) -> Iterator[Path]:
     """Give an empty folder that takes the place of the one at `path` when the block ends without an error.
 
     Parameters
     ----------
     own
-        Says by its name whether a file may be replaced.
+        Says whether a file may be replaced.
 
     Raises
     ------
@@ -107,14 +107,7 @@ def renewed_folder(path: Path, own: Callable[[str], bool]) -> Iterator[Path]:
         new.mkdir()
         yield new
         require_renewable(path, own)  # the work takes its time
-        if path.exists():
-            path.rename(old)
-        try:
-            new.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
+        exchange(new, path, old)
     except OSError as error:
         problem = f"cannot be written ({error.strerror or error})"
         raise InputError(path, "", problem, "free space, or name another folder") from error
@@ -122,13 +115,28 @@ def renewed_folder(path: Path, own: Callable[[str], bool]) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def require_renewable(path: Path, own: Callable[[str], bool]) -> None:
+def exchange(new: Path, target: Path, aside: Path) -> None:
+    """Put `new` in the place of what is at `target`, which goes to `aside`; where that fails, it is back in its place.
+
+    All three are on one file system.
+    """
+    try:
+        if os.path.lexists(target):
+            target.rename(aside)
+        new.rename(target)
+    except BaseException:  # also where the user interrupts
+        if os.path.lexists(aside) and not os.path.lexists(target):
+            aside.rename(target)
+        raise
+
+
+def require_renewable(path: Path, own: Callable[[Path], bool]) -> None:
     """Raise InputError when `renewed_folder` could not replace what is at `path`: before the work, not after it."""
     require_folder(path)
     if not os.path.lexists(path):
         return
     try:
-        others = sorted(p.name for p in path.iterdir() if not (p.is_file() and own(p.name)))
+        others = sorted(p.name for p in path.iterdir() if not (p.is_file() and own(p)))
     except OSError as error:
         raise InputError(path, "", f"cannot be read ({error.strerror})", "name another folder") from error
     if others:
@@ -139,8 +147,17 @@ def require_renewable(path: Path, own: Callable[[str], bool]) -> None:
     require_folder(path.resolve().parent)
 
 
-def require_writable(path: Path) -> None:
-    """Raise InputError when a file could not be written at `path`: before the work, not after it."""
+def require_writable(path: Path, *others: Path | None) -> None:
+    """Raise InputError when a file could not be written at `path`: before the work, not after it.
+
+    Parameters
+    ----------
+    others
+        Files that are read, or written besides: it is to be none of them.
+    """
+    for other in others:
+        if other is not None and path.resolve() == other.resolve():
+            raise InputError(path, "", "is also read, or written as something else", "name another file")
     _require_short_parts(path)
     require_folder(path.absolute().parent)
     try:

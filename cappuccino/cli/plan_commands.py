@@ -107,7 +107,7 @@ def plan(
     from cappuccino.remaining import planned_onwards, remaining_instance  # noqa: PLC0415
     from cappuccino.reports.plan_warnings import instance_warnings, plan_warnings  # noqa: PLC0415
 
-    require_writable(output)
+    require_writable(output, instance)
     _check_export(export_models, export_limit, output)
     whole = Instance.load(instance)
     done = {} if resume is None else _steps_done(whole, resume)

@@ -1,5 +1,6 @@
 """simulate: a plan on the cost model, under noise, and beside what was measured."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,8 +37,8 @@ def simulate(
         float | None,
         typer.Option(min=0, max=2, help="Run under noise too: standard deviation of the logarithm of its factors."),
     ] = None,
-    runs: Annotated[int, typer.Option(min=2, help="How many runs under noise.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
+    runs: Annotated[int | None, typer.Option(min=2, help="How many runs under noise.", show_default="200")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the noise.", show_default="0")] = None,
     against: Annotated[
         Path | None, typer.Option(metavar="TRACE", help="Set the times beside those of a measured trace.")
     ] = None,
@@ -62,10 +63,11 @@ def simulate(
     from cappuccino.reports.robustness import run_under_noise  # noqa: PLC0415
     from cappuccino.timeline import read_trace, write_trace  # noqa: PLC0415
 
-    for path in (trace, plot):
+    for path, besides in ((trace, plot), (plot, trace)):
         if path is not None:
-            require_writable(path)
+            require_writable(path, plan, instance, against, besides)
     _require_window(plot, begin, end)
+    _require_noise(noise, runs, seed)
     stated, loaded = planned_alone(given := Plan.load(plan), Instance.load(instance))
     if given.done and against is not None:
         raise InputError(plan, "done", "is of what was left of a run", "set traces beside plans of whole runs")
@@ -77,7 +79,7 @@ def simulate(
     result = report.simulation
     planned = {replica.id: replica for replica in stated.replicas}
     rows = [Row(f"replica {r.timeline.replica}", r.timeline, planned[r.timeline.replica]) for r in result.replicas]
-    noisy = None if noise is None else run_under_noise(stated, loaded, costs, noise, runs, seed)
+    noisy = None if noise is None else run_under_noise(stated, loaded, costs, noise, runs or 200, seed or 0)
     compared: Sequence[ReplicaComparison] = ()
     if against is not None:
         measured, kind, digest = read_trace(against)
@@ -89,6 +91,7 @@ def simulate(
             for c in compared
             for what, line in (("predicted", c.predicted), ("measured", c.measured))
         ]
+    _require_a_begin_before(begin, max((row.line.makespan for row in rows), default=0.0))
     if trace is not None:
         write_trace(trace, [r.timeline for r in result.replicas], stated.replicas, "simulated", loaded.digest)
     if plot is not None:
@@ -119,6 +122,16 @@ def simulate(
     console.end_invalid(plan, report)
 
 
+def _require_noise(noise: float | None, runs: int | None, seed: int | None) -> None:
+    if noise is None and (runs is not None or seed is not None):
+        raise typer.BadParameter("is of --noise, which is not given", param_hint="--runs, --seed")
+
+
+def _require_a_begin_before(begin: float, last: float) -> None:
+    if begin > 0 and begin >= last:
+        raise InputError("--from", "", f"{begin:g} s is behind the end, {last:.4g} s", "give an earlier one")
+
+
 def _require_window(plot: Path | None, begin: float, end: float | None) -> None:
     """Raise InputError when the plot is of no format, or its window of time is none."""
     from cappuccino.reports.gantt import FORMATS  # noqa: PLC0415
@@ -128,6 +141,8 @@ def _require_window(plot: Path | None, begin: float, end: float | None) -> None:
     if plot is not None and plot.suffix not in FORMATS:
         ends = " or ".join(FORMATS)
         raise InputError(plot, "", f'"{plot.suffix}" is no format of plots', f"name a file that ends in {ends}")
+    if not math.isfinite(begin) or (end is not None and not math.isfinite(end)):
+        raise InputError("--from, --to", "", "are to be numbers of seconds", "leave --to out to see all")
     if end is not None and end <= begin:
         raise InputError("--to", "", f"{end:g} s is not behind --from, {begin:g} s", "give a later one")
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlparse
 
 DISTRIBUTION = "cappuccino-lora"
 _EXTRA = re.compile(r";\s*extra\s*==\s*[\"']([\w.-]+)[\"']\s*$")
-_FROM = {"wheel": "a file", "checkout": "a checkout", "index": "a package index"}
+_FROM = {"wheel": "a file", "checkout": "a checkout", "index": "a package index", "gone": "a checkout that is gone,"}
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Installation:
     """Where this package came from."""
 
     origin: str
-    """`checkout` (a folder with its source), `wheel` (a file, or an address with the source) or `index`."""
+    """`checkout` (a folder with its source), `wheel` (a file, or an address with the source), `index`, or `gone` (a
+    checkout that is there no longer)."""
     place: str
     """The folder, file or address; empty for an index."""
     editable: bool
@@ -44,12 +45,14 @@ class Installation:
             Their names; none: the package with what planning needs.
         """
         with_extras = f"[{','.join(extras)}]" if extras else ""
-        pip = f"{_pip()} install"
+        root = Path(self.place) if self.origin == "checkout" else Path.cwd()
+        pip = f"{_pip(root)} install"
         if self.origin == "index":
             return f'{pip} "{DISTRIBUTION}{with_extras}"'
+        if self.origin == "gone":
+            return f'{pip} -e ".{with_extras}"  # in a checkout'
         if self.origin == "wheel":
             return f'{pip} "{DISTRIBUTION}{with_extras} @ {self.place}"'
-        root = Path(self.place)
         enter = "" if Path.cwd() == root else f"cd {_quoted(root)} && "
         constraints = "-c constraints.txt " if (root / "constraints.txt").is_file() else ""
         what = f'".{with_extras}"' if extras else "."
@@ -71,12 +74,14 @@ def find_installation() -> Installation:
             editable = bool(noted.get("dir_info", {}).get("editable", "dir_info" not in noted))
             return Installation("checkout", root, editable, _requirements_of_checkout(Path(root)))
     requirements = _requirements_of_metadata(found)
+    if "dir_info" in noted:
+        return Installation("gone", _local_path(url), False, requirements)
     if "vcs_info" in noted:
         version_control = noted["vcs_info"]
         return Installation(
             "wheel", f"{version_control['vcs']}+{url}@{version_control['commit_id']}", False, requirements
         )
-    return Installation("wheel" if url and "dir_info" not in noted else "index", url, False, requirements)
+    return Installation("wheel" if url else "index", url, False, requirements)
 
 
 def _checkout_around() -> Path | None:
@@ -104,14 +109,13 @@ def _requirements_of_metadata(found: Distribution | None) -> dict[str, tuple[str
     return {extra: tuple(needed) for extra, needed in by_extra.items()}
 
 
-def _pip() -> str:
-    """Return `pip` where that is the one of this Python, else the module run by it."""
+def _pip(folder: Path) -> str:
+    """Return `pip` where that is the one of this Python, else the module run by it, as it is called in a folder."""
     found = shutil.which("pip")
     if found is not None and Path(found).parent == Path(sys.executable).parent:
         return "pip"
     python = Path(sys.executable)
-    inside = python.is_relative_to(Path.cwd())
-    return f"{_quoted(python.relative_to(Path.cwd()) if inside else python)} -m pip"
+    return f"{_quoted(python.relative_to(folder) if python.is_relative_to(folder) else python)} -m pip"
 
 
 def _quoted(path: Path) -> str:

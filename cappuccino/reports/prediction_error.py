@@ -72,6 +72,8 @@ class ReplicaComparison:
     operations: tuple[OperationErrors, ...]
     steps: tuple[StepErrors, ...]
     causes: Causes
+    slower: float = 1.0
+    """How much longer the machine took for the same than while the table was measured; 1 where nobody knows."""
 
     @property
     def difference(self) -> float:
@@ -137,6 +139,7 @@ def _compare(replica: Replica, measured: Timeline, workload: Workload, slower: f
         operations=tuple(_operations(predicted, measured)),
         steps=tuple(_steps(replica, predicted, measured)),
         causes=_causes(replica, predicted, measured, workload, slower),
+        slower=slower,
     )
 
 

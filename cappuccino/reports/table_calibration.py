@@ -72,13 +72,15 @@ class Calibration:
 def calibrate(compared: Sequence[tuple[ReplicaComparison, Workload]]) -> Calibration:
     """Find the corrections from replicas of one GPU type and recomputation that ran.
 
-    The stage that took longest counts, as it does in cost tables.
+    The stage that took longest counts, as it does in cost tables. Times are those at the machine's speed of the table,
+    where the runs tell theirs.
     """
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"F": [], "B": []}
     steps: list[np.ndarray] = []
     transfers: list[np.ndarray] = []
     for comparison, workload in compared:
-        predicted, measured = durations(comparison.predicted), durations(comparison.measured)
+        predicted = durations(comparison.predicted)
+        measured = [taken / comparison.slower for taken in durations(comparison.measured)]
         programs = comparison.replica.programs
         for kind, ratios in found.items():
             chosen = [np.array([op[0] == kind for op in program], dtype=bool) for program in programs]

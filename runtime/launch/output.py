@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 from cappuccino.errors import InputError
+from cappuccino.files import exchange
 
 
 class OutputFolder:
@@ -71,14 +72,7 @@ class OutputFolder:
         new, aside = place / "new", place / "replaced"
         try:
             write(new)
-            if target.exists():
-                target.rename(aside)
-            try:
-                new.rename(target)
-            except OSError:
-                if aside.exists():
-                    aside.rename(target)
-                raise
+            exchange(new, target, aside)
         except OSError as error:
             problem = f"cannot be written ({error.strerror or error})"
             raise InputError(target, "", problem, "free space, or correct the folder's rights") from error

@@ -9,7 +9,7 @@ from cappuccino.errors import InputError
 from cappuccino.files import renewed_folder, require_renewable
 from cappuccino.instance import Instance
 from cappuccino.solvers.export.partition import PartitionModel, PartitionNames, column_table, write_partition
-from cappuccino.solvers.export.readme import readme
+from cappuccino.solvers.export.readme import HEADING, readme
 from cappuccino.solvers.export.replicas import MOST_CHOICES, write_replicas
 from cappuccino.solvers.scheduling.schedule import PlacedReplica
 
@@ -66,9 +66,13 @@ class PlanModels:
         return Exported(tuple(folder / name for name in files), tuple(r.reason for r in replicas if r.reason))
 
 
-def is_own(name: str) -> bool:
-    """Return whether a file of this name may be one of an export."""
-    return _OWN.fullmatch(name) is not None
+def is_own(path: Path) -> bool:
+    """Return whether a file is one of an export: it is called so, and the README.txt beside it says so."""
+    try:
+        with (path.parent / "README.txt").open(encoding="utf-8", errors="replace") as told:
+            return _OWN.fullmatch(path.name) is not None and told.readline().rstrip() == HEADING
+    except OSError:
+        return False
 
 
 def require_exportable(folder: Path, outputs: Sequence[Path] = (), most_choices: int | None = None) -> None:

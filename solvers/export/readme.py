@@ -9,6 +9,8 @@ from cappuccino.solvers.export.names import printable
 from cappuccino.solvers.export.partition import PartitionModel, PartitionNames
 from cappuccino.solvers.export.replicas import ReplicaFile
 
+HEADING = "Models behind a plan of Cappuccino"
+"""First line, by which a folder is known as one of these."""
 _PARTITION = """\
 set_partitioning.lp, set_partitioning.mps (one model, twice)
 ------------------------------------------------------------
@@ -94,7 +96,7 @@ def readme(
         times_unit="" if unit == 1 else f" * {unit:g}",
     )
     head = (
-        f"Models behind a plan of Cappuccino\n\nInstance    {printable(instance.name)}, SHA-256 {instance.digest}\n"
+        f"{HEADING}\n\nInstance    {printable(instance.name)}, SHA-256 {instance.digest}\n"
         f"Columns     {len(names.columns)}\n"
     )
     parts = [head, partition, _COLUMNS.format(money=money), _REPLICAS]

@@ -71,6 +71,24 @@ def test_a_window_of_time_is_drawn_as_pixels_or_refused(planned):
     assert plot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     one_clear_error(simulate(planned, "--plot", plot, "--from", 2, "--to", 1), "--to", "not behind --from, 2 s")
     assert simulate(planned, "--from", 2).code == 2  # there is nothing that it could be of
+    one_clear_error(simulate(planned, "--plot", plot, "--from", 1e6), "--from", "1e+06 s is behind the end")
+    for window in (("--from", "inf"), ("--to", "inf")):
+        one_clear_error(simulate(planned, "--plot", plot, *window), "--from, --to", "are to be numbers of seconds")
+    assert simulate(planned, "--runs", 5).code == simulate(planned, "--seed", 1).code == 2
+
+
+def test_no_file_is_written_over_what_is_read_or_another_output(planned):
+    plan, instance, other = planned / "plan.json", planned / "instance.json", planned / "other.svg"
+    before = plan.read_bytes(), instance.read_bytes()
+    for done in (
+        simulate(planned, "--trace", plan),
+        simulate(planned, "--trace", instance),
+        simulate(planned, "--plot", other, "--trace", planned / "." / "other.svg"),
+        cappuccino("plan", instance, "-o", instance, "--time-limit", 1),
+    ):
+        one_clear_error(done, "is also read, or written as something else", "name another file")
+    assert (plan.read_bytes(), instance.read_bytes()) == before
+    assert not other.exists()
 
 
 def test_traces_name_adapters(planned):

@@ -11,8 +11,10 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,8 +91,16 @@ def run(block: Block, folder: Path) -> None:
     environment = os.environ | {"PATH": path, "PYTHONSAFEPATH": "1"}
     shell = ["bash", "-euo", "pipefail", "-c", block.text]
     command = shell if block.language == "sh" else [sys.executable, "-c", block.text]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{block.name}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    started = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        out, errors = started.communicate()
+    finally:
+        with suppress(ProcessLookupError):  # where all of it ended by itself
+            os.killpg(started.pid, signal.SIGKILL)
+    assert started.returncode == 0, f"{block.name}\n{out[-2000:]}\n{errors[-2000:]}"
 
 
 @pytest.mark.parametrize("blocks", pages_with(""), ids=named_by)
@@ -119,13 +129,13 @@ def test_blocks_say_what_they_are() -> None:
 def mistakes(line: str) -> list[str]:
     """Return what a line of shell names that is not there: commands, options, targets of make, scripts."""
     words = shlex.split(line, comments=True)
-    wrong = []
+    wrong = [word for word in words if word.startswith("../")]  # not in the repository
     while "&&" in words:
         first, words = words[: words.index("&&")], words[words.index("&&") + 1 :]
         wrong += mistakes(shlex.join(first))
     if words[:1] == ["cappuccino"]:
-        if words[1] not in COMMANDS:
-            return [*wrong, f"cappuccino {words[1]}"]
+        if words[1:2] == [] or words[1] not in COMMANDS:
+            return [*wrong, shlex.join(words[:2])]
         known = {name for p in COMMANDS[words[1]].params for name in (*p.opts, *p.secondary_opts)} | {"--help"}
         given = [w.partition("=")[0] for w in words[2:] if re.match(r"--?[a-zA-Z]", w)]
         wrong += [f"cappuccino {words[1]} {option}" for option in given if option not in known]
@@ -159,6 +169,8 @@ def test_what_is_not_there_is_found() -> None:
     assert mistakes("cappuccino plan a.json -o b.json --time-limit 5  # --no-such") == []
     assert mistakes("cappuccino plan a.json --no-such=1 -y") == ["cappuccino plan --no-such", "cappuccino plan -y"]
     assert mistakes("cappuccino brew a.json") == ["cappuccino brew"]
+    assert mistakes("cappuccino") == ["cappuccino"]
+    assert mistakes("cappuccino check ../a.json") == ["../a.json"]
     assert mistakes("make demo tea && cappuccino brew") == ["make tea", "cappuccino brew"]
     assert mistakes("python docs/scale.py --quick --slowly") == ["docs/scale.py --slowly"]
     assert mistakes("python -m cappuccino.instances.generate_all") == ["cappuccino.instances.generate_all"]

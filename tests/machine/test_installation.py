@@ -31,7 +31,7 @@ def installed(monkeypatch):
     def pretend(noted: dict[str, object] | None) -> Installation:
         monkeypatch.setattr(installation, "distribution", lambda name: Installed(noted))
         monkeypatch.setattr(installation, "_checkout_around", lambda: None)
-        monkeypatch.setattr(installation, "_pip", lambda: "pip")
+        monkeypatch.setattr(installation, "_pip", lambda folder: "pip")
         return find_installation()
 
     return pretend
@@ -60,7 +60,8 @@ def test_a_checkout_is_installed_from_its_folder(installed, editable, monkeypatc
 
 def test_a_checkout_that_is_gone_is_no_place_to_install_from(installed, tmp_path):
     found = installed({"url": (tmp_path / "gone").as_uri(), "dir_info": {}})
-    assert found.install_command("gpu") == 'pip install "cappuccino-lora[gpu]"'
+    assert found.described == f"a checkout that is gone, {tmp_path / 'gone'}"
+    assert found.install_command("gpu") == 'pip install -e ".[gpu]"  # in a checkout'
 
 
 def test_files_and_repositories_are_named_again(installed):
@@ -82,8 +83,17 @@ def test_pip_is_that_of_this_python(monkeypatch, tmp_path):
         (tmp_path / name).touch(mode=0o755)
     monkeypatch.setattr(installation.sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert installation._pip() == "pip"
+    assert installation._pip(ROOT) == "pip"
     (tmp_path / "pip").unlink()
-    assert installation._pip() == f"{tmp_path / 'python'} -m pip"
+    assert installation._pip(ROOT) == f"{tmp_path / 'python'} -m pip"
+    assert installation._pip(tmp_path) == "python -m pip"
+
+
+def test_commands_for_a_checkout_name_a_python_that_is_there_from_its_folder(monkeypatch, tmp_path):
+    (tmp_path / "root" / "bin").mkdir(parents=True)
+    (tmp_path / "root" / "bin" / "python").touch(mode=0o755)
+    monkeypatch.setattr(installation.sys, "executable", str(tmp_path / "root" / "bin" / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert installation._pip() == "python -m pip"
+    found = Installation("checkout", str(tmp_path / "root"), True, {})
+    assert found.install_command("x") == f'cd {tmp_path / "root"} && bin/python -m pip install -e ".[x]"'

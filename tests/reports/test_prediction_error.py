@@ -7,6 +7,7 @@ from helpers.builders import make_costs, make_instance, make_plan, make_replica,
 
 from cappuccino.errors import InputError
 from cappuccino.reports.prediction_error import compare_with_trace, durations
+from cappuccino.reports.table_calibration import calibrate
 from cappuccino.simulator import run_programs
 from cappuccino.timeline import Timeline
 from cappuccino.workload import Workload
@@ -114,3 +115,15 @@ def test_the_speed_of_the_machine_is_a_cause_of_its_own():
         alone = compare(plan, instance, known, replace(line, reference_s=told))
         assert alone.causes.machine_s == 0.0
         assert alone.difference_at_usual_speed == alone.difference
+
+
+def test_a_calibration_leaves_the_speed_of_the_machine_to_the_reference():
+    plan, instance, costs = planned()
+    line = ran(plan, instance, costs, compute=1.2 * 1.1, optimizer=1.2 * 2.0)
+    usual = {gpu: replace(model, reference_s={2: 0.010}) for gpu, model in costs.items()}
+    found = compare(plan, instance, usual, replace(line, reference_s=(0.012, 0.012)))
+    assert found.slower == pytest.approx(1.2)
+    said = calibrate([(found, Workload.of(plan.replicas[0], instance, usual["x"]))])
+    assert said.forward(np.array([2.0, 3.0])) == pytest.approx(1.1)
+    assert said.backward(np.array([2.0, 3.0])) == pytest.approx(1.1)
+    assert said.optimizer_s == pytest.approx(2.0)  # 1 s predicted

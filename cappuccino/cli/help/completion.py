@@ -18,8 +18,8 @@ def instance_names(context: typer.Context, incomplete: str) -> Iterator[str]:
 
     folder = context.params.get("library") or Path(str(files("cappuccino.instances")))
     try:
-        entries = read_json(Path(folder) / "index.json")["entries"]
+        known = [str(entry["name"]) for entry in read_json(Path(folder) / "index.json")["entries"]]
     except (InputError, KeyError, TypeError):  # what is wrong with it is said when the command runs
         return
     already = context.params.get("names") or ()
-    yield from (e["name"] for e in entries if e["name"].startswith(incomplete) and e["name"] not in already)
+    yield from (name for name in known if name.startswith(incomplete) and name not in already)

@@ -33,6 +33,9 @@ def test_instances_of_another_library_are_completed_once(tmp_path):
     (tmp_path / "index.json").write_text(json.dumps(index))
     assert ask(f"bench --library {tmp_path} mine-1 m", 5) == ["mine-2"]
     assert ask(f"bench --library {tmp_path / 'none'} m", 4) == []
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "index.json").write_text('{"entries": [{"name": "mine"}, {"nam": "more"}]}')
+    assert ask(f"bench --library {tmp_path / 'odd'} m", 4) == []
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

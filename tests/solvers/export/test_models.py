@@ -290,6 +290,14 @@ def test_own_files_are_replaced_and_no_others(tmp_path: Path) -> None:
             call()
     assert sorted(p.name for p in folder.iterdir()) == before
     assert [p.name for p in folder.parent.iterdir()] == ["models"]
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for name in ("README.txt", "columns.csv"):  # called as ours are
+        (theirs / name).write_text("keep")
+    for call in (lambda: require_exportable(theirs), lambda: found.models.export(theirs)):
+        with pytest.raises(InputError, match="holds other files"):
+            call()
+    assert {p.read_text() for p in theirs.iterdir()} == {"keep"}
     with pytest.raises(InputError, match="stand in the way"):
         require_exportable(tmp_path / "out", [tmp_path / "out" / "plan.json"])
 
