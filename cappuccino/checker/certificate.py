@@ -95,9 +95,10 @@ def _contradictions(certificate: Certificate, plan: Plan, instance: Instance) ->
 
 def _other_plans(certificate: Certificate, plan: Plan, costs: Mapping[str, CostModel]) -> Iterator[str]:
     """Yield why the plan is none of those that its certificate is about."""
-    splits = [((x.gpu, x.recompute, len(x.layers)), x.layers) for x in certificate.layers]
-    by_place = dict(splits)
-    if len(by_place) < len(splits):
+    by_place: dict[tuple[str, str | None, int], tuple[int, ...]] = {
+        (x.gpu, x.recompute, len(x.layers)): x.layers for x in certificate.layers
+    }
+    if len(by_place) < len(certificate.layers):
         yield "layers are given twice for one depth"
     for gpu in sorted({gpu for gpu, _, _ in by_place} - costs.keys()):
         yield f'layers on "{gpu}", of which there is no pool'
