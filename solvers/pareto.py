@@ -200,7 +200,13 @@ class _Planner:
         replicas = plan.replicas
         if plan.objective is not self.options.objective:  # separate runs were compared by another measure
             replicas = tuple(r.model_copy(update={"savings": None}) for r in replicas)
-        changes = {"objective": self.options.objective, "deadline_s": deadline_s, "replicas": replicas}
+        same = (plan.objective, plan.deadline_s) == (self.options.objective, deadline_s)
+        changes = {
+            "objective": self.options.objective,
+            "deadline_s": deadline_s,
+            "replicas": replicas,
+            "incumbents": plan.incumbents if same else (),  # else they were another search's
+        }
         stated = plan.model_copy(update=changes)
         bound = rounded_bound(_bound(bounded), stated.objective_value)
         gap = objective_gap(stated.objective_value, bound)

@@ -61,7 +61,7 @@ def times(plan: Plan, simulation: Simulation) -> Iterator[Violation]:
         yield Violation(7, f"gap is {_figure(plan.gap)}, objective and bound give {_figure(gap)}")
     yield from _status(plan, gap)
     highest = max((incumbent.bound for incumbent in plan.incumbents), default=0.0)
-    if highest > (bound or 0.0) * (1 + RELATIVE_TOLERANCE):
+    if bound is not None and highest > bound * (1 + RELATIVE_TOLERANCE):
         yield Violation(7, f"an incumbent's bound {highest:g} is above lower_bound_s {_figure(bound)}")
     if plan.deadline_s is not None and simulation.makespan_s > plan.deadline_s * (1 + RELATIVE_TOLERANCE):
         yield Violation(7, f"the makespan {simulation.makespan_s:g} s misses the deadline of {plan.deadline_s:g} s")
