@@ -61,6 +61,7 @@ class AdapterTraining:
             self._parameters or [nn.Parameter(torch.empty(0))],
             lr=adapter.learning_rate,
             weight_decay=adapter.weight_decay,
+            fused=True,  # one kernel for all tensors: they are small, and on the CPU a loop takes several times as long
         )
         self._schedule = get_scheduler(
             _SCHEDULERS[adapter.lr_scheduler], self._optimizer, adapter.warmup_steps, num_steps
