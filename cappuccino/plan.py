@@ -176,7 +176,7 @@ class FoundPlan(Record):
     """When it was found, seconds from the beginning of the search."""
     method: str
     """What found it: `allocation` (another choice of replicas), `baseline` (one of those that plans are compared with),
-    `separation` (of adapters that gain by it) or, in one replica, `construction`, `annealing`, `repacking`,
+    `separation` (of adapters that gain by it) or, in one replica, `construction`, `annealing`, `packing_window`,
     `whole_replica`, `order_window` (the last three: CP-SAT).
     """
     objective: NonNegative

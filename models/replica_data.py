@@ -9,7 +9,7 @@ from typing import Literal
 
 Way = Literal["F", "B"]
 WAYS: tuple[Way, Way] = ("F", "B")
-SCALE = 1024
+SCALE = 2**14
 """Denominator of the slopes of tangents, and of transfers by token."""
 WHOLE = 2**16
 """Share of the stage that takes the most of a curve."""
@@ -104,17 +104,21 @@ class Solved:
     """Whether the packing is the best that the model has."""
 
 
-def tangents(power: float) -> Sequence[tuple[int, int]]:
+def tangents(power: float, ratios: Sequence[float] | None = None) -> Sequence[tuple[int, int]]:
     """Return slopes (alpha, beta) with `SCALE (floor^p + work^p)^(1/p) >= alpha work + beta floor`, both rounded down.
 
     The times are convex and homogeneous: the slopes at a direction support them everywhere.
+
+    Parameters
+    ----------
+    ratios
+        Of work to floor, where tangents touch the curve; by default all that matter, within 0.7% of it.
     """
     if power == 1:
         return ((SCALE, SCALE),)
     conjugate = power / (power - 1)
-    slopes = [k / _TANGENTS for k in range(1, _TANGENTS)]
-    for k in range(-_TANGENTS, _TANGENTS + 1):
-        ratio = 2.0**k  # of work to floor, where the tangent touches the curve
+    slopes = [k / _TANGENTS for k in range(1, _TANGENTS)] if ratios is None else []
+    for ratio in ratios if ratios is not None else [2.0**k for k in range(-_TANGENTS, _TANGENTS + 1)]:
         slopes.append((ratio**power / (1 + ratio**power)) ** (1 / conjugate))
     found = {(0, SCALE), (SCALE, 0)}
     for alpha in slopes:

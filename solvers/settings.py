@@ -55,7 +55,6 @@ class SchedulingSettings:
     # shares of the time left when a phase begins
     construction_share: float = 0.15
     annealing_share: float = 0.8
-    repacking_share: float = 0.3
     windows_share: float = 1.0
     least_pause_s: float = 1.0
     """Least time between two reports of the annealing, seconds: to build a long schedule takes its time."""
@@ -96,12 +95,10 @@ class SchedulingSettings:
     """Its limit where there is no limit of time, in CP-SAT's deterministic seconds."""
 
     # CP-SAT windows
-    repacked_batches: tuple[int, int] = (2, 4)
-    """Fewest and most micro-batches repacked together."""
-    packing_preference: float = 0.05
-    """Standard deviation of the random preferences that make packings differ, relative to a sample's work."""
     window_operations: tuple[int, int] = (24, 64)
     """Fewest and most operations in a window of the job shop: about what CP-SAT solves in a second."""
+    packed_batches: tuple[int, ...] = (0, 2, 3, 4)
+    """How many of its micro-batches are packed anew at most."""
 
 
 @dataclass(frozen=True)

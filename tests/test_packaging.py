@@ -36,17 +36,17 @@ MAY_IMPORT = {
     "reports": "errors backbone plan instance costs timeline workload simulator",
     "reports.page": "costs instance plan timeline workload simulator reports",
     "models.cp_sat": "",
-    "models.job_shop": "models.cp_sat",
-    "models.packing": "models.cp_sat",
     "models.partition_relaxation": "",
     "models.replica_data": "",
+    "models.job_shop_data": "models.replica_data",
+    "models.job_shop": "models.cp_sat models.job_shop_data models.replica_data",
     "models.replica": "models.cp_sat models.replica_data",
     "models.set_partitioning": "plan",
     "solvers.budget": "errors",
     "solvers.settings": "errors solvers.budget",
     "solvers.scheduling.kernels": "compiled",
-    "solvers.scheduling": "plan instance costs bounds models.job_shop models.packing models.replica_data "
-    "models.replica solvers.budget solvers.settings "
+    "solvers.scheduling": "plan instance costs bounds models.job_shop models.job_shop_data "
+    "models.replica_data models.replica solvers.budget solvers.settings "
     "solvers.scheduling.kernels",
     "solvers.allocation": "errors compiled plan instance costs bounds models.partition_relaxation "
     "models.set_partitioning solvers.budget solvers.settings solvers.scheduling",

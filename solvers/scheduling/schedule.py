@@ -19,9 +19,9 @@ class FoundBy(StrEnum):
 
     CONSTRUCTION = "construction"
     ANNEALING = "annealing"
-    REPACKING = "repacking"
     WHOLE_REPLICA = "whole_replica"
     ORDER_WINDOW = "order_window"
+    PACKING_WINDOW = "packing_window"
 
 
 class BlockedProgramsError(Exception):

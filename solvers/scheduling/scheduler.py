@@ -1,6 +1,6 @@
-"""Schedules one replica: construct, anneal, repack and reorder with CP-SAT, small ones whole, until target or limit."""
+"""Schedules one replica: construct, anneal, improve windows with CP-SAT, small ones whole, until target or limit."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -9,12 +9,13 @@ from cappuccino.plan import rounded_bound
 from cappuccino.solvers.budget import Budget, Clock
 from cappuccino.solvers.scheduling.annealing import anneal
 from cappuccino.solvers.scheduling.construction import construct
+from cappuccino.solvers.scheduling.neighbourhoods import AdaptiveChoice
 from cappuccino.solvers.scheduling.order import ScheduledOrder
-from cappuccino.solvers.scheduling.order_windows import improve_order, is_better
-from cappuccino.solvers.scheduling.packing_windows import repack
-from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem
+from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 from cappuccino.solvers.scheduling.schedule import FoundBy, ReplicaSchedule
+from cappuccino.solvers.scheduling.schedule_graph import is_better
 from cappuccino.solvers.scheduling.whole import solve_whole
+from cappuccino.solvers.scheduling.windows import improve_window
 from cappuccino.solvers.settings import DEFAULT, Method, SchedulingSettings
 
 
@@ -52,27 +53,15 @@ def schedule_replica(
     if start is not None and start.makespan_s < best.makespan_s:
         best = start
     report(best)
-    if best.makespan_s > target and budget.moves:
-        # first what schedules an order anew, last what changes single operations: that would be lost again
-        found, by = _annealed(problem, best, patience, clock, budget, target, rng, report, settings)
-        if found is not None and is_better(found, best):
-            best = replace(found, found_by=by)
-            report(best)
+    if best.makespan_s > target and budget.moves and settings.method is not Method.CP_SAT:
+        best = _annealed(problem, best, patience, clock, budget, target, rng, report, settings)
     if settings.method is Method.SEARCH:
         return best
     if best.makespan_s > target and budget.windows:
         best = _solved_whole(best, clock, seed, settings, report)
         target = max(target, best.problem.lower_bound_s)
     part = clock.part(settings.windows_share)
-    for _ in range(budget.windows):
-        if part.over or best.makespan_s <= target:
-            break
-        size = int(rng.integers(settings.window_operations[0], settings.window_operations[1] + 1))
-        new = improve_order(best, size, rng, time_limit_s=part.left)
-        if new is not None:
-            best = replace(new, found_by=FoundBy.ORDER_WINDOW)
-            report(best)
-    return best
+    return _through_windows(best, part, budget.windows, target, rng, report, settings)
 
 
 def _solved_whole(
@@ -108,8 +97,8 @@ def _annealed(
     rng: np.random.Generator,
     report: Callable[[ReplicaSchedule], object],
     settings: SchedulingSettings,
-) -> tuple[ReplicaSchedule | None, FoundBy]:
-    """Anneal and repack, as far as the method does; None where that makes nothing shorter. Say which was last."""
+) -> ReplicaSchedule:
+    """Return what the annealing makes of a schedule, if that is better."""
     reported = Clock(None)
 
     def report_now_and_then(state: ScheduledOrder) -> None:
@@ -118,41 +107,37 @@ def _annealed(
             report(replace(state.schedule(), found_by=FoundBy.ANNEALING))
             reported = Clock(None)
 
-    last_steps = problem.costs.optimizer_s
-    limit = target_s - last_steps
-    found, by = None, FoundBy.ANNEALING
-    if settings.method is not Method.CP_SAT:
-        part = clock.part(settings.annealing_share)
-        found = anneal(problem, best, patience_s, part, budget.moves, limit, rng, report_now_and_then, settings)
-    makespan = best.makespan_s - last_steps if found is None else found.makespan_s
-    if makespan > limit and settings.method is not Method.SEARCH:
-        order = best.order if found is None else found.order
-        part = clock.part(settings.repacking_share)
-        repacked = _repacked(problem, order, makespan, patience_s, part, budget.windows, rng, settings)
-        if repacked is not None:
-            found, by = repacked, FoundBy.REPACKING
-    return None if found is None else found.schedule(), by
+    limit = target_s - problem.costs.optimizer_s
+    part = clock.part(settings.annealing_share)
+    found = anneal(problem, best, patience_s, part, budget.moves, limit, rng, report_now_and_then, settings)
+    if found is None:
+        return best
+    new = replace(found.schedule(), found_by=FoundBy.ANNEALING)
+    if not is_better(new, best):
+        return best
+    report(new)
+    return new
 
 
-def _repacked(
-    problem: ReplicaProblem,
-    order: Sequence[Batch],
-    makespan_s: float,
-    patience_s: float,
+def _through_windows(
+    best: ReplicaSchedule,
     clock: Clock,
     count: int,
+    target_s: float,
     rng: np.random.Generator,
+    report: Callable[[ReplicaSchedule], object],
     settings: SchedulingSettings,
-) -> ScheduledOrder | None:
-    few, many = settings.repacked_batches
-    if problem.instance.layout == "padded" or len(order) < few or len(order) > settings.whole:
-        return None  # nothing that `repack` could do, or could do soon enough
-    best: ScheduledOrder | None = None
+) -> ReplicaSchedule:
+    """Return what CP-SAT makes of one window of the schedule after the other."""
+    choice = AdaptiveChoice(settings.packed_batches, rng)
     for _ in range(count):
-        if clock.over:
+        if clock.over or best.makespan_s <= target_s:
             break
-        size, preference = int(rng.integers(few, many + 1)), settings.packing_preference
-        found = repack(problem, order, makespan_s, size, patience_s, rng, preference, time_limit_s=clock.left)
-        if found is not None:
-            best, order, makespan_s = found, found.order, found.makespan_s
+        neighbourhood, packed = choice.choose()
+        size = int(rng.integers(settings.window_operations[0], settings.window_operations[1] + 1))
+        new = improve_window(best, size, neighbourhood, packed, rng, time_limit_s=clock.left)
+        choice.learn(better=new is not None)
+        if new is not None:
+            best = replace(new, found_by=FoundBy.PACKING_WINDOW if packed else FoundBy.ORDER_WINDOW)
+            report(best)
     return best

@@ -4,20 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cappuccino.models.replica import ReplicaModel
-from cappuccino.models.replica_data import (
-    SCALE,
-    WAYS,
-    WHOLE,
-    CurveData,
-    EvaluationData,
-    Packing,
-    ReplicaData,
-    SampleData,
-    Way,
-)
-from cappuccino.solvers.scheduling.order_windows import GRID, is_better, renumbered, schedule_graph
+from cappuccino.models.replica_data import EvaluationData, Packing, ReplicaData, Way
+from cappuccino.solvers.scheduling.grid import curves_data, lag_data, sample_data
 from cappuccino.solvers.scheduling.replica_problem import Batch, ReplicaProblem
 from cappuccino.solvers.scheduling.schedule import BlockedProgramsError, ReplicaSchedule, build_schedule
+from cappuccino.solvers.scheduling.schedule_graph import GRID, is_better, renumbered, schedule_graph
 
 _ROOM = 2**36
 """Memory beside what stands there, on the model's grid."""
@@ -118,16 +109,15 @@ def _data(
     memory = problem.memory
     room = problem.held_room_gib * (1 + 1e-9)
     of_memory = _ROOM / room if room > 0 else 0.0
-    latency, per_token = problem.costs.transfer
     return ReplicaData(
         num_stages=problem.num_stages,
-        samples=tuple(_sample(problem, a, n, unit) for a, n in samples),
+        samples=tuple(sample_data(problem, a, n, unit) for a, n in samples),
         num_slots=num_slots,
         max_tokens=min(problem.max_tokens, sum(int(x.sum()) for x in problem.lengths)),
-        curves={w: _curves(problem, w, unit) for w in WAYS},
+        curves=curves_data(problem, unit),
         step_duration=int(problem.costs.optimizer_s / unit),
         clipped=frozenset(a for a, clipped in enumerate(problem.adapter_costs.clipped) if clipped),
-        lag=(int(latency / unit), int(SCALE * per_token / unit)),
+        lag=lag_data(problem, unit),
         held=(int(memory.held_gib * of_memory), int(memory.working_gib * of_memory), _ROOM),
         evaluations=tuple(
             EvaluationData(
@@ -142,39 +132,6 @@ def _data(
         ),
         horizon=GRID,
     )
-
-
-def _sample(problem: ReplicaProblem, adapter: int, number: int, unit: float) -> SampleData:
-    lengths = problem.lengths[adapter]
-    step, place = divmod(number, lengths.shape[1])
-    tokens = int(lengths[step, place])
-    costs = problem.adapter_costs
-    work: dict[Way, tuple[int, ...]] = {}
-    for w, curves, more in zip(WAYS, problem.pipeline.curves, (costs.forward_work, costs.backward_work), strict=True):
-        own = [float(more[adapter]) * tokens, *(0.0 for _ in curves[1:])]
-        work[w] = tuple(
-            int((float(c.work(tokens, tokens**2)) + x) * most / unit)
-            for c, x, most in zip(curves, own, _most_shares(problem), strict=True)
-        )
-    return SampleData(adapter, step, tokens, work)
-
-
-def _curves(problem: ReplicaProblem, way: Way, unit: float) -> tuple[CurveData, ...]:
-    pipeline, k = problem.pipeline, WAYS.index(way)
-    costs = problem.adapter_costs
-    floors = (costs.forward_floor, costs.backward_floor)[k]
-    found = []
-    for c, curve in enumerate(pipeline.curves[k]):
-        most = _most_shares(problem)[c]
-        shares = tuple(int(WHOLE * x / most) for x in pipeline.shares[:, c])
-        own = tuple(int(float(x) * most / unit) if c == 0 else 0 for x in floors)
-        found.append(CurveData(int(curve.floor_s * most / unit), own, curve.power, shares))
-    return tuple(found)
-
-
-def _most_shares(problem: ReplicaProblem) -> list[float]:
-    """Return by curve how much of it the stage takes that takes the most: times are rounded once, at that."""
-    return [float(x) or 1.0 for x in problem.pipeline.shares.max(axis=0)]
 
 
 def _packing(schedule: ReplicaSchedule, samples: list[tuple[int, int]]) -> Packing:

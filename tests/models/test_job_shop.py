@@ -1,4 +1,5 @@
-from cappuccino.models.job_shop import HeldMemory, JobShopWindow, WindowData, WindowOperation, order_of
+from cappuccino.models.job_shop import JobShopWindow, order_of
+from cappuccino.models.job_shop_data import HeldMemory, WindowData, WindowOperation
 
 
 def op(name: str, duration: int, start: int, earliest: int = 0, tail: int = 0) -> WindowOperation:
@@ -17,7 +18,8 @@ def solve(data: WindowData, seed: int = 0):
 def least(data: WindowData) -> int:
     found = solve(data)
     assert found is not None
-    makespan, starts = found
+    makespan, starts = found.makespan, found.starts
+    assert found.places is None
     ends = [start + o.duration + o.tail for start, o in zip(starts, data.operations, strict=True)]
     assert max(ends) <= makespan < data.makespan
     return makespan

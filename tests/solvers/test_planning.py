@@ -48,7 +48,7 @@ def test_a_plan_tells_how_the_search_came_to_it(method):
     assert [found.time_s for found in plan.incumbents] == sorted(found.time_s for found in plan.incumbents)
     assert all(found.bound <= found.objective * (1 + 1e-9) for found in plan.incumbents)
     assert plan.incumbents[0].method == "allocation"
-    unused = {Method.SEARCH: {"repacking", "whole_replica", "order_window"}, Method.CP_SAT: {"annealing"}}
+    unused = {Method.SEARCH: {"packing_window", "whole_replica", "order_window"}, Method.CP_SAT: {"annealing"}}
     assert not unused.get(method, set()) & {found.method for found in plan.incumbents}
 
 

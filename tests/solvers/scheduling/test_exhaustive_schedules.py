@@ -9,9 +9,10 @@ from helpers.plans import random_plan
 from helpers.schedules import one_by_one, violations
 
 from cappuccino.costs import MemoryModel, SmoothMaximum
+from cappuccino.solvers.scheduling.neighbourhoods import Neighbourhood
 from cappuccino.solvers.scheduling.order import ScheduledOrder
-from cappuccino.solvers.scheduling.order_windows import improve_order
 from cappuccino.solvers.scheduling.schedule import build_schedule
+from cappuccino.solvers.scheduling.windows import improve_window
 
 GRID_ERROR = 1e-5
 """Of a makespan: 18 operations are rounded to a grid of a million points."""
@@ -47,7 +48,8 @@ def solved(problem, order, seed):
     """Return what CP-SAT makes of the schedule in a window of all operations."""
     start, rng = one_by_one(problem, order), np.random.default_rng(seed)
     everything = 4 * len(order) * problem.num_stages
-    return improve_order(start, everything, rng, time_limit_s=None, deterministic_limit=10.0) or start
+    anywhere = Neighbourhood.ANYWHERE
+    return improve_window(start, everything, anywhere, 0, rng, time_limit_s=None, deterministic_limit=10.0) or start
 
 
 def agreement(seeds) -> list[bool]:

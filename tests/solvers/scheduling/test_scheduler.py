@@ -129,7 +129,7 @@ def test_a_good_enough_first_schedule_ends_the_search(seed):
 def models_solved(monkeypatch):
     """Return a list that learns of every CP-SAT model."""
     calls: list[str] = []
-    for name in ("repack", "improve_order"):
+    for name in ("improve_window", "solve_whole"):
         original = getattr(scheduler, name)
 
         def recorded(*args, name=name, original=original, **options):
@@ -186,11 +186,11 @@ def test_the_target_counts_the_last_optimizer_steps_of_a_start_too():
 
 
 @pytest.mark.parametrize(
-    ("method", "unused"), [(Method.CP_SAT, ["anneal"]), (Method.SEARCH, ["solve_whole", "improve_order", "repack"])]
+    ("method", "unused"), [(Method.CP_SAT, ["anneal"]), (Method.SEARCH, ["solve_whole", "improve_window"])]
 )
 def test_a_method_uses_nothing_else(monkeypatch, method, unused):
     used = []
-    for name in ("anneal", "solve_whole", "improve_order", "repack"):
+    for name in ("anneal", "solve_whole", "improve_window"):
         original = getattr(scheduler, name)
 
         def noted(*arguments, name=name, original=original, **options):

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from cappuccino.solvers.budget import Budget, Clock
 from cappuccino.solvers.scheduling.annealing import anneal
 from cappuccino.solvers.scheduling.construction import construct
+from cappuccino.solvers.scheduling.neighbourhoods import Neighbourhood
 from cappuccino.solvers.scheduling.order import ScheduledOrder
-from cappuccino.solvers.scheduling.order_windows import improve_order, is_better
-from cappuccino.solvers.scheduling.packing_windows import repack
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 from cappuccino.solvers.scheduling.schedule import ReplicaSchedule
+from cappuccino.solvers.scheduling.schedule_graph import is_better
 from cappuccino.solvers.scheduling.scheduler import schedule_replica
+from cappuccino.solvers.scheduling.windows import improve_window
 from cappuccino.solvers.settings import SchedulingSettings
 
 FOREVER = Clock(None)
@@ -48,23 +49,12 @@ def annealing(start: ReplicaSchedule, rng: np.random.Generator) -> list[ReplicaS
     return best
 
 
-def repacking(start: ReplicaSchedule, rng: np.random.Generator) -> list[ReplicaSchedule]:
-    order, makespan_s, found = start.order, start.makespan_s, []
-    for _ in range(4):
-        size = int(rng.integers(2, 5))
-        new = repack(start.problem, order, makespan_s, size, 0.0, rng, time_limit_s=None, deterministic_limit=0.1)
-        if new is not None:
-            assert new.makespan_s < makespan_s
-            found.append(new.schedule())
-            order, makespan_s = new.order, new.makespan_s
-    return found
-
-
-def reordering(start: ReplicaSchedule, rng: np.random.Generator) -> list[ReplicaSchedule]:
+def windows(start: ReplicaSchedule, rng: np.random.Generator) -> list[ReplicaSchedule]:
     found = [start]
-    for _ in range(4):
-        operations = int(rng.integers(4, 30))
-        new = improve_order(found[-1], operations, rng, time_limit_s=None, deterministic_limit=0.1)
+    for _ in range(6):
+        where, packed = rng.choice(list(Neighbourhood)), int(rng.integers(5))
+        size = int(rng.integers(4, 40))
+        new = improve_window(found[-1], size, where, packed, rng, time_limit_s=None, deterministic_limit=0.1)
         if new is not None:
             assert is_better(new, found[-1])
             found.append(new)
@@ -96,7 +86,7 @@ def starts(draw) -> ReplicaSchedule:
     return construct(problem, 1, FOREVER, 0.0, np.random.default_rng(seed), SchedulingSettings(targets=(0.4,)))[0]
 
 
-@pytest.mark.parametrize("search", [constructing, list_scheduling, annealing, repacking, reordering, everything])
+@pytest.mark.parametrize("search", [constructing, list_scheduling, annealing, windows, everything])
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(starts(), st.integers(0, 10**6))
 def test_searches_are_valid_and_never_worse(search: Search, start, seed):
