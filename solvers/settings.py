@@ -95,8 +95,8 @@ class SchedulingSettings:
     """Its limit where there is no limit of time, in CP-SAT's deterministic seconds."""
 
     # CP-SAT windows
-    window_operations: tuple[int, int] = (24, 64)
-    """Fewest and most operations in a window of the job shop: about what CP-SAT solves in a second."""
+    window_operations: tuple[int, int] = (24, 160)
+    """Fewest and most operations in a window of the job shop: the most is about what CP-SAT solves in a second."""
     packed_batches: tuple[int, ...] = (0, 2, 3, 4)
     """How many of its micro-batches are packed anew at most."""
 

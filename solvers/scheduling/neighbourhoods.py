@@ -89,22 +89,36 @@ _MOMENTS: dict[Neighbourhood, Callable[[ReplicaSchedule, ScheduleGraph, np.rando
 }
 
 
+_GROWTH, _SHRINKAGE = 1.02, 0.85
+"""Of windows that bring nothing, and of those that bring something: one in nine does where the size settles."""
+
+
 class AdaptiveChoice:
     """Chooses among kinds of windows by what they brought: Thompson sampling of how often each finds something.
 
-    A kind is a neighbourhood, and how many micro-batches are packed anew.
+    A kind is a neighbourhood, and how many micro-batches are packed anew. Windows grow while they bring nothing: what
+    small ones can find is found sooner.
+
+    Parameters
+    ----------
+    num_packed
+        Micro-batches that are packed anew.
+    num_operations
+        Fewest and most operations of a window.
     """
 
-    def __init__(self, num_packed: tuple[int, ...], rng: np.random.Generator) -> None:
+    def __init__(self, num_packed: tuple[int, ...], num_operations: tuple[int, int], rng: np.random.Generator) -> None:
+        self._limits, self._size = num_operations, float(num_operations[0])
         self._kinds = [(where, count) for where in Neighbourhood for count in num_packed]
         self._found = np.ones((len(self._kinds), 2))  # windows that brought something, and others; one of each ahead
         self._rng = rng
 
-    def choose(self) -> tuple[Neighbourhood, int]:
-        """Return a kind of window."""
+    def choose(self) -> tuple[Neighbourhood, int, int]:
+        """Return what a window is chosen by, how many micro-batches are packed anew, and how many operations it has."""
         self._last = int(np.argmax(self._rng.beta(self._found[:, 0], self._found[:, 1])))
-        return self._kinds[self._last]
+        return *self._kinds[self._last], round(self._size)
 
     def learn(self, *, better: bool) -> None:
         """Note what the window of the last choice brought."""
         self._found[self._last, 0 if better else 1] += 1
+        self._size = float(np.clip(self._size * (_SHRINKAGE if better else _GROWTH), *self._limits))

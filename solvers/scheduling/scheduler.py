@@ -129,12 +129,11 @@ def _through_windows(
     settings: SchedulingSettings,
 ) -> ReplicaSchedule:
     """Return what CP-SAT makes of one window of the schedule after the other."""
-    choice = AdaptiveChoice(settings.packed_batches, rng)
+    choice = AdaptiveChoice(settings.packed_batches, settings.window_operations, rng)
     for _ in range(count):
         if clock.over or best.makespan_s <= target_s:
             break
-        neighbourhood, packed = choice.choose()
-        size = int(rng.integers(settings.window_operations[0], settings.window_operations[1] + 1))
+        neighbourhood, packed, size = choice.choose()
         new = improve_window(best, size, neighbourhood, packed, rng, time_limit_s=clock.left)
         choice.learn(better=new is not None)
         if new is not None:

@@ -35,7 +35,7 @@ def improve_window(
     rng: np.random.Generator,
     *,
     time_limit_s: float | None,
-    deterministic_limit: float = 2.0,
+    deterministic_limit: float = 0.5,
 ) -> ReplicaSchedule | None:
     """Reorder the operations of a window, and repack some of its micro-batches; None when that gains nothing.
 

@@ -178,11 +178,18 @@ def test_windows_hold_what_they_are_chosen_for(neighbourhood):
 
 
 def test_what_brings_something_is_chosen_more_often():
-    choice = AdaptiveChoice((0, 2), np.random.default_rng(0))
-    chosen = []
+    choice = AdaptiveChoice((0, 2), (20, 50), np.random.default_rng(0))
+    chosen, sizes = [], []
     for _ in range(400):
-        kind = choice.choose()
+        *kind, size = choice.choose()
+        kind = tuple(kind)
         chosen.append(kind)
+        sizes.append(size)
         choice.learn(better=kind == (Neighbourhood.MEMORY, 2))
     assert chosen[200:].count((Neighbourhood.MEMORY, 2)) > 150
     assert len(set(chosen)) == 2 * len(Neighbourhood)
+    assert sizes[0] == 20 and sizes[-1] < 30  # those that bring something stay small
+    while (size := choice.choose()[2]) < 50:
+        choice.learn(better=False)
+    choice.learn(better=False)
+    assert size == choice.choose()[2] == 50
