@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
 RUNS = "07-plan-against-run"
-SLOW = {"02-budget-and-deadline", "03-heterogeneity"}
+SLOW = {"02-budget-and-deadline", "03-heterogeneity", "05-errors-in-the-costs"}
 """Those that search longest; with `--slow` they run as well."""
 
 FORGET = "%reset -f\n%matplotlib agg\nimport matplotlib.pyplot\nmatplotlib.pyplot.close('all')"
@@ -54,9 +54,10 @@ def kernel() -> Iterator[NotebookClient]:
             yield client
 
 
-def executed(kernel: NotebookClient, name: str, before: str = "", after: str = "") -> nbformat.NotebookNode:
+def executed(
+    kernel: NotebookClient, notebook: nbformat.NotebookNode, before: str = "", after: str = ""
+) -> nbformat.NotebookNode:
     """Return a notebook with its outputs; behind its own cells are one with the axes of its figures and `after`."""
-    notebook = read(name)
     first, *others = [f"{FORGET}\n{before}", AXES, after]
     notebook.cells = [new_code_cell(first), *notebook.cells, *map(new_code_cell, others)]
     kernel.nb = notebook
@@ -71,13 +72,13 @@ def printed(cell: nbformat.NotebookNode) -> str:
 
 def check_output(notebook: nbformat.NotebookNode) -> None:
     sentences = printed(notebook.cells[-3]).strip().splitlines()
-    assert len(sentences) > 1
+    assert len(sentences) > 1, "too few sentences"
     assert all(line.rstrip().endswith(".") for line in sentences), sentences
-    assert any(any(c.isdigit() for c in line) for line in sentences)
+    assert any(character.isdigit() for character in "".join(sentences)), "no number in them"
     axes = json.loads(printed(notebook.cells[-2]))
-    assert axes
+    assert axes, "no figure"
     for axis in axes:
-        assert axis["label"], axes
+        assert axis["label"], "an axis without a label"
         assert ", " in axis["label"] or not axis["counts"], f"{axis['label']}: no unit"
 
 
@@ -99,14 +100,40 @@ def test_stored_without_output(name: str) -> None:
 @pytest.mark.parametrize("name", [pytest.param(p.stem, marks=[pytest.mark.slow] * (p.stem in SLOW)) for p in NOTEBOOKS])
 def test_runs(kernel: NotebookClient, name: str) -> None:
     if name == RUNS:  # as where there is no torch: the training takes longer, and is below
-        check_output(executed(kernel, name, WITHOUT_TORCH, WITH_TORCH_AGAIN))
+        check_output(executed(kernel, read(name), WITHOUT_TORCH, WITH_TORCH_AGAIN))
     else:
-        check_output(executed(kernel, name))
+        check_output(executed(kernel, read(name)))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("torch") is None, reason="training needs the extra runtime")
 def test_trains(kernel: NotebookClient) -> None:
-    notebook = executed(kernel, RUNS)
+    notebook = executed(kernel, read(RUNS))
     check_output(notebook)
     assert "Measured:" in printed(notebook.cells[-3])
+
+
+DRAWN = "import matplotlib.pyplot as plt\nfig, ax = plt.subplots()\nax.barh(['a', 'b'], [1, 2])\n"
+LABELLED = f"{DRAWN}ax.set(xlabel='time, s', ylabel='adapter')\n"
+SAID = "Took 3 s.\nNo more."
+
+
+@pytest.mark.parametrize(
+    ("figure", "said", "complaint"),
+    [
+        (f"{DRAWN}ax.set(xlabel='time, s')", SAID, "an axis without a label"),
+        (f"{DRAWN}ax.set(xlabel='time', ylabel='adapter')", SAID, "time: no unit"),
+        (f"{LABELLED}ax.set_yticks([0, 1], [2, 4])", SAID, "adapter: no unit"),
+        ("", SAID, "no figure"),
+        (LABELLED, "Took 3 s.", "too few sentences"),
+        (LABELLED, "It took long.\nNo more.", "no number"),
+    ],
+)
+def test_what_is_missing_is_found(kernel: NotebookClient, figure: str, said: str, complaint: str) -> None:
+    cells = [new_code_cell(figure), new_code_cell(f"print({said!r})")]
+    with pytest.raises(AssertionError, match=complaint):
+        check_output(executed(kernel, new_notebook(cells=cells)))
+
+
+def test_what_is_whole_is_accepted(kernel: NotebookClient) -> None:
+    check_output(executed(kernel, new_notebook(cells=[new_code_cell(LABELLED), new_code_cell(f"print({SAID!r})")])))
