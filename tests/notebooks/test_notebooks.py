@@ -18,9 +18,17 @@ RUNS = "07-plan-against-run"
 SLOW = {"02-budget-and-deadline", "03-heterogeneity", "05-errors-in-the-costs"}
 """Those that search longest; with `--slow` they run as well."""
 
-FORGET = "%reset -f\n%matplotlib agg\nimport matplotlib.pyplot\nmatplotlib.pyplot.close('all')"
-WITHOUT_TORCH = "import sys\nhidden = sys.modules.get('torch')\nsys.modules['torch'] = None"
-WITH_TORCH_AGAIN = "import sys\ndel sys.modules['torch']"
+FORGET = """
+%reset -f
+%matplotlib agg
+import sys
+import matplotlib.pyplot
+matplotlib.pyplot.close("all")
+if sys.modules.get("torch", sys) is None:
+    del sys.modules["torch"]
+"""
+WITHOUT_TORCH = "sys.modules['torch'] = None"
+"""As where it is not installed, until the next notebook."""
 AXES = """
 import json
 import matplotlib.pyplot
@@ -54,12 +62,9 @@ def kernel() -> Iterator[NotebookClient]:
             yield client
 
 
-def executed(
-    kernel: NotebookClient, notebook: nbformat.NotebookNode, before: str = "", after: str = ""
-) -> nbformat.NotebookNode:
-    """Return a notebook with its outputs; behind its own cells are one with the axes of its figures and `after`."""
-    first, *others = [f"{FORGET}\n{before}", AXES, after]
-    notebook.cells = [new_code_cell(first), *notebook.cells, *map(new_code_cell, others)]
+def executed(kernel: NotebookClient, notebook: nbformat.NotebookNode, before: str = "") -> nbformat.NotebookNode:
+    """Return a notebook with its outputs; the last cell, behind its own, prints the axes of its figures."""
+    notebook.cells = [new_code_cell(FORGET + before), *notebook.cells, new_code_cell(AXES)]
     kernel.nb = notebook
     for index, cell in enumerate(notebook.cells):
         kernel.execute_cell(cell, index)
@@ -71,11 +76,11 @@ def printed(cell: nbformat.NotebookNode) -> str:
 
 
 def check_output(notebook: nbformat.NotebookNode) -> None:
-    sentences = printed(notebook.cells[-3]).strip().splitlines()
+    sentences = printed(notebook.cells[-2]).strip().splitlines()
     assert len(sentences) > 1, "too few sentences"
     assert all(line.rstrip().endswith(".") for line in sentences), sentences
     assert any(character.isdigit() for character in "".join(sentences)), "no number in them"
-    axes = json.loads(printed(notebook.cells[-2]))
+    axes = json.loads(printed(notebook.cells[-1]))
     assert axes, "no figure"
     for axis in axes:
         assert axis["label"], "an axis without a label"
@@ -100,7 +105,7 @@ def test_stored_without_output(name: str) -> None:
 @pytest.mark.parametrize("name", [pytest.param(p.stem, marks=[pytest.mark.slow] * (p.stem in SLOW)) for p in NOTEBOOKS])
 def test_runs(kernel: NotebookClient, name: str) -> None:
     if name == RUNS:  # as where there is no torch: the training takes longer, and is below
-        check_output(executed(kernel, read(name), WITHOUT_TORCH, WITH_TORCH_AGAIN))
+        check_output(executed(kernel, read(name), WITHOUT_TORCH))
     else:
         check_output(executed(kernel, read(name)))
 
@@ -110,7 +115,7 @@ def test_runs(kernel: NotebookClient, name: str) -> None:
 def test_trains(kernel: NotebookClient) -> None:
     notebook = executed(kernel, read(RUNS))
     check_output(notebook)
-    assert "Measured:" in printed(notebook.cells[-3])
+    assert "Measured:" in printed(notebook.cells[-2])
 
 
 DRAWN = "import matplotlib.pyplot as plt\nfig, ax = plt.subplots()\nax.barh(['a', 'b'], [1, 2])\n"
