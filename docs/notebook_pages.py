@@ -6,6 +6,7 @@ variable CAPPUCCINO_NOTEBOOKS says `full`. One that fails ends the build.
 
 import base64
 import re
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ LINK = re.compile(r"\]\(\.\./notebooks/([\w-]+)\.ipynb\)")
 """To a notebook, seen from docs/."""
 STYLE = re.compile(r"<style.*?</style>\n?", re.DOTALL)
 """What pandas says of its tables; the theme has a style for tables of no class."""
+COLUMNS = 88
+"""Of the page that printed lines are wrapped to."""
 SECONDS = 600
 """A cell may take."""
 
@@ -71,7 +74,7 @@ def notebook_page(notebook: "NotebookNode", name: str) -> tuple[str, dict[str, b
         for output in cell.get("outputs", ()):
             data = output.get("data", {})
             if output.output_type == "stream":
-                blocks.append(_fenced("text", output.text))
+                blocks.append(_fenced("text", _wrapped(output.text)))
             elif "image/png" in data:
                 picture = f"{name}-{len(pictures) + 1}.png"
                 pictures[picture] = base64.b64decode(data["image/png"])
@@ -85,6 +88,15 @@ def notebook_page(notebook: "NotebookNode", name: str) -> tuple[str, dict[str, b
 
 def _fenced(language: str, text: str) -> str:
     return f"```{language}\n{text.rstrip()}\n```"
+
+
+def _wrapped(text: str) -> str:
+    """Return printed lines wrapped, the rest of each a little further in."""
+    lines = (
+        textwrap.wrap(line, COLUMNS, subsequent_indent="    ", break_long_words=False) or [""]
+        for line in text.splitlines()
+    )
+    return "\n".join(part for wrapped in lines for part in wrapped)
 
 
 def _plain_table(html: str) -> str:

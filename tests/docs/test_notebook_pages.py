@@ -48,6 +48,13 @@ def test_cells_and_outputs_stand_in_their_order(pages: ModuleType) -> None:
     ]
 
 
+def test_long_sentences_are_wrapped(pages: ModuleType) -> None:
+    outputs = [new_output("stream", name="stdout", text="short\n  " + "word " * 20 + "\n\nlast\n")]
+    page, _ = pages.notebook_page(new_notebook(cells=[new_code_cell("f()", outputs=outputs)]), "01-first")
+    shown = page.split("```text\n")[1].splitlines()
+    assert shown == ["short", "  " + " ".join(["word"] * 17), "    word word word", "", "last", "```"]
+
+
 def test_a_notebook_that_fails_ends_the_build(pages: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "wrong.ipynb"
     nbformat.write(new_notebook(cells=[new_code_cell("print(6 * 7)\n1 / 0")]), path)
