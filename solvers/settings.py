@@ -164,6 +164,8 @@ class AllocationSettings:
     """Weight of these rules against a schedule of a replica that is alike in everything."""
     other_path: float = 0.3
     """Weight of a schedule where another adapter has the longest path."""
+    other_costs: float = 0.05
+    """Weight of a schedule on another type of GPU, or with another recomputation."""
     alike_tightness: float = 0.15
     """Difference of path over work at which a schedule still counts."""
     alike_depth: float = 0.25

@@ -19,7 +19,8 @@ def spanning_points(points: Sequence[Point]) -> list[Point]:
 
     The smallest tokens and those in the middle; the shortest and the longest samples at the smallest tokens that have
     several lengths; every kind of adapters: those on all linear modules, which tell what a token costs, at the most
-    tokens that have them, since plans make micro-batches large, the others at the fewest; then those at the fewest too.
+    tokens that have them, since plans make micro-batches large, the others at the fewest; then those at the fewest too,
+    and the most adapters at the most tokens.
     """
     plain = [p for p in points if (p.num_adapters, p.rank, p.target_modules) == (1, RANK, TARGETS)]
     by_tokens: dict[int, list[Point]] = {}
@@ -31,11 +32,13 @@ def spanning_points(points: Sequence[Point]) -> list[Point]:
     several: list[Point] = next((found for found in by_tokens.values() if len(found) > 1), [])
     chosen += [several[0], several[-1]] if several else []
     others = [p for p in points if p not in plain]
-    fewest, most = min((p.tokens for p in others), default=0), max((p.tokens for p in others), default=0)
+    fewest = min((p.tokens for p in others), default=0)
     whole = sorted((p for p in others if p.target_modules == ALL_LINEAR), key=lambda p: (-p.tokens, -p.dropout))
-    of_tokens = [p for p in whole if p.tokens == most]
+    of_tokens = [p for p in whole if p.tokens == whole[0].tokens]
     of_launches = [p for p in others if p.tokens == fewest and p not in whole]
-    return list(dict.fromkeys([*chosen, *of_tokens, *of_launches, *(p for p in whole if p.tokens == fewest)]))
+    of_launches += [p for p in whole if p.tokens == fewest]
+    of_number = [p for p in others if p.tokens > fewest and p.num_adapters == max(x.num_adapters for x in others) > 1]
+    return list(dict.fromkeys([*chosen, *of_tokens, *of_launches, *of_number[-1:]]))
 
 
 def uncertainty(seconds_RC: np.ndarray) -> np.ndarray:

@@ -37,8 +37,8 @@ class Point:
 class ProfileGrid:
     """Every number of tokens that is a multiple of a sequence length, at every depth; and kinds of adapters.
 
-    Ranks, target modules and numbers of adapters are varied one at a time, with few tokens and with more; adapters with
-    dropout have it on all linear modules.
+    Ranks, target modules and numbers of adapters are varied one at a time, with few tokens and with more, the largest
+    number of adapters with the most; adapters with dropout have it on all linear modules.
     """
 
     num_stages: tuple[int, ...] = (1, 2)
@@ -115,4 +115,7 @@ class ProfileGrid:
         ends = {p.tokens: p for p in shareable}  # the longest length of those with equal tokens
         middle = math.sqrt(min(ends) * max(ends))  # there the work shows already, and the largest ones take long
         chosen = dict.fromkeys((ends[min(ends)], ends[min(t for t in ends if t >= middle)]))
-        return [Point(p.samples, p.length, *kind) for p in chosen for kind in kinds]
+        points = [Point(p.samples, p.length, *kind) for p in chosen for kind in kinds]
+        if most > 1:  # what an adapter more takes grows with the tokens, and plans fill their micro-batches
+            points.append(Point(ends[max(ends)].samples, ends[max(ends)].length, most))
+        return list(dict.fromkeys(points))

@@ -110,6 +110,7 @@ class ReplicaSpace:
                 shares=bounds.shares,
                 paths=paths,
                 room=bounds.room,
+                recompute=bounds.costs.recompute,
             )
             for (pool, bounds), paths in zip(self.bounds, self._paths, strict=True)
         )

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from cappuccino.bounds.room import Room
+from cappuccino.plan import Recompute
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Place:
     """By kind, seconds, shape (K,); infinite where an adapter does not fit."""
     room: Room | None = None
     """What memory leaves for adapters and samples; None: it sets no limit."""
+    recompute: Recompute | None = None
 
     @property
     def fits(self) -> np.ndarray:

@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from cappuccino.plan import Recompute
 from cappuccino.solvers.allocation.expectation import Expectation
 from cappuccino.solvers.allocation.pricing import Place
 from cappuccino.solvers.settings import DEFAULT
@@ -50,3 +53,16 @@ def test_many_schedules_outweigh_the_rule():
     for _ in range(50):
         expectation.observe(1, SETS[2], 40.0, 60.0)
     assert expectation.makespans(1, SETS[2:], np.array([40.0]))[0] == pytest.approx(60.0, rel=0.01)
+
+
+def test_schedules_say_little_of_another_recomputation_or_gpu():
+    like = PLACES[2]
+    places = [like, replace(like, recompute=Recompute.FULL), replace(like, gpu="y")]
+    expectation, fresh = Expectation(places), Expectation(places)
+    bounds = like.makespans(SETS)
+    for _ in range(3):  # memory is scarce there: twice the bound
+        expectation.observe(0, SETS[2], 40.0, 80.0)
+    same, mode, gpu = (expectation.makespans(k, SETS, bounds)[2] for k in range(3))
+    before = fresh.makespans(1, SETS, bounds)[2]
+    assert mode == gpu
+    assert before < mode < before + (same - before) / 2
