@@ -43,6 +43,7 @@ class Allocator:
         self.known = KnownColumns(context.space, context.goal.objective, effort, settings)
         self.selection = Selection(context, candidates, self.known)
         self.scheduler = ColumnScheduler(context, self.known)
+        self._compared = False
 
     def run(self) -> None:
         """Find the best allocation.
@@ -78,7 +79,7 @@ class Allocator:
 
     def _choose_and_schedule(self, columns: list[ChosenColumn], clock: Clock) -> None:
         """Schedule what was chosen and choose again, until there is nothing to work on or the time is up."""
-        incumbent, idle = self.context.incumbent, 0
+        incumbent, idle, begin = self.context.incumbent, 0, clock.elapsed
         while columns:
             worked = (
                 self.scheduler.schedule_new(columns, clock)
@@ -87,6 +88,7 @@ class Allocator:
             )
             incumbent.offer(self.known.replicas(columns))
             self.selection.judge(met_deadline=bool(incumbent))
+            self._compare_recomputations(clock, clock.elapsed - begin)
             if clock.over and not incumbent:
                 clock = self.last_clock  # late is better than none
             # what one way of choosing has nothing left to work on, the other may have
@@ -96,6 +98,26 @@ class Allocator:
             if incumbent:
                 self.selection.alternate()
             columns = self._choose(clock.part(self.context.settings.allocation.selection_share))
+
+    def _compare_recomputations(self, clock: Clock, one_s: float) -> None:
+        """Schedule the best partition of each recomputation, once: what is expected of one must not hide the other.
+
+        Parameters
+        ----------
+        one_s
+            What a partition takes, seconds: where there is not twice as much for each, nothing is compared.
+        """
+        kinds = {place.recompute for place in self.known.places} if not self._compared else set()
+        self._compared = True
+        if len(kinds) < 2 or (clock.left is not None and clock.left < 2 * len(kinds) * one_s):
+            return
+        for kind in sorted(kinds, key=str):
+            try:
+                columns = self.selection.held_to(kind, clock.part(self.context.settings.allocation.selection_share))
+            except TimeUpError:
+                continue
+            self.scheduler.schedule_new(columns, clock)
+            self.context.incumbent.offer(self.known.replicas(columns))
 
     def _choose(self, clock: Clock | None) -> list[ChosenColumn]:
         """Return the next partition to schedule; empty when there is none or it was not found in time."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cappuccino.plan import Objective
+from cappuccino.plan import Objective, Recompute
 from cappuccino.solvers.allocation.candidates import Candidates
 from cappuccino.solvers.allocation.context import Context
 from cappuccino.solvers.allocation.known_columns import ChosenColumn, KnownColumns
@@ -116,8 +116,22 @@ class Selection:
             chosen = self._next(clock)
         return chosen
 
-    def _next(self, clock: Clock) -> list[ChosenColumn] | None:
-        found, expected = self.candidates, self.expected()
+    def held_to(self, recompute: Recompute | None, clock: Clock) -> list[ChosenColumn]:
+        """Return the partition of the best expected objective whose replicas all recompute alike; empty for none.
+
+        Raises
+        ------
+        TimeUpError
+            When none was found in time.
+        """
+        alike = np.array([place.recompute == recompute for place in self.places])
+        expected, offered = np.where(alike[self.candidates.place], self.expected(), np.inf), self._offered
+        found = self._next(clock, expected)
+        self._offered = offered
+        return found or []
+
+    def _next(self, clock: Clock, expected: np.ndarray | None = None) -> list[ChosenColumn] | None:
+        found, expected = self.candidates, self.expected() if expected is None else expected
         start = self._best_partition(expected)
         useful = self._offered = self._promising(expected, start)
         columns = [self.space.column(found.place[c], found.numbers[c], expected[c]) for c in useful]

@@ -2,13 +2,19 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from helpers.builders import make_costs, make_instance
 from helpers.naive import is_valid
 
+from cappuccino.adapter import Adapter
+from cappuccino.analytic.efficiency import FUSED
+from cappuccino.analytic.table import estimated_table
+from cappuccino.backbone import BACKBONES
 from cappuccino.checker import check
-from cappuccino.costs import CostModel, MemoryModel, SmoothMaximum
+from cappuccino.costs import CostModel, MemoryModel, SmoothMaximum, fit_instance_costs
 from cappuccino.errors import InfeasibleError, InputError
+from cappuccino.instance import GpuPool, Instance
 from cappuccino.plan import Plan, Recompute
 from cappuccino.solvers.baselines import BASELINES, Baseline, baseline_plan
 from cappuccino.solvers.planning import PlanOptions, make_plan
@@ -79,3 +85,25 @@ def test_baselines_recompute_where_nothing_else_fits(name):
     plan = baseline_plan(name, instance, costs)
     assert check(plan, instance, costs).valid
     assert modes(plan)["a1"] == "full"
+
+
+def test_the_choice_is_no_worse_than_either_kind_for_all(tmp_path):
+    # without recomputation, bounds promise most where memory leaves the least room to come near them
+    backbone, gpu = "Qwen2.5-32B-Instruct", "h100-80gb"
+    table = tmp_path / "table.csv"
+    shape, kinds = BACKBONES[backbone], tuple(Recompute)
+    estimated_table(backbone, gpu, shape, (1, 2, 4), kinds, FUSED, "bfloat16").to_csv(table, index=False)
+    rng = np.random.default_rng(0)
+    lengths = {
+        f"d{i}": np.clip(rng.lognormal(np.log(median), 0.6, 48), 16, 4096).astype(int)
+        for i, median in enumerate((200, 400, 600, 1000))
+    }
+    adapters = tuple(Adapter(name=n, dataset=n, global_batch_size=8, num_steps=6) for n in lengths)
+    pool = GpuPool(gpu=gpu, count=8, memory_gib=32.0)
+    instance = Instance("tight", backbone, table, (pool,), 4096, lengths, adapters)
+    costs = fit_instance_costs(instance)
+    options = PlanOptions(time_limit_s=None, iterations=0, compare_separate=False)
+    choices = (*kinds, None)
+    found = {kind: make_plan(instance, replace(options, recompute=kind), costs).gpu_time_s for kind in choices}
+    assert found[None] <= 1.015 * min(found.values())  # it has less time for each
+    assert found[Recompute.FULL] < found[Recompute.NONE]
