@@ -72,7 +72,7 @@ class ReplicaData:
     clipped: frozenset[int]
     """Adapters whose steps wait for the backwards of all stages."""
     lag: tuple[int, int]
-    """Of a transfer: at least, and per 1024 tokens."""
+    """Of a transfer: at least, and per `SCALE` tokens."""
     held: tuple[int, int, int]
     """Memory that a token takes from its forward to its backward, and while it runs; and what there is of it."""
     evaluations: tuple[EvaluationData, ...]

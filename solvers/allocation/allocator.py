@@ -107,11 +107,13 @@ class Allocator:
         one_s
             What a partition takes, seconds: where there is not twice as much for each, nothing is compared.
         """
-        kinds = {place.recompute for place in self.known.places} if not self._compared else set()
-        self._compared = True
-        if len(kinds) < 2 or (clock.left is not None and clock.left < 2 * len(kinds) * one_s):
+        kinds = {place.recompute for place in self.known.places}
+        if self._compared or len(kinds) < 2 or (clock.left is not None and clock.left < 2 * len(kinds) * one_s):
             return
+        self._compared = True
         for kind in sorted(kinds, key=str):
+            if clock.over or self.context.incumbent.good_enough:
+                return
             try:
                 columns = self.selection.held_to(kind, clock.part(self.context.settings.allocation.selection_share))
             except TimeUpError:

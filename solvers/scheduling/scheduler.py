@@ -13,7 +13,7 @@ from cappuccino.solvers.scheduling.neighbourhoods import AdaptiveChoice
 from cappuccino.solvers.scheduling.order import ScheduledOrder
 from cappuccino.solvers.scheduling.replica_problem import ReplicaProblem
 from cappuccino.solvers.scheduling.schedule import FoundBy, ReplicaSchedule
-from cappuccino.solvers.scheduling.schedule_graph import is_better
+from cappuccino.solvers.scheduling.schedule_graph import ScheduleGraph, is_better, schedule_graph
 from cappuccino.solvers.scheduling.whole import solve_whole
 from cappuccino.solvers.scheduling.windows import improve_window
 from cappuccino.solvers.settings import DEFAULT, Method, SchedulingSettings
@@ -129,14 +129,18 @@ def _through_windows(
     settings: SchedulingSettings,
 ) -> ReplicaSchedule:
     """Return what CP-SAT makes of one window of the schedule after the other."""
-    choice = AdaptiveChoice(settings.packed_batches, settings.window_operations, rng)
+    packable = best.problem.instance.layout != "padded"
+    choice = AdaptiveChoice(settings.packed_batches if packable else (0,), settings.window_operations, rng)
+    graph: ScheduleGraph | None = None
     for _ in range(count):
         if clock.over or best.makespan_s <= target_s:
             break
         neighbourhood, packed, size = choice.choose()
-        new = improve_window(best, size, neighbourhood, packed, rng, time_limit_s=clock.left)
+        graph = graph or schedule_graph(best)
+        new = improve_window(best, size, neighbourhood, packed, rng, time_limit_s=clock.left, graph=graph)
         choice.learn(better=new is not None)
         if new is not None:
-            best = replace(new, found_by=FoundBy.PACKING_WINDOW if packed else FoundBy.ORDER_WINDOW)
+            alike = {b.samples for b in new.order} == {b.samples for b in best.order}
+            best, graph = replace(new, found_by=FoundBy.ORDER_WINDOW if alike else FoundBy.PACKING_WINDOW), None
             report(best)
     return best

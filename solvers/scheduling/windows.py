@@ -22,9 +22,7 @@ from cappuccino.solvers.scheduling.schedule_graph import (
     renumbered,
     schedule_graph,
 )
-
-Ranges = Sequence[tuple[int, int]]
-"""By stage, the half-open range of its operations that a window holds."""
+from cappuccino.solvers.scheduling.window_limits import Ranges, fixed_pairs, held_memory, like, with_job
 
 
 def improve_window(
@@ -36,6 +34,7 @@ def improve_window(
     *,
     time_limit_s: float | None,
     deterministic_limit: float = 0.5,
+    graph: ScheduleGraph | None = None,
 ) -> ReplicaSchedule | None:
     """Reorder the operations of a window, and repack some of its micro-batches; None when that gains nothing.
 
@@ -49,8 +48,10 @@ def improve_window(
         Micro-batches at most that share out their samples anew; padded ones do not.
     time_limit_s
         Wall-clock limit of the model; None leaves the deterministic one.
+    graph
+        Of the schedule, where it is at hand.
     """
-    graph = schedule_graph(schedule)
+    graph = graph or schedule_graph(schedule)
     ranges = window_around(schedule, graph, neighbourhood, num_operations, rng)
     window = Window.of(schedule, graph, ranges, num_packed, rng)
     seed = int(rng.integers(2**31 - 1))
@@ -134,7 +135,7 @@ class _Building:
     def window(self, num_packed: int, rng: np.random.Generator) -> Window:
         packed = self._packed_jobs(num_packed, rng)
         operations = [(s, self.schedule.operations[s][i]) for s, i in self.nodes]
-        fixed, held = _fixed_pairs(self.schedule.operations, self.ranges), _held_memory(self.schedule, self.ranges)
+        fixed, held = fixed_pairs(self.schedule.operations, self.ranges), held_memory(self.schedule, self.ranges)
         steps = list(self._step_pairs())
         in_order = [(i, j, 0) for i, j, jobs, _ in steps if not jobs & set(packed)]
         samples = tuple(x for k in packed for x in self.schedule.order[k].samples)
@@ -143,8 +144,9 @@ class _Building:
             self._without_batch_times(packed)
             jobs = [*packed, len(self.schedule.order)]
             operations += self._new_job(packed[-1])
+            fixed += like(fixed, packed[-1], jobs[-1])
             fixed += [("F", first, second) for first, second in combinations(jobs, 2)]
-            held = [_with_job(x, jobs[-1]) for x in held]
+            held = [with_job(x, jobs[-1]) for x in held]
             packing = self._packing(jobs, samples, held, steps)
         data = WindowData(
             tuple(self.items),
@@ -201,7 +203,7 @@ class _Building:
         else:
             first = int(rng.integers(max(1, len(whole) - count + 1)))
             chosen = whole[first : first + count]
-        while len(chosen) > 1 and sum(len(self.schedule.order[k].samples) for k in chosen) > _MOST_SAMPLES:
+        while chosen and sum(len(self.schedule.order[k].samples) for k in chosen) > _MOST_SAMPLES:
             chosen.pop()
         return chosen if sum(len(self.schedule.order[k].samples) for k in chosen) > 1 else []
 
@@ -250,8 +252,11 @@ class _Building:
             if self.items[j].job not in jobs:
                 before.setdefault((a, step - 1), []).append(j)
         most = problem.max_tokens
-        if held:  # what stages hold is counted with the largest of the window running
-            most = min(most, max(self.schedule.order[x.job].tokens for x in self.items if x.job != jobs[-1]))
+        for stage in held:  # what it holds is counted with the largest of its part of the window running
+            tokens = [
+                self.schedule.order[x.job].tokens for x in self.items if x.stage == stage.stage and x.job != jobs[-1]
+            ]
+            most = min(most, max(tokens))
         return WindowPacking(
             jobs=tuple(jobs),
             samples=tuple(sample_data(problem, a, n, unit) for a, n in samples),
@@ -288,58 +293,5 @@ class _Building:
                         yield (*pair, {op, rank_of(other)}, (a, j))
 
 
-_MOST_SAMPLES = 24
-"""That are packed anew at once: about what CP-SAT solves in a second."""
-
-
-def _with_job(held: HeldMemory, job: int) -> HeldMemory:
-    return HeldMemory(held.stage, held.capacity, held.from_before, (*held.within, (job, 0)), held.beyond)
-
-
-def _fixed_pairs(operations: Sequence[Sequence[int]], ranges: Ranges) -> list[tuple[Kind, int, int]]:
-    """Pairs of jobs whose order is settled because on some stage not both of them run inside the window."""
-    inside: dict[Kind, list[set[int]]] = {"F": [], "B": []}
-    for s, (low, high) in enumerate(ranges):
-        part = operations[s][low:high]
-        inside["F"].append({op for op in part if op >= 0})
-        inside["B"].append({~op for op in part if op < 0})
-    result: list[tuple[Kind, int, int]] = []
-    kinds: tuple[Kind, ...] = ("F", "B")
-    for kind in kinds:
-        sets = inside[kind]
-        sequence = [op if kind == "F" else ~op for op in operations[0] if (op >= 0) == (kind == "F")]
-        place = {k: i for i, k in enumerate(sequence)}
-        jobs = sorted(set().union(*sets), key=place.__getitem__)
-        result += [(kind, *pair) for pair in combinations(jobs, 2) if not all(x.issuperset(pair) for x in sets)]
-    return result
-
-
-def _held_memory(schedule: ReplicaSchedule, ranges: Ranges) -> list[HeldMemory]:
-    """Stages where the tokens in flight can exceed the memory, counted with the largest micro-batch running."""
-    problem, order = schedule.problem, schedule.order
-    result = []
-    for s, (low, high) in enumerate(ranges):
-        part = schedule.operations[s][low:high]
-        if problem.memory.held_gib == 0 or not part:
-            continue
-        now: set[int] = set()
-        for op in schedule.operations[s][:low]:
-            if order[rank_of(op)].evaluation is None:
-                now.symmetric_difference_update({rank_of(op)})
-        forwarded = {op for op in part if op >= 0 and order[op].evaluation is None}
-        backwarded = {~op for op in part if op < 0}
-        throughout = sum(order[k].tokens for k in now - backwarded)
-        largest = max(order[rank_of(op)].tokens for op in part)
-        room = problem.held_room_gib * (1 + 1e-9) - problem.memory.working_gib * largest
-        capacity = int(room / problem.memory.held_gib)
-        held, most = throughout + sum(order[k].tokens for k in now & backwarded), 0
-        for op in part:  # the schedule at hand is valid, moment by moment, where counting the largest may be too strict
-            held += order[op].tokens if op in forwarded else 0
-            most = max(most, held)
-            held -= order[~op].tokens if op < 0 else 0
-        capacity = max(capacity, most) - throughout
-        groups = (now & backwarded, forwarded & backwarded, forwarded - backwarded)
-        if sum(order[k].tokens for g in groups for k in g) > capacity:
-            jobs = [tuple((k, order[k].tokens) for k in sorted(g)) for g in groups]
-            result.append(HeldMemory(s, capacity, *jobs))
-    return result
+_MOST_SAMPLES = 40
+"""That are packed anew at once: of more, the model takes longer to build than it is worth."""

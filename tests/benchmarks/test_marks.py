@@ -49,6 +49,7 @@ def test_instances_are_those_of_the_marks(marks, reference_data):
         "deep6": (4, 40, 6),
         "full12": (12, 3 * (125 + 62 + 250 + 125), 64),
         "scale1000": (1000, 20000, 256),
+        "scale10000": (10000, 200000, 1024),
     }
     twelve = marks.BUILDERS["mixed12-qwen32b"](reference_data)
     assert [a.global_batch_size for a in twelve.adapters] == [8, 16, 4, 8] * 3

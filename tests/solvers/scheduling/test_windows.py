@@ -133,6 +133,36 @@ def test_a_window_of_everything_has_the_least_makespan_of_all_packings_and_order
     assert sum(found) >= 0.9 * len(found) > 50
 
 
+def test_a_new_micro_batch_keeps_to_the_order_of_links_too():
+    # regression: its order against those that run only partly in the window was open
+    found = 0
+    for seed in range(60):
+        problem, rng = random_replica(seed, clip=seed % 3 == 0), np.random.default_rng(seed)
+        best = schedule_of_random_plan(problem, seed)
+        for k, neighbourhood in enumerate((*Neighbourhood, *Neighbourhood)):
+            size = int(rng.integers(4, 40))
+            new = improve_window(best, size, neighbourhood, 2 + k % 3, rng, time_limit_s=None, deterministic_limit=0.1)
+            if new is not None:
+                assert violations(new) == ()
+                found += len(new.order) > len(best.order)
+                best = new
+    assert found > 10
+
+
+def test_large_micro_batches_are_packed_as_far_as_the_model_stays_small():
+    problem = make_problem(make_instance(([1] * 64, 64)), make_costs(), 1)
+    rng = np.random.default_rng(0)
+
+    def packed(size: int) -> int:
+        groups = [[(0, n) for n in range(first, first + size)] for first in range(0, 64, size)]
+        schedule = ScheduledOrder.of(problem, problem.batches(groups)).schedule()
+        whole = [(0, len(stage)) for stage in schedule.operations]
+        data = Window.of(schedule, schedule_graph(schedule), whole, 4, rng).data
+        return 0 if data.packing is None else len(data.packing.samples)
+
+    assert [packed(size) for size in (1, 8, 16, 64)] == [4, 32, 32, 0]
+
+
 def test_packing_joins_micro_batches_of_launch_bound_work():
     # 4 samples of 1 token, floor 12 + 24: apart 4 x 36 and more, together one micro-batch
     costs = make_costs(forward=SmoothMaximum(12.0, 1.0, 0.01, 4.0), backward=SmoothMaximum(24.0, 2.0, 0.02, 4.0))
