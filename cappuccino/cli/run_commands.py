@@ -118,13 +118,13 @@ def run(
     from cappuccino.reports.remaining_time import RemainingTime  # noqa: PLC0415
     from cappuccino.reports.run_warnings import run_warnings  # noqa: PLC0415
     from cappuccino.runtime.backbone.hub import backbone_name, find_backbone  # noqa: PLC0415
-    from cappuccino.runtime.launch.devices import num_gpus  # noqa: PLC0415
     from cappuccino.runtime.launch.interruption import interruptible  # noqa: PLC0415
     from cappuccino.runtime.launch.local import run_plan  # noqa: PLC0415
+    from cappuccino.runtime.launch.preparation import num_gpus  # noqa: PLC0415
     from cappuccino.runtime.monitoring.trackers import Trackers, chosen_trackers  # noqa: PLC0415
     from cappuccino.simulator import simulate  # noqa: PLC0415
 
-    checkpoints = _checkpoints(checkpoint_every, keep_checkpoints)
+    checkpoints = checkpoint_options(checkpoint_every, keep_checkpoints)
     named = chosen_trackers(report_to)
     loaded, stated = Instance.load(instance), Plan.load(plan)
     costs = fit_instance_costs(loaded)
@@ -199,7 +199,7 @@ def stop(
         print(f"asked: {', '.join(dict.fromkeys(adapters))} in {output}, to end before the next optimizer step")
 
 
-def _checkpoints(every: str, keep: int) -> "CheckpointOptions | None":
+def checkpoint_options(every: str, keep: int) -> "CheckpointOptions | None":
     """Return when checkpoints are written, as the command line says it."""
     from cappuccino.runtime.launch.keeper import CheckpointOptions  # noqa: PLC0415
 

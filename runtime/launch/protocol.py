@@ -1,7 +1,11 @@
-"""What the launcher and the process of a stage say to each other over two pipes."""
+"""What the launcher and the process of a stage say to each other over two pipes, and where ranks find each other."""
 
 import os
 from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
 
 OPERATION, PART = b".", b"w"
 """What a stage writes on standard output: an operation is finished, a part of a checkpoint is written."""
@@ -9,6 +13,30 @@ CHECKPOINTS = b"c"
 """What it reads on standard input: write checkpoints after every step. The end of the input ends it."""
 PATIENCE = timedelta(days=7)
 """How long stages wait for each other: the launcher ends the others when one fails, so none needs to give up."""
+
+
+def store_of_ranks(part: str, *, host: bool = False) -> "dist.Store":
+    """Return the store that the environment of a rank names: MASTER_ADDR and MASTER_PORT.
+
+    Parameters
+    ----------
+    part
+        What the keys belong to, so that they are nobody else's.
+    host
+        Whether this process is to open it, unless torchrun has.
+    """
+    import torch.distributed as dist  # noqa: PLC0415
+
+    by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    attempt = "/".join(os.environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT"))
+    store = dist.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=host and not by_torchrun,
+        timeout=PATIENCE,
+        wait_for_workers=False,
+    )
+    return dist.PrefixStore(f"cappuccino/{attempt}/{part}", store)
 
 
 class StageProgress:
