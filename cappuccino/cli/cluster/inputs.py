@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cappuccino.cli.plan_commands import RecomputeChoice
+from cappuccino.cli.options.run_options import RecomputeChoice
 from cappuccino.cli.terminal import console
 
 if TYPE_CHECKING:

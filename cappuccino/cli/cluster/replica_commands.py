@@ -6,13 +6,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cappuccino.cli.cluster.inputs import read_inputs
-from cappuccino.cli.plan_commands import InstanceOption, PlanArgument, RecomputeChoice
-from cappuccino.cli.run_commands import (
+from cappuccino.cli.options.run_options import (
     DIVERGED,
     BackboneOption,
+    BaseModelOption,
     DataOption,
     DeviceOption,
+    EveryOption,
+    InstanceOption,
     KeepChoice,
+    KeepOption,
+    KeptOption,
+    PlanArgument,
+    RecomputeChoice,
+    RecomputeOption,
+    TableDtypeOption,
     checkpoint_options,
 )
 from cappuccino.cli.terminal import console
@@ -22,24 +30,6 @@ if TYPE_CHECKING:
     from cappuccino.plan import Plan
     from cappuccino.runtime.launch.run_result import RunResult
 
-DtypeChoice = Annotated[
-    str | None, typer.Option("--dtype", help="float32, float64 or bfloat16; by default the cost table's.")
-]
-RecomputeOption = Annotated[RecomputeChoice, typer.Option(help="Activation recomputation; auto: as planned.")]
-BaseModelOption = Annotated[
-    str | None,
-    typer.Option(help="What the adapters call their backbone; by default its name on the hub, or the path given."),
-]
-KeepOption = Annotated[
-    KeepChoice, typer.Option(help="Weights kept: those of the last step, or of the least evaluation loss.")
-]
-EveryOption = Annotated[
-    str,
-    typer.Option(
-        metavar="K|auto|none", help="Optimizer steps of an adapter between checkpoints; auto: a tenth of its steps."
-    ),
-]
-KeptOption = Annotated[int, typer.Option(min=1, help="Checkpoints that stay of every adapter.")]
 _TENTHS = 10
 
 
@@ -58,7 +48,7 @@ def run_replica(
     replica: Annotated[int, typer.Option(min=0, help="Id of the replica in the plan.")],
     data: DataOption = None,
     device: DeviceOption = "cpu",
-    dtype: DtypeChoice = None,
+    dtype: TableDtypeOption = None,
     recompute: RecomputeOption = RecomputeChoice.AUTO,
     base_model_name: BaseModelOption = None,
     keep: KeepOption = KeepChoice.LAST,
@@ -111,7 +101,7 @@ def run_replica(
                 on_note=console.warn,
             )
             _report(inputs.plan, replica, result, json=json)
-            if result.diverged:
+            if result.diverged and result.timelines:  # started once more with nothing left to do, it is not told again
                 raise typer.Exit(DIVERGED)
 
 

@@ -8,16 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cappuccino.cli.cluster.inputs import RunInputs, read_inputs
-from cappuccino.cli.cluster.replica_commands import (
+from cappuccino.cli.options.run_options import (
+    BackboneOption,
     BaseModelOption,
-    DtypeChoice,
+    DataOption,
+    DeviceOption,
     EveryOption,
+    InstanceOption,
+    KeepChoice,
     KeepOption,
     KeptOption,
+    PlanArgument,
+    RecomputeChoice,
     RecomputeOption,
+    TableDtypeOption,
+    checkpoint_options,
 )
-from cappuccino.cli.plan_commands import InstanceOption, PlanArgument, RecomputeChoice
-from cappuccino.cli.run_commands import BackboneOption, DataOption, DeviceOption, KeepChoice, checkpoint_options
 from cappuccino.cli.terminal import console
 from cappuccino.cli.terminal.console import JsonFlag, QuietFlag
 from cappuccino.errors import InputError, counted
@@ -66,7 +72,7 @@ def launch_script(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="SCRIPT", help="Where the script is written.")],
     data: DataOption = None,
     device: DeviceOption = "cuda",
-    dtype: DtypeChoice = None,
+    dtype: TableDtypeOption = None,
     recompute: RecomputeOption = RecomputeChoice.AUTO,
     base_model_name: BaseModelOption = None,
     keep: KeepOption = KeepChoice.LAST,

@@ -18,11 +18,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "stop": ("cappuccino stop out/adapters docs",),
     "launch-script": (
         "cappuccino launch-script out/demo/plan.json --instance out/demo/instance.json \\\n"
-        "--backbone out/demo/backbone --data out/demo/data --results out/adapters \\\n"
-        "--scheduler slurm --set time=01:00:00 -o out/train.sbatch",
+        "--backbone out/demo/backbone --data out/demo/data -o out/train.sbatch \\\n"
+        "--results out/adapters --scheduler slurm --set time=01:00:00",
         "cappuccino launch-script out/demo/plan.json --instance out/demo/instance.json \\\n"
-        "--backbone out/demo/backbone --data out/demo/data --results out/adapters \\\n"
-        "--scheduler torchrun -o out/train.sh",
+        "--backbone out/demo/backbone --data out/demo/data -o out/train.sh \\\n"
+        "--results out/adapters --scheduler torchrun",
     ),
     "run-replica": (
         "cappuccino run-replica out/demo/plan.json --replica 0 \\\n"

@@ -148,7 +148,7 @@ def test_what_is_wrong_with_the_input_ends_all_ranks(two_replicas, tmp_path):
         ({}, ("MASTER_ADDR", "is not set", "torchrun")),
         ({"MASTER_ADDR": "x", "MASTER_PORT": "1", "RANK": "one"}, ("RANK", '"one" is no number')),
         ({"MASTER_ADDR": "x", "MASTER_PORT": "1", "RANK": "2", "WORLD_SIZE": "2"}, ("RANK", "2 is none of 2 ranks")),
-        ({"MASTER_ADDR": "x", "MASTER_PORT": "1", "RANK": "0", "WORLD_SIZE": "3"}, ("replica 0 has 2 stages, there are 3",)),
+        ({"MASTER_ADDR": "x", "MASTER_PORT": "1", "RANK": "0", "WORLD_SIZE": "3"}, ("has 2 stages, there are 3",)),
     ],
 )  # fmt: skip
 def test_an_environment_that_is_no_rank_s_is_refused(two_replicas, tmp_path, monkeypatch, environment, words):
