@@ -17,12 +17,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "stop": ("cappuccino stop out/adapters docs",),
     "launch-script": (
-        "cappuccino launch-script out/demo/plan.json --instance out/demo/instance.json \\\n"
-        "--backbone out/demo/backbone --data out/demo/data -o out/train.sbatch \\\n"
-        "--results out/adapters --scheduler slurm --set time=01:00:00",
-        "cappuccino launch-script out/demo/plan.json --instance out/demo/instance.json \\\n"
-        "--backbone out/demo/backbone --data out/demo/data -o out/train.sh \\\n"
-        "--results out/adapters --scheduler torchrun",
+        "cappuccino launch-script out/demo/plan.json -o out/train.sbatch \\\n"
+        "--instance out/demo/instance.json --backbone out/demo/backbone \\\n"
+        "--data out/demo/data --results out/adapters --scheduler slurm \\\n--set time=01:00:00",
+        "cappuccino launch-script out/demo/plan.json -o out/train.sh \\\n"
+        "--instance out/demo/instance.json --backbone out/demo/backbone \\\n"
+        "--data out/demo/data --results out/adapters --scheduler torchrun",
     ),
     "run-replica": (
         "cappuccino run-replica out/demo/plan.json --replica 0 \\\n"
