@@ -4,6 +4,8 @@ import os
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from cappuccino.errors import InputError
+
 if TYPE_CHECKING:
     import torch.distributed as dist
 
@@ -13,6 +15,9 @@ CHECKPOINTS = b"c"
 """What it reads on standard input: write checkpoints after every step. The end of the input ends it."""
 PATIENCE = timedelta(days=7)
 """How long stages wait for each other: the launcher ends the others when one fails, so none needs to give up."""
+
+_MEETING = timedelta(minutes=30)
+"""How long ranks wait for the first one to come: they need not start together."""
 
 
 def store_of_ranks(part: str, *, host: bool = False) -> "dist.Store":
@@ -24,18 +29,24 @@ def store_of_ranks(part: str, *, host: bool = False) -> "dist.Store":
         What the keys belong to, so that they are nobody else's.
     host
         Whether this process is to open it, unless torchrun has.
+
+    Raises
+    ------
+    InputError
+        When it cannot be opened, or is not there half an hour later.
     """
     import torch.distributed as dist  # noqa: PLC0415
 
     by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     attempt = "/".join(os.environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT"))
-    store = dist.TCPStore(
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        is_master=host and not by_torchrun,
-        timeout=PATIENCE,
-        wait_for_workers=False,
-    )
+    address, port, opens = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), host and not by_torchrun
+    try:
+        store = dist.TCPStore(address, port, is_master=opens, timeout=_MEETING, wait_for_workers=False)
+    except RuntimeError as error:
+        problem = f"{address}:{port} cannot be {'opened' if opens else 'reached'} ({str(error).splitlines()[0]})"
+        remedy = "let MASTER_ADDR and MASTER_PORT name a free port on the machine of rank 0, which all ranks reach"
+        raise InputError("environment", "MASTER_ADDR", problem, remedy) from error
+    store.set_timeout(PATIENCE)
     return dist.PrefixStore(f"cappuccino/{attempt}/{part}", store)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from cli.cluster.conftest import require_same_results, script_for
-from cli.conftest import cappuccino, run_tiny
+from cli.conftest import cappuccino, one_clear_error, run_tiny
 
 pytest.importorskip("torch")
 LIMIT_S = 240
@@ -162,3 +162,17 @@ def test_an_environment_that_is_no_rank_s_is_refused(two_replicas, tmp_path, mon
     assert done.code == 1
     for word in words:
         assert word in done.err
+
+
+def test_a_port_that_is_taken_is_one_clear_error(two_replicas, tmp_path, monkeypatch):
+    folder = two_replicas
+    files = ("--instance", folder / "instance.json", "--backbone", folder / "backbone", "--data", folder / "data")
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for name, value in {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "RANK": "0", "WORLD_SIZE": "2"}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+        done = cappuccino("run-replica", folder / "plan.json", *files, "-o", tmp_path / "out", "--replica", 0)
+    one_clear_error(done, "MASTER_ADDR", f"localhost:{port} cannot be opened", "free port")
