@@ -58,7 +58,7 @@ def slurm_options(settings: Sequence[str]) -> dict[str, str | None]:
         name, equals, value = setting.partition("=")
         name = name.removeprefix("--")
         if not _NAME.fullmatch(name) or "\n" in value or (equals and not value):
-            raise InputError("--set", "", f'"{setting}" is no option of sbatch', "give KEY=VALUE, as time=01:00:00")
+            raise InputError("--set", "", f"{setting!r} is no option of sbatch", "give KEY=VALUE, as time=01:00:00")
         if name in OWN_OPTIONS:
             problem = f'"{name}" follows from the plan'
             raise InputError("--set", "", problem, "leave it out; --gpus-per-node says how many ranks a node has")

@@ -151,8 +151,8 @@ def test_replicas_of_several_sizes_are_several_arrays_that_the_script_submits(tw
     [
         ("array=0-9", ('"array" follows from the plan',)),
         ("ntasks=3", ('"ntasks" follows from the plan',)),
-        ("two words", ('"two words" is no option of sbatch',)),
-        ("time=", ('"time=" is no option of sbatch',)),
+        ("two words", ("'two words' is no option of sbatch",)),
+        ("time=", ("'time=' is no option of sbatch",)),
         ("comment=a\nrm -rf", ("is no option of sbatch",)),
     ],
 )

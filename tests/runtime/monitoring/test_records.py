@@ -87,11 +87,12 @@ def test_another_plan_for_what_is_left_goes_on_from_all_that_was_recorded(plan, 
     for replica in (0, 1):
         begin_record(tmp_path, plan, replica, resume=False)
         finish(tmp_path, plan, replica, loss=replica)
-    other = plan.model_copy(update={"gpu_time_s": 1.0, "replicas": (plan.replicas[1].model_copy(update={"id": 0}),)})
+    left = (plan.replicas[1].model_copy(update={"id": 0}),)
+    other = plan.model_copy(update={"replicas": left, "done": {"q_proj": 2, "train": 2}})
     begin_record(tmp_path, other, 0, resume=True)
     assert {e.adapter for e in read_events(record_place(tmp_path, 0) / METRICS)} == {"0"}
     write_events(record_place(tmp_path, 0) / METRICS, event("0", 0), event("0", 1), event("0", 2))
-    join_records(tmp_path, plan.model_copy(update={"gpu_time_s": 1.0, "replicas": plan.replicas}))
+    join_records(tmp_path, other)
     steps = [e.step for e in read_events(tmp_path / METRICS) if e.adapter == "0"]
     assert steps == [0, 1, 2]
     assert set(json.loads((tmp_path / LOSSES).read_text())) == {"q_proj", "train", "0"}
