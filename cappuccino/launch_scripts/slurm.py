@@ -21,6 +21,9 @@ fi
 nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 export MASTER_ADDR=${nodes%%$'\n'*}
 export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
+if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
+    export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # srun does not take it over by itself
+fi
 
 status=0
 srun --kill-on-bad-exit=0 --distribution=block @binding@\
