@@ -105,7 +105,8 @@ def kubernetes_manifest(
             *map(described, plan.replicas),
         ]
     )
-    return head + yaml.safe_dump(document, sort_keys=False, width=120)
+    text: str = yaml.safe_dump(document, sort_keys=False, width=120)
+    return head + text
 
 
 def _job(

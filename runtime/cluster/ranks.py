@@ -108,7 +108,7 @@ class Exchange:
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
-        self._store: dist.Store = store_of_ranks("ranks", host=ranks.rank == 0)
+        self._store: dist.Store = store_of_ranks("ranks", host=ranks.rank == 0)  # type: ignore[name-defined]
 
     @property
     def others(self) -> range:

@@ -20,7 +20,7 @@ _MEETING = timedelta(minutes=30)
 """How long ranks wait for the first one to come: they need not start together."""
 
 
-def store_of_ranks(part: str, *, host: bool = False) -> "dist.Store":
+def store_of_ranks(part: str, *, host: bool = False) -> "dist.Store":  # type: ignore[name-defined]
     """Return the store that the environment of a rank names: MASTER_ADDR and MASTER_PORT.
 
     Parameters
@@ -41,13 +41,13 @@ def store_of_ranks(part: str, *, host: bool = False) -> "dist.Store":
     attempt = "/".join(os.environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT"))
     address, port, opens = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), host and not by_torchrun
     try:
-        store = dist.TCPStore(address, port, is_master=opens, timeout=_MEETING, wait_for_workers=False)
+        store = dist.TCPStore(address, port, is_master=opens, timeout=_MEETING, wait_for_workers=False)  # type: ignore[attr-defined]
     except RuntimeError as error:
         problem = f"{address}:{port} cannot be {'opened' if opens else 'reached'} ({str(error).splitlines()[0]})"
         remedy = "let MASTER_ADDR and MASTER_PORT name a free port on the machine of rank 0, which all ranks reach"
         raise InputError("environment", "MASTER_ADDR", problem, remedy) from error
     store.set_timeout(PATIENCE)
-    return dist.PrefixStore(f"cappuccino/{attempt}/{part}", store)
+    return dist.PrefixStore(f"cappuccino/{attempt}/{part}", store)  # type: ignore[attr-defined]
 
 
 class StageProgress:

@@ -87,7 +87,7 @@ def run_stage(specification: ReplicaSpecification, stage: int, progress: StagePr
     device = torch.device("cuda", specification.device_indices[stage]) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
-    store: dist.Store
+    store: dist.Store  # type: ignore[name-defined]
     if specification.rendezvous is None:
         store = store_of_ranks("stages")
     else:  # by its path: torch does not decode the URL of a file whose name has a space in it

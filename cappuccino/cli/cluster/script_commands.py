@@ -1,6 +1,7 @@
 """launch-script: what is submitted to run a plan on a cluster."""
 
 import sys
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -214,7 +215,7 @@ def _command(python: str, plan: Path, files: dict[str, Path], options: dict[str,
 
 
 def _kubernetes(
-    plan: "Plan", command: "ReplicaCommand", given: dict[str, object], names: dict[str, str], *, on_gpus: bool
+    plan: "Plan", command: "ReplicaCommand", given: Mapping[str, object], names: dict[str, str], *, on_gpus: bool
 ) -> str:
     """Return the manifest, of options that are there."""
     from cappuccino.launch_scripts.kubernetes import (  # noqa: PLC0415
