@@ -1,0 +1,1 @@
+"""The stages of one replica as the ranks of a cluster."""
