@@ -98,6 +98,7 @@ def test_the_torchrun_script_runs_replicas_across_two_nodes_into_one_folder(two_
     assert not (out / "replicas").exists()
 
 
+@pytest.mark.slow
 def test_a_replica_that_is_asked_to_end_goes_on_from_its_checkpoints(two_replicas, whole_run, tmp_path):
     out = tmp_path / "out"
     with nothing_left():
@@ -131,6 +132,7 @@ def test_when_a_stage_dies_all_ranks_end_and_say_which(two_replicas, tmp_path):
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_the_input_ends_all_ranks(two_replicas, tmp_path):
     out = tmp_path / "out"
     (tmp_path / "data").mkdir()
@@ -164,6 +166,7 @@ def test_an_environment_that_is_no_rank_s_is_refused(two_replicas, tmp_path, mon
         assert word in done.err
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_one_clear_error(two_replicas, tmp_path, monkeypatch):
     folder = two_replicas
     files = ("--instance", folder / "instance.json", "--backbone", folder / "backbone", "--data", folder / "data")
