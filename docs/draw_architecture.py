@@ -55,7 +55,7 @@ def package_graph() -> dict[str, set[str]]:
     """Return the boxes that every box imports from, less those that follow from others."""
     found: dict[str, set[str]] = {}
     for room, used in room_imports().items():
-        if room in FOLDERS.values() or room in FOLDERS or room == "__main__":
+        if room in FOLDERS.values() or room in FOLDERS:
             continue
         mine = drawn_as(room)
         found.setdefault(mine, set()).update({drawn_as(u) for u in used if u not in FOLDERS} - {mine})

@@ -108,9 +108,9 @@ def run(
         problem = f'training needs the package "torch"; install it with: {command}'
         raise ModuleNotFoundError(problem, name="torch")
     from cappuccino.runtime.backbone.hub import backbone_name, find_backbone  # noqa: PLC0415
+    from cappuccino.runtime.launch.devices import num_gpus  # noqa: PLC0415
     from cappuccino.runtime.launch.interruption import interruptible  # noqa: PLC0415
     from cappuccino.runtime.launch.local import run_plan  # noqa: PLC0415
-    from cappuccino.runtime.launch.preparation import num_gpus  # noqa: PLC0415
 
     if keep not in get_args(Keep):
         raise InputError("run", "keep", f'"{keep}" is not known', f"use one of {', '.join(get_args(Keep))}")

@@ -23,10 +23,6 @@ from cappuccino.cli import (
     seed_commands,
     simulate_commands,
 )
-from cappuccino.cli.cluster import (
-    replica_commands,
-    script_commands,
-)
 from cappuccino.cli.help import doctor_commands
 from cappuccino.cli.help.examples import ExampleCommand, ExampleGroup
 from cappuccino.cli.terminal import console
@@ -58,8 +54,6 @@ app = typer.Typer(
 )
 for commands in (
     run_commands,
-    script_commands,
-    replica_commands,
     adapter_commands,
     data_commands,
     profile_commands,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cappuccino.cli.options.run_options import BackboneOption, DataOption
+from cappuccino.cli.run_commands import BackboneOption, DataOption
 from cappuccino.cli.terminal import console
 from cappuccino.cli.terminal.console import JsonFlag, QuietFlag
 from cappuccino.errors import InputError, counted

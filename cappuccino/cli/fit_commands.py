@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cappuccino.cli.options.run_options import InstanceOption, PlanArgument
+from cappuccino.cli.plan_commands import InstanceOption, PlanArgument
 from cappuccino.cli.terminal import console
 from cappuccino.cli.terminal.console import JsonFlag, QuietFlag
 from cappuccino.errors import InputError, counted

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cappuccino.cli.options.run_options import InstanceOption, PlanArgument, RecomputeChoice
 from cappuccino.cli.terminal import console
 from cappuccino.cli.terminal.console import JsonFlag, QuietFlag
 from cappuccino.errors import InputError, counted
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
 InstanceArgument = Annotated[
     Path, typer.Argument(metavar="INSTANCE", help="Instance file (cappuccino.instance/1), JSON or YAML.")
 ]
+PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan file (cappuccino.plan/1).")]
+InstanceOption = Annotated[Path, typer.Option("--instance", help="The instance that the plan was made for.")]
 
 
 class ObjectiveOption(StrEnum):
@@ -26,6 +27,14 @@ class ObjectiveOption(StrEnum):
     GPU_TIME = "gpu-time"
     MAKESPAN = "makespan"
     COST = "cost"
+
+
+class RecomputeChoice(StrEnum):
+    """Activation recomputation as the command line asks for it."""
+
+    AUTO = "auto"
+    NONE = "none"
+    FULL = "full"
 
 
 class LayersChoice(StrEnum):

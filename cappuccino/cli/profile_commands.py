@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from cappuccino.cli.options.run_options import DeviceOption, DtypeOption
+from cappuccino.cli.run_commands import DeviceOption, DtypeOption
 from cappuccino.cli.terminal import console
 from cappuccino.cli.terminal.console import JsonFlag, QuietFlag
 from cappuccino.errors import InputError, counted

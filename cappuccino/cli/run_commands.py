@@ -1,32 +1,41 @@
 """demo, run: commands that load torch."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cappuccino.cli.options.run_options import (
-    DIVERGED,
-    BackboneOption,
-    BaseModelOption,
-    DataOption,
-    DeviceOption,
-    EveryOption,
-    InstanceOption,
-    KeepChoice,
-    KeepOption,
-    KeptOption,
-    PlanArgument,
-    RecomputeChoice,
-    RecomputeOption,
-    TableDtypeOption,
-    checkpoint_options,
-)
+from cappuccino.cli.plan_commands import InstanceOption, PlanArgument, RecomputeChoice
 from cappuccino.cli.terminal import console
 from cappuccino.cli.terminal.console import JsonFlag, QuietFlag
+from cappuccino.errors import InputError
 
 if TYPE_CHECKING:
+    from cappuccino.runtime.launch.keeper import CheckpointOptions
     from cappuccino.runtime.monitoring.metrics import MetricEvent
+
+BackboneOption = Annotated[
+    str, typer.Option("--backbone", help="Folder of the Hugging Face backbone, or its name on the hub.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
+DIVERGED = 3
+"""Exit code of a run that ended with adapters whose loss or gradients were not finite."""
+DtypeOption = Annotated[str, typer.Option("--dtype", help="float32, float64 or bfloat16.")]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="Folder with <dataset>.jsonl, .json or .parquet for every dataset; default: the sources in the instance.",
+    ),
+]
+
+
+class KeepChoice(StrEnum):
+    """Which weights an adapter is written with."""
+
+    LAST = "last"
+    BEST = "best"
 
 
 def register(app: typer.Typer) -> None:
@@ -61,12 +70,26 @@ def run(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for adapters, losses and trace.")],
     data: DataOption = None,
     device: DeviceOption = "cpu",
-    dtype: TableDtypeOption = None,
-    recompute: RecomputeOption = RecomputeChoice.AUTO,
-    base_model_name: BaseModelOption = None,
-    keep: KeepOption = KeepChoice.LAST,
-    checkpoint_every: EveryOption = "auto",
-    keep_checkpoints: KeptOption = 2,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32, float64 or bfloat16; by default the cost table's.")
+    ] = None,
+    recompute: Annotated[
+        RecomputeChoice, typer.Option(help="Activation recomputation; auto: as planned.")
+    ] = RecomputeChoice.AUTO,
+    base_model_name: Annotated[
+        str | None,
+        typer.Option(help="What the adapters call their backbone; by default its name on the hub, or the path given."),
+    ] = None,
+    keep: Annotated[
+        KeepChoice, typer.Option(help="Weights kept: those of the last step, or of the least evaluation loss.")
+    ] = KeepChoice.LAST,
+    checkpoint_every: Annotated[
+        str,
+        typer.Option(
+            metavar="K|auto|none", help="Optimizer steps of an adapter between checkpoints; auto: a tenth of its steps."
+        ),
+    ] = "auto",
+    keep_checkpoints: Annotated[int, typer.Option(min=1, help="Checkpoints that stay of every adapter.")] = 2,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoints in the output folder.")] = False,
     report_to: Annotated[
         str | None,
@@ -95,13 +118,13 @@ def run(
     from cappuccino.reports.remaining_time import RemainingTime  # noqa: PLC0415
     from cappuccino.reports.run_warnings import run_warnings  # noqa: PLC0415
     from cappuccino.runtime.backbone.hub import backbone_name, find_backbone  # noqa: PLC0415
+    from cappuccino.runtime.launch.devices import num_gpus  # noqa: PLC0415
     from cappuccino.runtime.launch.interruption import interruptible  # noqa: PLC0415
     from cappuccino.runtime.launch.local import run_plan  # noqa: PLC0415
-    from cappuccino.runtime.launch.preparation import num_gpus  # noqa: PLC0415
     from cappuccino.runtime.monitoring.trackers import Trackers, chosen_trackers  # noqa: PLC0415
     from cappuccino.simulator import simulate  # noqa: PLC0415
 
-    checkpoints = checkpoint_options(checkpoint_every, keep_checkpoints)
+    checkpoints = _checkpoints(checkpoint_every, keep_checkpoints)
     named = chosen_trackers(report_to)
     loaded, stated = Instance.load(instance), Plan.load(plan)
     costs = fit_instance_costs(loaded)
@@ -174,6 +197,17 @@ def stop(
         console.print_json({"output": str(output), "asked": list(dict.fromkeys(adapters))})
     else:
         print(f"asked: {', '.join(dict.fromkeys(adapters))} in {output}, to end before the next optimizer step")
+
+
+def _checkpoints(every: str, keep: int) -> "CheckpointOptions | None":
+    """Return when checkpoints are written, as the command line says it."""
+    from cappuccino.runtime.launch.keeper import CheckpointOptions  # noqa: PLC0415
+
+    if every == "none":
+        return None
+    if every != "auto" and not (every.isascii() and every.isdigit() and int(every) > 0):
+        raise InputError("--checkpoint-every", "", f'"{every}" is no number of steps', "give 1 or more, auto or none")
+    return CheckpointOptions(every=None if every == "auto" else int(every), keep=keep)
 
 
 def _stop_said(event: "MetricEvent") -> str:

@@ -13,7 +13,7 @@ CHECKPOINTS = "checkpoints"
 """Folder of a run's checkpoints, in that of its results."""
 
 
-def find_checkpoints(out: Path, origins: Mapping[str, Origin], *, alone: bool = True) -> dict[str, Checkpoint]:
+def find_checkpoints(out: Path, origins: Mapping[str, Origin]) -> dict[str, Checkpoint]:
     """Return by adapter the newest complete checkpoint, and remove what is incomplete.
 
     Parameters
@@ -22,9 +22,6 @@ def find_checkpoints(out: Path, origins: Mapping[str, Origin], *, alone: bool = 
         Folder of the results.
     origins
         By adapter, what its checkpoint must be from; plan and instance may be others.
-    alone
-        Whether nobody else writes into the folder. Otherwise checkpoints of other adapters are theirs, and there need
-        not be any.
 
     Raises
     ------
@@ -32,7 +29,7 @@ def find_checkpoints(out: Path, origins: Mapping[str, Origin], *, alone: bool = 
         When there is none, or one is of another training; nothing was removed.
     """
     store = CheckpointStore(out / CHECKPOINTS)
-    names = _adapters(store, origins, alone=alone)
+    names = _adapters(store, origins)
     found: dict[str, Checkpoint] = {}
     for name in names:
         newest = store.newest(name)
@@ -75,10 +72,10 @@ def steps_done(instance: Instance, out: Path) -> dict[str, int]:
     return found
 
 
-def _adapters(store: CheckpointStore, known: Collection[str], *, alone: bool = True) -> list[str]:
+def _adapters(store: CheckpointStore, known: Collection[str]) -> list[str]:
     """Return the adapters in a store, their newest checkpoints complete where they can be."""
-    names = [name for name in store.adapters() if alone or name in known]
-    if not names and alone:
+    names = store.adapters()
+    if not names:
         raise InputError(store.root, "", "holds no checkpoint", "run without --resume, or name the folder of that run")
     for name in names:
         if name not in known:
@@ -88,13 +85,8 @@ def _adapters(store: CheckpointStore, known: Collection[str], *, alone: bool = T
     return names
 
 
-def require_no_checkpoints(out: Path, adapters: Collection[str] | None = None) -> None:
+def require_no_checkpoints(out: Path) -> None:
     """Refuse to begin a run where another one left something to go on from; anything else that one left is removed.
-
-    Parameters
-    ----------
-    adapters
-        Whose checkpoints it is about; None: everyone's.
 
     Raises
     ------
@@ -102,12 +94,11 @@ def require_no_checkpoints(out: Path, adapters: Collection[str] | None = None) -
         When an adapter in the folder is not finished.
     """
     store = CheckpointStore(out / CHECKPOINTS)
-    names = [name for name in store.adapters() if adapters is None or name in adapters]
-    for name in names:
+    for name in store.adapters():
         store.seal(name)
         newest = store.newest(name)
         if newest is not None and not newest.finished:
             problem = f'holds checkpoints of a run that did not end (adapter "{name}")'
             raise InputError(store.root, "", problem, "go on with --resume, remove the folder, or name another -o")
-    for name in names:
+    for name in store.adapters():
         store.discard_after(name, -1)

@@ -1,7 +1,7 @@
 """Looks after what a run leaves behind while it goes on: checkpoints and finished adapters; needs no torch."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,8 +53,6 @@ class AdapterKeeper:
         What they say that they belong to.
     found
         By adapter, the checkpoint that this run goes on from, where there is one.
-    adapters
-        Those that it looks after; None: all, nobody else writes to the store.
     """
 
     def __init__(
@@ -65,12 +63,11 @@ class AdapterKeeper:
         output: OutputFolder,
         backbone: str,
         found: Mapping[str, Checkpoint],
-        adapters: Collection[str] | None = None,
     ) -> None:
         self._store, self._keep, self._plan = store, keep, plan
         self._replicas = {name: replica for replica in plan.replicas for name in replica.adapters}
         self._output, self._backbone = output, backbone
-        self._found, self._adapters = found, adapters
+        self._found = found
         self.steps: dict[str, int] = {name: checkpoint.step for name, checkpoint in found.items()}
         """By adapter, the steps of its newest complete checkpoint."""
         self.losses: dict[str, list[float]] = {}
@@ -156,8 +153,6 @@ class AdapterKeeper:
     def tidy(self) -> None:
         """Remove what is incomplete, once nobody writes any more."""
         for name in self._store.adapters():
-            if self._adapters is not None and name not in self._adapters:
-                continue
             self._store.discard_after(name, self.steps.get(name, -1))
 
     def kept(self, resumable: bool) -> str:

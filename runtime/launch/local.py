@@ -1,32 +1,37 @@
-"""Running a plan, on this machine or as one of several; needs no torch itself, the processes it starts do."""
+"""Running a whole plan on this machine; needs no torch itself, the processes it starts do."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast, get_args
 
+from cappuccino.backbone import MODULES_THERE_ARE, BackboneShape, unknown_modules
 from cappuccino.errors import CappuccinoError, InputError, counted
 from cappuccino.instance import Instance
-from cappuccino.plan import Plan, Replica
+from cappuccino.plan import Plan, Replica, even_layers
 from cappuccino.remaining import remaining_replica
-from cappuccino.runtime.checkpoint.manifest import Checkpoint
-from cappuccino.runtime.checkpoint.progress import CHECKPOINTS
+from cappuccino.runtime.backbone.config import read_trainable_shape
+from cappuccino.runtime.checkpoint.identity import backbone_digest, training_identity
+from cappuccino.runtime.checkpoint.manifest import Checkpoint, Origin
+from cappuccino.runtime.checkpoint.progress import CHECKPOINTS, find_checkpoints, require_no_checkpoints
 from cappuccino.runtime.checkpoint.store import CheckpointStore
+from cappuccino.runtime.data.samples import load_datasets
+from cappuccino.runtime.launch.devices import num_gpus
 from cappuccino.runtime.launch.errors import RunError
 from cappuccino.runtime.launch.interruption import InterruptedRunError, Interruption
 from cappuccino.runtime.launch.keeper import AdapterKeeper, CheckpointOptions
 from cappuccino.runtime.launch.output import OutputFolder
-from cappuccino.runtime.launch.preparation import Device, DType, Preparation, num_gpus, prepare
-from cappuccino.runtime.launch.replicas import StartReplica, run_replicas
+from cappuccino.runtime.launch.replicas import run_replicas
 from cappuccino.runtime.launch.run_result import Keep, RunResult, gather_results
 from cappuccino.runtime.launch.specification import JobSpecification, ReplicaSpecification
 from cappuccino.runtime.monitoring.metrics import METRICS, MetricEvent
-from cappuccino.runtime.monitoring.monitor import RunMonitor
-from cappuccino.runtime.monitoring.records import begin_record, drop_records, join_records
-from cappuccino.runtime.monitoring.requests import STOP, announced, forget_requests
+from cappuccino.runtime.monitoring.monitor import RunMonitor, require_free_names
+from cappuccino.runtime.monitoring.requests import STOP, announced, forget_requests, require_no_run
 
+Device = Literal["cpu", "cuda"]
+DType = Literal["float32", "float64", "bfloat16"]
 Progress = Callable[[int, int], None]
 
 
@@ -40,16 +45,6 @@ class Watch:
     """By stage of the only replica, operations before which its journal is written; as many on every stage."""
     on_poll: Callable[[], None]
     """Called some times a second; what it raises ends the run."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one of several runs of a plan does, all of which write to one folder."""
-
-    replica: int
-    """Id of the only replica that it runs."""
-    start: StartReplica
-    """Starts it on the machines that it has."""
 
 
 def run_plan(
@@ -68,7 +63,6 @@ def run_plan(
     checkpoints: CheckpointOptions | None = None,
     resume: bool = False,
     interruption: Interruption | None = None,
-    share: Share | None = None,
     on_progress: Progress | None = None,
     on_note: Callable[[str], None] | None = None,
     on_event: Callable[[MetricEvent], None] | None = None,
@@ -110,9 +104,6 @@ def run_plan(
         Whether the run goes on from the newest complete checkpoints in `out`; adapters without any begin.
     interruption
         Signals that ask the run to end; it then writes checkpoints, where these are on.
-    share
-        Which replica is run, where others are run by other calls into the same folder; None: all are. What all of them
-        would write, as `trace.json`, is a record of this replica then, until `join_records` joins the records.
     on_progress
         Called with the operations done and the operations in all.
     on_note
@@ -131,43 +122,62 @@ def run_plan(
     InterruptedRunError
         When the run was asked to end; likewise.
     """
-    capacity = _capacity(device, plan) if share is None else None
-    ready = prepare(
-        plan,
-        instance,
-        backbone,
-        data,
-        out,
-        device=device,
-        dtype=dtype,
-        best=keep == "best",
-        resume=resume,
-        only=None if share is None else (share.replica,),
-        on_note=on_note,
-    )
-    resumable, found = checkpoints is not None or resume, ready.found
-    trained = None if share is None else [name for replica in ready.replicas for name in replica.adapters]
+    _require_runnable(instance, out, device, dtype, best=keep == "best", resume=resume)
+    shape = read_trainable_shape(backbone)
+    layers = [_layers(replica, shape, backbone) for replica in plan.replicas]
+    capacity = _capacity(device, plan)
+    called = backbone_name or str(backbone)
+    placed = [name for r in plan.replicas for name in r.adapters]
+    names = [*placed, *(name for name in plan.done if name not in placed)]
+    used = instance.subset([instance.adapter_index(name) for name in names])
+    require_free_names(used)
+    _require_modules(used, shape)
+    resumable = checkpoints is not None or resume
+    datasets = load_datasets(used, data, backbone, shape.vocab, on_note).datasets
+
+    identity, digest = backbone_digest(backbone), plan.digest
+    origins = {
+        job.name: Origin(
+            training=training_identity(used, i, datasets[job.dataset], identity, dtype),
+            instance_sha256=instance.digest,
+            plan_sha256=digest,
+        )
+        for i, job in enumerate(used.adapters)
+    }
+    found = _found(plan, out, origins, resume)
     with OutputFolder(out) as output:
-        records = _records(out, plan, share, resume)
         store = CheckpointStore(out.resolve() / CHECKPOINTS if resumable else output.intermediate / CHECKPOINTS)
-        called = backbone_name or str(backbone)
-        keep_of_each = (checkpoints or CheckpointOptions()).keep
-        keeper = AdapterKeeper(store, keep_of_each, plan, output, called, found, trained)
+        keeper = AdapterKeeper(store, (checkpoints or CheckpointOptions()).keep, plan, output, called, found)
         keeper.export_finished()
         past = {name: checkpoint.steps_past for name, checkpoint in found.items()}
-        stems = {name: output.intermediate / f"data-{i}" for i, name in enumerate(ready.datasets)}
-        for name, tokens in ready.datasets.items():
+        stems = {name: output.intermediate / f"data-{i}" for i, name in enumerate(datasets)}
+        for name, tokens in datasets.items():
             tokens.save(stems[name])
         pending = []
-        for replica, split in zip(ready.replicas, ready.layers, strict=True):
+        for replica, split in zip(plan.replicas, layers, strict=True):
             left = remaining_replica(replica, instance, past)
             if left is None:
                 continue
             place = output.intermediate / f"replica-{replica.id}"
             (place / "results").mkdir(parents=True)
+            jobs = [
+                JobSpecification(
+                    adapter=instance.adapters[i],
+                    num_steps=instance.num_steps(i),
+                    data=stems[instance.adapters[i].dataset],
+                    num_lengths=len(instance.dataset_lengths[instance.adapters[i].dataset]),
+                    evaluation_data=stems.get(instance.adapters[i].eval_dataset or ""),
+                    num_evaluated=len(instance.evaluation_lengths(i)),
+                    origin=origins[name],
+                    checkpoint_every=checkpoints.steps(instance.num_steps(i)) if checkpoints else None,
+                    start=store.folder(name, found[name].step) if name in found else None,
+                )
+                for name in left.adapters
+                for i in [instance.adapter_index(name)]
+            ]
             specification = ReplicaSpecification(
                 replica=left,
-                jobs=_jobs(left, ready, instance, stems, store, checkpoints),
+                jobs=tuple(jobs),
                 layers_per_stage=split,
                 backbone=backbone.resolve(),
                 device=cast(Device, device),
@@ -178,72 +188,68 @@ def run_plan(
                 journal=watch.journal.resolve() if watch else None,
                 keep_evaluated=keep == "best" and bool(replica.evaluations),
                 threads=max(1, _cores() // replica.num_stages),
-                rendezvous=place / "rendezvous" if share is None else None,
+                rendezvous=place / "rendezvous",
                 results=place / "results",
                 checkpoints=store.root,
                 stops=out.resolve() / STOP,
             )
             pending.append((specification, place))
         if not resume:
-            forget_requests(out, trained)
-        monitor = RunMonitor(out, on_event, _goes_on(found, pending) if resume else None, records, ready.replicas)
+            forget_requests(out)
+        monitor = RunMonitor(out, on_event, _goes_on(found, pending) if resume else None)
         for specification, _ in pending:
             monitor.follow(specification.results / METRICS)
         try:
-            with announced(records, _steps(pending)), interruption.heeded() if interruption else nullcontext():
+            with announced(out, _steps(pending)), interruption.heeded() if interruption else nullcontext():
                 run_replicas(
                     pending,
                     capacity,
                     keeper,
                     monitor,
                     resumable=checkpoints is not None,
-                    start=share.start if share else None,
                     interruption=interruption,
                     on_progress=on_progress,
                     on_poll=watch.on_poll if watch else None,
                 )
-            forget_requests(out, trained)  # that came too late
+            forget_requests(out)  # that came too late
         except CappuccinoError as error:
             raise _with_kept(error, keeper.kept(resumable)) from error
-        return gather_results(
-            ready.origins, plan, records, output, [specification for specification, _ in pending], keeper, monitor, keep
-        )
+        return gather_results(plan, out, output, [specification for specification, _ in pending], keeper, monitor, keep)
 
 
-def _records(out: Path, plan: Plan, share: Share | None, resume: bool) -> Path:
-    """Return the folder for what several runs cannot write together, in the state that this run goes on from."""
-    if share is not None:
-        return begin_record(out, plan, share.replica, resume=resume)
-    if resume:  # of replicas that ran by themselves; from here on this run has all of them
-        join_records(out, plan)
-    drop_records(out)
-    return out
+def _require_runnable(instance: Instance, out: Path, device: str, dtype: str, *, best: bool, resume: bool) -> None:
+    """Refuse settings that no run has."""
+    if device not in get_args(Device):
+        raise InputError("device", "", f'"{device}" is not known', f"use one of {', '.join(get_args(Device))}")
+    if dtype == "float16":
+        problem = '"float16" is refused: without a loss scale the gradients of large batches vanish in it'
+        raise InputError("dtype", "", problem, "use bfloat16 or float32")
+    if dtype not in get_args(DType):
+        raise InputError("dtype", "", f'"{dtype}" is not known', f"use one of {', '.join(get_args(DType))}")
+    if instance.layout != "packed":
+        remedy = 'set it to "packed" and plan again'
+        raise InputError(instance.source, "layout", f'the runtime does not train "{instance.layout}"', remedy)
+    if out.exists() and not out.is_dir():
+        raise InputError(out, "", "is not a folder", "name a folder for the results")
+    require_no_run(out)
+    if best and resume:
+        problem = "the weights at earlier evaluations ended with the run before"
+        raise InputError("keep", "", f'"best" is not known any more: {problem}', "go on with the last weights")
 
 
-def _jobs(
-    replica: Replica,
-    ready: Preparation,
-    instance: Instance,
-    stems: Mapping[str, Path],
-    store: CheckpointStore,
-    checkpoints: CheckpointOptions | None,
-) -> tuple[JobSpecification, ...]:
-    """Return what the stages of a replica are told of its adapters."""
-    return tuple(
-        JobSpecification(
-            adapter=instance.adapters[i],
-            num_steps=instance.num_steps(i),
-            data=stems[instance.adapters[i].dataset],
-            num_lengths=len(instance.dataset_lengths[instance.adapters[i].dataset]),
-            evaluation_data=stems.get(instance.adapters[i].eval_dataset or ""),
-            num_evaluated=len(instance.evaluation_lengths(i)),
-            origin=ready.origins[name],
-            checkpoint_every=checkpoints.steps(instance.num_steps(i)) if checkpoints else None,
-            start=store.folder(name, ready.found[name].step) if name in ready.found else None,
-        )
-        for name in replica.adapters
-        for i in [instance.adapter_index(name)]
-    )
+def _found(plan: Plan, out: Path, origins: Mapping[str, Origin], resume: bool) -> dict[str, Checkpoint]:
+    """Return what the run goes on from; refuse a plan that begins later, and a run that begins amid another one."""
+    found: dict[str, Checkpoint] = {}
+    if resume:
+        found = find_checkpoints(out, origins)
+    else:
+        require_no_checkpoints(out)
+    for name, steps in plan.done.items():
+        reached = found[name].steps_past if name in found else 0
+        if reached < steps:
+            problem = f'the plan begins after step {steps} of adapter "{name}", {out} has come to {reached}'
+            raise InputError("plan", "done", problem, "run it with --resume into the folder that it was planned for")
+    return found
 
 
 def _goes_on(
@@ -282,6 +288,29 @@ def _with_kept(error: CappuccinoError, kept: str) -> CappuccinoError:
     if isinstance(error, InputError):
         return InputError(error.source, error.field, error.problem, f"{error.remedy}; {kept}")
     return error
+
+
+def _layers(replica: Replica, shape: BackboneShape, backbone: Path) -> tuple[int, ...]:
+    """Return the decoder layers by stage."""
+    split = replica.layers_per_stage or even_layers(shape.num_layers, replica.num_stages)
+    at = f"replicas[{replica.id}].layers_per_stage"
+    stages, layers = counted(replica.num_stages, "stage"), counted(shape.num_layers, "layer")
+    if len(split) != replica.num_stages or sum(split) != shape.num_layers:
+        problem = f"{list(split)} on {stages} is no split of {layers} ({backbone})"
+        raise InputError("plan", at, problem, "plan with a cost table of this backbone")
+    if 0 in split:
+        problem = f"{layers} on {stages} leave a stage without layers"
+        raise InputError("plan", at, problem, "plan with fewer stages")
+    return tuple(split)
+
+
+def _require_modules(instance: Instance, shape: BackboneShape) -> None:
+    """Refuse target modules that the backbone does not have: PEFT would leave them out without a word."""
+    for adapter in instance.adapters:
+        for name in unknown_modules(adapter.target_modules, shape.num_layers):
+            field = f'target_modules of adapter "{adapter.name}"'
+            problem = f'"{name}" is no linear layer of the backbone'
+            raise InputError(instance.source, field, problem, f"correct or remove it: {MODULES_THERE_ARE}")
 
 
 def _cores() -> int:

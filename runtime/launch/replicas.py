@@ -13,8 +13,6 @@ from cappuccino.runtime.launch.specification import ReplicaSpecification
 from cappuccino.runtime.monitoring.monitor import RunMonitor
 
 _POLL_S = 0.05
-StartReplica = Callable[[ReplicaSpecification, Path, Path], ReplicaProcesses]
-"""Starts a replica, of its specification, a folder for it and one for what its processes print."""
 
 
 class _Saving:
@@ -52,7 +50,6 @@ def run_replicas(
     monitor: RunMonitor,
     *,
     resumable: bool,
-    start: StartReplica | None = None,
     interruption: Interruption | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_poll: Callable[[], None] | None = None,
@@ -71,8 +68,6 @@ def run_replicas(
         Collects what they say of steps, and is closed.
     resumable
         Whether checkpoints are written.
-    start
-        Starts a replica; None: all of its stages on this machine.
     interruption
         Looked at for signals that ask the run to end.
     on_progress
@@ -101,7 +96,7 @@ def run_replicas(
                 if interruption.signals > 1 or saving.over():
                     raise InterruptedRunError
             elif waiting:
-                _start(waiting, running, capacity, monitor.logs, start or ReplicaProcesses)
+                _start(waiting, running, capacity, monitor.logs)
             for processes in list(running):
                 done = processes.poll()
                 monitor.collect()
@@ -134,11 +129,7 @@ def run_replicas(
 
 
 def _start(
-    waiting: list[tuple[ReplicaSpecification, Path]],
-    running: list[ReplicaProcesses],
-    capacity: int | None,
-    logs: Path,
-    start: StartReplica,
+    waiting: list[tuple[ReplicaSpecification, Path]], running: list[ReplicaProcesses], capacity: int | None, logs: Path
 ) -> None:
     """Start the first of the waiting replicas as far as there are devices for them."""
     busy = {index for processes in running for index in processes.specification.device_indices}
@@ -150,5 +141,5 @@ def _start(
             return
         mine = tuple(free[:stages])
         busy.update(mine)
-        running.append(start(specification.model_copy(update={"device_indices": mine}), place, logs))
+        running.append(ReplicaProcesses(specification.model_copy(update={"device_indices": mine}), place, logs))
         waiting.pop(0)

@@ -1,6 +1,6 @@
 """What a run produced, gathered from what its stages have left; needs no torch."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,8 +21,7 @@ from cappuccino.runtime.launch.results import (
 from cappuccino.runtime.launch.specification import ReplicaSpecification
 from cappuccino.runtime.lora.export import part_file
 from cappuccino.runtime.monitoring.metrics import METRICS
-from cappuccino.runtime.monitoring.monitor import RunMonitor
-from cappuccino.runtime.monitoring.records import EVALUATIONS, LOSSES, TRACE
+from cappuccino.runtime.monitoring.monitor import EVALUATIONS, LOSSES, TRACE, RunMonitor
 from cappuccino.runtime.pipeline.part_costs import PartCost
 from cappuccino.runtime.pipeline.stopping import Stop, StopReason
 from cappuccino.timeline import Timeline, write_trace
@@ -71,9 +70,8 @@ class RunResult:
 
 
 def gather_results(
-    adapters: Iterable[str],
     plan: Plan,
-    records: Path,
+    out: Path,
     output: OutputFolder,
     specifications: Sequence[ReplicaSpecification],
     keeper: AdapterKeeper,
@@ -84,10 +82,8 @@ def gather_results(
 
     Parameters
     ----------
-    adapters
-        Those that were to be trained, or were so before.
-    records
-        Folder for losses, evaluations and trace, which is the output folder or in it.
+    out
+        Folder of the results.
     output
         What writes there.
     specifications
@@ -99,11 +95,8 @@ def gather_results(
     keep
         Which weights adapters are written with.
     """
-    names = list(adapters)
-
-    def put(name: str, write: Callable[[Path], object]) -> None:
-        output.put((records / name).relative_to(output.out).as_posix(), write)
-
+    placed = [name for replica in plan.replicas for name in replica.adapters]
+    names = [*placed, *(name for name in plan.done if name not in placed)]
     evaluations = {name: keeper.evaluated(name) | monitor.evaluations.get(name, {}) for name in names}
     kept: dict[str, int | None] = dict.fromkeys(names)
     timelines, memory, parts = [], {}, {}
@@ -116,16 +109,16 @@ def gather_results(
         if keep == "best":
             kept.update(_keep_best(specification, evaluations, keeper))
     losses = {name: keeper.losses[name] for name in names if name in keeper.losses}
-    put(LOSSES, lambda path: write_atomically(path, losses_as_json(losses)))
+    output.put(LOSSES, lambda path: write_atomically(path, losses_as_json(losses)))
     evaluations = {name: dict(sorted(evaluated.items())) for name, evaluated in evaluations.items() if evaluated}
     if evaluations:
-        put(EVALUATIONS, lambda path: write_atomically(path, evaluations_as_json(evaluations)))
+        output.put(EVALUATIONS, lambda path: write_atomically(path, evaluations_as_json(evaluations)))
     if timelines:
         ran = [specification.replica for specification in specifications]
-        put(TRACE, lambda path: write_trace(path, timelines, ran, "measured", plan.instance.sha256))
-    folders = {name: output.out / name for name in losses}
+        output.put(TRACE, lambda path: write_trace(path, timelines, ran, "measured", plan.instance.sha256))
+    adapters = {name: out / name for name in losses}
     stopped = {name: keeper.stopped[name] for name in names if name in keeper.stopped}
-    return RunResult(folders, timelines, losses, records / TRACE, memory, parts, evaluations, kept, stopped)
+    return RunResult(adapters, timelines, losses, out / TRACE, memory, parts, evaluations, kept, stopped)
 
 
 def _keep_best(

@@ -66,10 +66,8 @@ class ReplicaSpecification(BaseModel):
     """Whether stages write an adapter's weights before each of its evaluations."""
     threads: int
     """CPU threads of every process."""
-    rendezvous: Path | None
-    """File through which the processes find each other; must not exist before. None: they are ranks that torchrun, or
-    what takes its place, has started, and find each other as its environment says.
-    """
+    rendezvous: Path
+    """File through which the processes find each other; must not exist before."""
     results: Path
     """Folder for what the stages report."""
     checkpoints: Path

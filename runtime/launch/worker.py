@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cappuccino.files import parse_model, read_json
-from cappuccino.runtime.launch.protocol import CHECKPOINTS, PATIENCE, StageProgress, store_of_ranks
+from cappuccino.runtime.launch.protocol import CHECKPOINTS, PATIENCE, StageProgress
 from cappuccino.runtime.launch.results import as_failure, failure_file, report_file, write_record
 from cappuccino.runtime.launch.specification import ReplicaSpecification
 
@@ -87,11 +87,8 @@ def run_stage(specification: ReplicaSpecification, stage: int, progress: StagePr
     device = torch.device("cuda", specification.device_indices[stage]) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
-    store: dist.Store  # type: ignore[name-defined]
-    if specification.rendezvous is None:
-        store = store_of_ranks("stages")
-    else:  # by its path: torch does not decode the URL of a file whose name has a space in it
-        store = dist.FileStore(str(specification.rendezvous.absolute()), specification.replica.num_stages)  # type: ignore[attr-defined]
+    # by its path: torch does not decode the URL of a file whose name has a space in it
+    store = dist.FileStore(str(specification.rendezvous.absolute()), specification.replica.num_stages)  # type: ignore[attr-defined]
     store.set_timeout(PATIENCE)
     dist.init_process_group(
         backend="nccl" if on_gpu else "gloo",
@@ -103,14 +100,8 @@ def run_stage(specification: ReplicaSpecification, stage: int, progress: StagePr
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # megatron-core warns of every optional kernel that is not there
         from cappuccino.runtime.launch.stage_training import train_stage  # noqa: PLC0415
-        from cappuccino.runtime.pipeline.shared_clock import SharedClock  # noqa: PLC0415
 
-        clocks = None if specification.rendezvous else SharedClock(stage, specification.replica.num_stages)
         report = train_stage(specification, stage, progress, asked, device)
-    if clocks is not None:
-        clocks.compare()
-        moved = {"starts": clocks.of_first(report.starts), "ends": clocks.of_first(report.ends)}
-        report = report.model_copy(update=moved)
     write_record(report_file(specification.results, stage), report)
     dist.destroy_process_group()
 

@@ -1,22 +1,23 @@
 """What a run leaves in its output folder while it goes on: the events of all replicas, and logs; needs no torch."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from cappuccino.errors import InputError
 from cappuccino.files import require_folder, write_atomically
 from cappuccino.instance import Instance
-from cappuccino.plan import Replica
 from cappuccino.runtime.checkpoint.progress import CHECKPOINTS
 from cappuccino.runtime.monitoring.lines import LineReader, LineWriter
 from cappuccino.runtime.monitoring.metrics import METRICS, MetricEvent, ReplicaStart, read_events
-from cappuccino.runtime.monitoring.records import EVALUATIONS, LOSSES, RECORDS, TRACE
 from cappuccino.runtime.monitoring.requests import RUN, STOP, fulfilled
 from cappuccino.runtime.pipeline.stopping import Stop
 
 LOGS, TENSORBOARD = "logs", "tensorboard"
-_TAKEN = (CHECKPOINTS, LOGS, TENSORBOARD, TRACE, LOSSES, EVALUATIONS, METRICS, RECORDS, RUN, STOP)
+TRACE, LOSSES, EVALUATIONS = "trace.json", "losses.json", "evaluations.json"
+
+
+_TAKEN = (CHECKPOINTS, LOGS, TENSORBOARD, TRACE, LOSSES, EVALUATIONS, METRICS, RUN, STOP)
 
 
 def require_free_names(instance: Instance) -> None:
@@ -39,10 +40,6 @@ class RunMonitor:
     goes_on
         Whether an event of an earlier run in this folder is one of this run, too; without it, events and logs of an
         earlier run are removed.
-    records
-        Folder for the events, where it is not `out`; the logs of others then stay.
-    replicas
-        Those of the run.
 
     Raises
     ------
@@ -55,8 +52,6 @@ class RunMonitor:
         out: Path,
         on_event: Callable[[MetricEvent], None] | None = None,
         goes_on: Callable[[MetricEvent], bool] | None = None,
-        records: Path | None = None,
-        replicas: Iterable[Replica] = (),
     ) -> None:
         self.logs = out / LOGS
         """Folder for what the stages print: one file `replica-R-stage-S.log` each."""
@@ -68,13 +63,12 @@ class RunMonitor:
         self._origin: float | None = None
         self._readers: list[LineReader] = []
         require_folder(self.logs)
-        file = (records or out) / METRICS
-        own = ["*"] if records in (None, out) else [replica.id for replica in replicas]
+        file = out / METRICS
         earlier = [event for event in read_events(file) if goes_on(event)] if goes_on else []
         try:
             self.logs.mkdir(parents=True, exist_ok=True)
             if goes_on is None:
-                for log in [log for which in own for log in self.logs.glob(f"replica-{which}-stage-*.log")]:
+                for log in self.logs.glob("replica-*-stage-*.log"):
                     log.unlink()
             write_atomically(file, "".join(event.model_dump_json() + "\n" for event in earlier))
             self._writer = LineWriter(file)

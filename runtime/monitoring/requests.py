@@ -6,7 +6,7 @@ Needs no torch.
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -94,12 +94,9 @@ def ask_to_stop(out: Path, names: Sequence[str]) -> None:
         write_atomically(folder / name, f"{time.time():.0f}\n")
 
 
-def forget_requests(out: Path, names: Iterable[str] | None = None) -> None:
-    """Take back what was asked of adapters; None: of all."""
-    if names is None:
-        shutil.rmtree(out / STOP, ignore_errors=True)
-    for name in names or ():
-        fulfilled(out, name)
+def forget_requests(out: Path) -> None:
+    """Take all requests back."""
+    shutil.rmtree(out / STOP, ignore_errors=True)
 
 
 def fulfilled(out: Path, name: str) -> None:

@@ -147,7 +147,7 @@ def mistakes(line: str) -> list[str]:
     elif words[:2] == ["python", "-m"]:
         top, *inside = words[2].split(".")[1:]
         wrong += [] if (ROOT / top / "/".join(inside)).with_suffix(".py").is_file() else [words[2]]
-    elif words and words[0] not in (".", "pip", "git", "cd", "pre-commit", "sbatch", "torchrun"):
+    elif words and words[0] not in (".", "pip", "git", "cd", "pre-commit"):
         wrong.append(words[0])
     return wrong
 

@@ -16,19 +16,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "--backbone out/demo/backbone --data out/demo/data -o out/adapters",
     ),
     "stop": ("cappuccino stop out/adapters docs",),
-    "launch-script": (
-        "cappuccino launch-script out/demo/plan.json -o out/train.sbatch \\\n"
-        "--instance out/demo/instance.json --backbone out/demo/backbone \\\n"
-        "--data out/demo/data --results out/adapters --scheduler slurm \\\n--set time=01:00:00",
-        "cappuccino launch-script out/demo/plan.json -o out/train.sh \\\n"
-        "--instance out/demo/instance.json --backbone out/demo/backbone \\\n"
-        "--data out/demo/data --results out/adapters --scheduler torchrun",
-    ),
-    "run-replica": (
-        "cappuccino run-replica out/demo/plan.json --replica 0 \\\n"
-        "--instance out/demo/instance.json --backbone out/demo/backbone \\\n"
-        "--data out/demo/data -o out/adapters",
-    ),
     "merge": ("cappuccino merge out/demo/adapters/docs --backbone out/demo/backbone \\\n-o out/merged",),
     "push": ("cappuccino push out/demo/adapters/docs ORGANISATION/docs --private",),
     "init": (
@@ -84,10 +71,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 """By command, the command lines, no line wider than a terminal of 80 columns; the empty name is that of the program."""
 NEEDED_FIRST: dict[str, str] = {
     **dict.fromkeys(
-        ("run", "launch-script", "merge", "push", "init", "lengths", "inspect", "profile", "calibrate"),
-        "after `cappuccino demo`",
+        ("run", "merge", "push", "init", "lengths", "inspect", "profile", "calibrate"), "after `cappuccino demo`"
     ),
-    "run-replica": "on every rank that torchrun starts, after `cappuccino demo`",
     "stop": "while the example of `cappuccino run --help` goes on",
     **dict.fromkeys(("check", "compare", "simulate", "report"), "after the example of `cappuccino plan --help`"),
 }

@@ -16,7 +16,7 @@ from helpers.small import write_data
 
 from cappuccino.errors import InputError
 from cappuccino.instance import Instance
-from cappuccino.runtime.launch import preparation
+from cappuccino.runtime.launch import local
 from cappuccino.runtime.launch.errors import RunError
 from cappuccino.runtime.launch.keeper import CheckpointOptions
 from cappuccino.runtime.launch.local import run_plan
@@ -124,7 +124,7 @@ def test_a_killed_run_loses_few_steps(small: Instance, llama: Path, data: Path, 
 def test_input_error_of_a_worker_reaches_the_caller(
     small: Instance, llama: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preparation, "_require_modules", lambda *arguments: None)  # which finds it out before
+    monkeypatch.setattr(local, "_require_modules", lambda *arguments: None)  # which finds it out before
     wrong = replace(small, adapters=(small.adapters[0].model_copy(update={"target_modules": ("no_such_proj",)}),))
     with pytest.raises(InputError, match="adapter q_proj: target_modules"):
         run_plan(random_plan(wrong, 2, seed=0), wrong, llama, data, tmp_path / "out")

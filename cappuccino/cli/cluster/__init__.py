@@ -1,1 +1,0 @@
-"""Commands for clusters: the script that is submitted, and the replica that it runs."""

@@ -1,1 +1,0 @@
-"""The stages of one replica as the ranks of a cluster."""
