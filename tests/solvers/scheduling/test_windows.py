@@ -134,19 +134,19 @@ def test_a_window_of_everything_has_the_least_makespan_of_all_packings_and_order
 
 
 def test_a_new_micro_batch_keeps_to_the_order_of_links_too():
-    # regression: its order against those that run only partly in the window was open
+    # regression: its order against those that run only partly in the window was open; on these seeds it went wrong
     found = 0
-    for seed in range(60):
+    for seed in (2, 13, 28, 53, 55, 86, 104, 110, 128, 143, 247, 302):
         problem, rng = random_replica(seed, clip=seed % 3 == 0), np.random.default_rng(seed)
         best = schedule_of_random_plan(problem, seed)
-        for k, neighbourhood in enumerate((*Neighbourhood, *Neighbourhood)):
+        for k, neighbourhood in enumerate(Neighbourhood):
             size = int(rng.integers(4, 40))
             new = improve_window(best, size, neighbourhood, 2 + k % 3, rng, time_limit_s=None, deterministic_limit=0.1)
             if new is not None:
                 assert violations(new) == ()
                 found += len(new.order) > len(best.order)
                 best = new
-    assert found > 10
+    assert found > 2
 
 
 def test_large_micro_batches_are_packed_as_far_as_the_model_stays_small():
