@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ortools.sat.python import cp_model
 
+from cappuccino.models.batch_time import OpenBatch, add_batch_time
 from cappuccino.models.cp_sat import limited_solver
 from cappuccino.models.job_shop_data import Kind, Step, WindowData, WindowPacking, WindowSolution
-from cappuccino.models.replica_data import ROUNDING, SCALE, WAYS, WHOLE, Way, tangents
+from cappuccino.models.replica_data import ROUNDING, SCALE, WAYS, Way
 
 _TANGENTS = 16
 """Of a curve: about 0.1% off, so that the model hardly takes what gains nothing for something better."""
@@ -245,33 +246,18 @@ class _Packing:
             self.model.add(self.tokens[b] == inside)
 
     def _times_follow_work(self, b: int, more: Mapping[tuple[Way, int, int], int]) -> None:
-        """`time[w,c,b] >= alpha work + beta floor` for the tangents (alpha, beta) of the curve; a stage adds shares up.
-
-        What is done besides the micro-batch comes on top: `duration[w,s,b] >= sum_c share[s,c] time[w,c,b] + more`. The
-        work is that of the samples in the job, the floor the curve's and those of the adapters in it.
-        """
-        of_adapter: dict[int, list[cp_model.IntVar]] = {}
-        for ((a, _), job), has in self.has.items():
+        """`duration[w,s,b]` as `add_batch_time` has it."""
+        has: dict[int, list[cp_model.IntVar]] = {}
+        for ((a, _), job), inside in self.has.items():
             if job == b:
-                of_adapter.setdefault(a, []).append(has)
+                has.setdefault(a, []).append(inside)
+        batch = OpenBatch(b, self.used[b], [self.inside[i, b] for i in range(len(self.data.samples))], has)
         for w in WAYS:
-            times = []
-            for c, curve in enumerate(self.data.curves[w]):
-                work = sum(x.work[w][c] * self.inside[i, b] for i, x in enumerate(self.data.samples))
-                floor = curve.floor * self.used[b] + sum(
-                    curve.adapter_floor[a] * sum(has) for a, has in of_adapter.items()
-                )
-                time = self.model.new_int_var(0, self._horizon, f"time[{w},{c},{b}]")
-                for alpha, beta in tangents(curve.power, self._ratios(w, c)):
-                    self.model.add(SCALE * time >= alpha * work + beta * floor - ROUNDING)
-                times.append(time)
-            for s in sorted({stage for _, stage, job in more if job == b}):
-                shares = [curve.shares[s] for curve in self.data.curves[w]]
-                duration = self.model.new_int_var(0, self._horizon, f"duration[{w},{s},{b}]")
-                parts = sum(n * t for n, t in zip(shares, times, strict=True))
-                parts += WHOLE * more[w, s, b] * self.used[b]
-                self.model.add(WHOLE * duration >= parts - WHOLE + 1)
-                self.durations[w, s, b] = duration
+            curves = self.data.curves[w]
+            ratios = [self._ratios(w, c) for c in range(len(curves))]
+            besides = {s: taken for (way, s, job), taken in more.items() if (way, job) == (w, b)}
+            found = add_batch_time(self.model, batch, w, self.data.samples, curves, besides, self._horizon, ratios)
+            self.durations.update({(w, s, b): duration for s, duration in found.items()})
 
     def _ratios(self, w: Way, c: int) -> list[float]:
         """Return ratios of work to floor that lie close where micro-batches of these samples can be."""

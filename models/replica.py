@@ -10,8 +10,9 @@ from functools import cached_property
 
 from ortools.sat.python import cp_model
 
+from cappuccino.models.batch_time import OpenBatch, add_batch_time
 from cappuccino.models.cp_sat import limited_solver
-from cappuccino.models.replica_data import ROUNDING, SCALE, WAYS, WHOLE, Packing, ReplicaData, Solved, Way, tangents
+from cappuccino.models.replica_data import ROUNDING, SCALE, WAYS, Packing, ReplicaData, Solved, Way
 
 
 class ReplicaModel:
@@ -111,33 +112,22 @@ class ReplicaModel:
                 self._has[a, j, b] = has
 
     def _times_follow_work(self) -> None:
-        """`time[w,c,b] >= alpha work + beta floor` for the tangents (alpha, beta) of the curve; a stage adds shares up.
-
-        The work is that of the samples in the slot, the floor the curve's and those of the adapters in it.
-        """
+        """`duration[w,s,b]` as `add_batch_time` has it."""
         self._duration: dict[tuple[Way, int, int], cp_model.IntVar] = {}
-        adapters = sorted({a for a, _ in self._steps})
+        samples, nothing = self.data.samples, dict.fromkeys(self._stages, 0)
+        batches = []
+        for b in self._slots:
+            has: dict[int, list[cp_model.IntVar]] = {}
+            for (a, _, slot), inside in self._has.items():
+                if slot == b:
+                    has.setdefault(a, []).append(inside)
+            batches.append(OpenBatch(b, self._used[b], [self._in[i, b] for i in range(len(samples))], has))
         for w in WAYS:
-            for b in self._slots:
-                times = []
-                for c, curve in enumerate(self.data.curves[w]):
-                    work = sum(x.work[w][c] * self._in[i, b] for i, x in enumerate(self.data.samples))
-                    floor = curve.floor * self._used[b] + sum(
-                        curve.adapter_floor[a] * has
-                        for a in adapters
-                        for (k, _, slot), has in self._has.items()
-                        if (k, slot) == (a, b)
-                    )
-                    time = self.model.new_int_var(0, self.data.horizon, f"time[{w},{c},{b}]")
-                    for alpha, beta in tangents(curve.power):
-                        self.model.add(SCALE * time >= alpha * work + beta * floor - ROUNDING)
-                    times.append(time)
-                for s in self._stages:
-                    shares = [curve.shares[s] for curve in self.data.curves[w]]
-                    duration = self.model.new_int_var(0, self.data.horizon, f"duration[{w},{s},{b}]")
-                    parts = sum(n * t for n, t in zip(shares, times, strict=True))
-                    self.model.add(WHOLE * duration >= parts - WHOLE + 1)
-                    self._duration[w, s, b] = duration
+            curves = self.data.curves[w]
+            for batch in batches:
+                ratios = [None] * len(curves)
+                found = add_batch_time(self.model, batch, w, samples, curves, nothing, self.data.horizon, ratios)
+                self._duration.update({(w, s, batch.index): duration for s, duration in found.items()})
 
     def _schedule(self) -> None:
         """`end[w,s,b] = start[w,s,b] + duration[w,s,b]` for used slots."""

@@ -126,9 +126,10 @@ class Selection:
         """
         alike = np.array([place.recompute == recompute for place in self.places])
         expected, offered = np.where(alike[self.candidates.place], self.expected(), np.inf), self._offered
-        found = self._next(clock, expected)
-        self._offered = offered
-        return found or []
+        try:
+            return self._next(clock, expected) or []
+        finally:
+            self._offered = offered
 
     def _next(self, clock: Clock, expected: np.ndarray | None = None) -> list[ChosenColumn] | None:
         found, expected = self.candidates, self.expected() if expected is None else expected
